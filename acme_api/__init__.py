@@ -1,0 +1,1 @@
+"""RFC 8555: `protocol` (pure), `wfe` (the ACME web front end), `va` (validation of challenges and CAA)."""

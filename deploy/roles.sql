@@ -1,0 +1,61 @@
+-- One role per process; every column has one writing role. Applied after every migration, in one transaction,
+-- by the owner. The migrator creates the roles themselves (they need a password) before this file runs.
+-- tests/privileges/ tries what each role may not do.
+
+REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC,
+    acme_wfe, acme_va, ca_issuer, ca_reader, ocsp_signer, ocsp_reader, ca_admin;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM PUBLIC, ocsp_signer;
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+GRANT USAGE ON SCHEMA public TO acme_wfe, acme_va, ca_issuer, ca_reader, ocsp_signer, ocsp_reader, ca_admin;
+
+-- WFE: what subscribers say.
+GRANT SELECT ON accounts, key_changes, orders, authorizations, validation_requests, validations, caa_checks,
+    finalizations, service_requests, issuance_requests, issuances, certificates, certificate_signatures, refusals,
+    revocation_requests, revocations, issuers, issuer_chains, ocsp_requests TO acme_wfe;
+GRANT INSERT (id, created_at, thumbprint, jwk, contacts, terms_agreed_at) ON accounts TO acme_wfe;
+GRANT UPDATE (thumbprint, jwk, contacts, deactivated_at) ON accounts TO acme_wfe;
+GRANT INSERT ON key_changes, orders, authorizations, finalizations, service_requests TO acme_wfe;
+GRANT SELECT, INSERT ON spent_nonces TO acme_wfe;
+GRANT UPDATE (deactivated_at) ON authorizations TO acme_wfe;
+GRANT INSERT (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at)
+    ON validation_requests TO acme_wfe;
+GRANT INSERT (id, kind, requested_at) ON issuance_requests TO acme_wfe;
+GRANT INSERT ON revocation_requests TO acme_wfe;
+
+-- VA: what it saw. It cannot touch an account, an order or a certificate.
+GRANT SELECT ON accounts, authorizations, validation_requests, validations, caa_checks TO acme_va;
+GRANT UPDATE (leased_by, leased_until, attempts), DELETE ON validation_requests TO acme_va;
+GRANT INSERT ON validations, caa_checks TO acme_va;
+
+-- CA: what it signed, refused and revoked. It cannot write a validation or a finalize request.
+GRANT SELECT ON accounts, key_changes, orders, authorizations, validations, caa_checks, validation_requests,
+    finalizations, service_requests, issuance_requests, issuances, certificates, certificate_names,
+    certificate_signatures, refusals, revocation_requests, revocations, issuers, crls TO ca_issuer;
+GRANT UPDATE (leased_by, leased_until, attempts), DELETE ON issuance_requests TO ca_issuer;
+GRANT DELETE ON revocation_requests TO ca_issuer;
+GRANT INSERT ON issuances, certificates, certificate_names, certificate_signatures, refusals, crls TO ca_issuer;
+GRANT INSERT, UPDATE (reason, version, evidence) ON revocations TO ca_issuer;
+GRANT INSERT (serial, version, issuer_id, request_id, requested_at) ON ocsp_requests TO ca_issuer;
+GRANT SELECT (serial, version) ON ocsp_requests TO ca_issuer;
+
+-- CRL and AIA server: reads what is published.
+GRANT SELECT ON issuers, crls, published_files TO ca_reader;
+
+-- OCSP pre-signer: responses, never a status.
+GRANT SELECT ON issuers, certificates, revocations, ocsp_requests, ocsp_shards, ocsp_batches TO ocsp_signer;
+GRANT UPDATE (leased_by, leased_until), DELETE ON ocsp_requests TO ocsp_signer;
+GRANT INSERT, UPDATE, DELETE ON ocsp_shards TO ocsp_signer;
+GRANT INSERT ON ocsp_batches TO ocsp_signer;
+GRANT USAGE ON SEQUENCE ocsp_batch_id TO ocsp_signer;
+
+-- OCSP responder: reads published batches, writes nothing.
+GRANT SELECT ON issuers, ocsp_batches TO ocsp_reader;
+
+-- Operators' CLI and page: reads everything but secrets (there are none in the database), asks for revocations,
+-- revokes accounts, records what a ceremony made, keeps partitions.
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO ca_admin;
+GRANT UPDATE (revoked_at) ON accounts TO ca_admin;
+GRANT INSERT ON revocation_requests TO ca_admin;
+GRANT INSERT, UPDATE ON issuers, issuer_chains, published_files TO ca_admin;
+GRANT EXECUTE ON FUNCTION create_partitions(timestamptz), drop_expired_partitions(timestamptz) TO ca_admin;
+GRANT pg_read_all_stats TO ca_admin;
