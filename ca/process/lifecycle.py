@@ -1,0 +1,77 @@
+"""The life of a process: one event loop, SIGTERM and SIGINT drain it, and it never outlives its supervisor."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from ca.process.log import set_up_logging
+
+SUPERVISOR_VARIABLE = "CHANCERY_SUPERVISOR_PID"
+READY_VARIABLE = "CHANCERY_READY_FILE"
+_PARENT_POLL_S = 0.5
+_PR_SET_PDEATHSIG = 1
+
+
+class StartupError(Exception):
+    """The process cannot start; the message is one line that says what to do about it."""
+
+
+def run_process(name: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+    """Runs `main(stop)` to its end and returns the exit code: 0, or 1 after one clear line on stderr.
+
+    `stop` is set by SIGTERM, by SIGINT, and when the supervisor that started the process is gone.
+    """
+    set_up_logging(name)
+    _die_with_supervisor()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(name, main))
+    except StartupError as fault:
+        sys.stderr.write(f"chancery {name}: {fault}\n")
+        return 1
+    return 0
+
+
+async def _run(name: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    watcher = asyncio.create_task(_stop_without_supervisor(stop))
+    log = structlog.get_logger()
+    log.info("starting", pid=os.getpid())
+    try:
+        await main(stop)
+    finally:
+        watcher.cancel()
+    log.info("stopped")
+
+
+def ready() -> None:
+    """Tells the supervisor, if there is one, that this process does its work from now on."""
+    path = os.environ.get(READY_VARIABLE)
+    if path:
+        Path(path).touch()
+    structlog.get_logger().info("ready")
+
+
+def _die_with_supervisor() -> None:
+    """Linux ends us with SIGTERM when the supervisor dies, even by kill -9; elsewhere the poll below sees it."""
+    if os.environ.get(SUPERVISOR_VARIABLE) and sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+async def _stop_without_supervisor(stop: asyncio.Event) -> None:
+    supervisor = os.environ.get(SUPERVISOR_VARIABLE)
+    if not supervisor:
+        return
+    while os.getppid() == int(supervisor):  # noqa: ASYNC110 - nothing signals a parent's death everywhere
+        await asyncio.sleep(_PARENT_POLL_S)
+    stop.set()

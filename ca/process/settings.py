@@ -1,0 +1,209 @@
+"""The one configuration file: TOML, overridden by CHANCERY_SECTION__KEY, parsed once into frozen structs.
+
+An unknown key or a wrong type refuses to start and names the file, the key and the form that was expected. Secrets are
+never in it: it holds the paths of files that do.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+ENVIRONMENT_PREFIX = "CHANCERY_"
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; the message is one line with file, key and expected form."""
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class DatabaseSettings(_Section, frozen=True, kw_only=True):
+    """PostgreSQL. `url` empty: the embedded server in `data_dir`. A role's password is the one line of
+    `<secrets_dir>/<role>.password`."""
+
+    url: str = ""
+    secrets_dir: Path
+
+
+class HsmSettings(_Section, frozen=True, kw_only=True):
+    """The online PKCS#11 token. `conf` is put into SOFTHSM2_CONF before the module is loaded."""
+
+    module: str
+    conf: Path | None = None
+    token_label: str
+    pin_file: Path
+
+
+class AcmeSettings(_Section, frozen=True, kw_only=True):
+    """The ACME web front end. With `tls = false` a proxy terminates TLS; every URL still starts with `base_url`."""
+
+    base_url: str
+    listen: list[str]
+    tls: bool = True
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    service_names: list[str] = []
+    nonce_key: Path
+    terms_of_service: str = ""
+    website: str = ""
+    order_life_s: int = 604_800
+    authorization_life_s: int = 604_800
+    finalize_wait_ms: int = 2_000
+    max_body_bytes: int = 65_536
+    workers: int = 1
+
+
+class VaSettings(_Section, frozen=True, kw_only=True):
+    """Validation. `resolver` empty: the nameservers of /etc/resolv.conf. Loopback is dialled only when said so here."""
+
+    resolver: str = ""
+    http_01_port: int = 80
+    tls_alpn_01_port: int = 443
+    https_port: int = 443
+    allow_loopback: bool = False
+    allowed_prefixes: list[str] = []
+    localhost_names: bool = False
+    caa_identities: list[str]
+    caa_exempt_suffixes: list[str] = []
+    concurrency: int = 200
+    validation_reuse_s: int = 2_592_000
+    workers: int = 1
+
+
+class CaSettings(_Section, frozen=True, kw_only=True):
+    """Issuance. The URLs are written into certificates, so they stay for as long as the certificates live."""
+
+    service_names: list[str] = []
+    internal_suffixes: list[str] = []
+    default_profile: str = "classic"
+    ocsp_url: str
+    aia_base_url: str
+    crl_base_url: str
+    workers: int = 1
+
+
+class OcspSettings(_Section, frozen=True, kw_only=True):
+    """Pre-signed OCSP (BR 4.9.9 gives the bounds): responses live 7 days and are signed again after 48 to 60 hours."""
+
+    listen: list[str]
+    store_dir: Path
+    map_size_gib: int = 16
+    workers: int = 1
+    presign_workers: int = 1
+    response_life_s: int = 604_800
+    resign_age_s: int = 216_000
+    resign_jitter_s: int = 43_200
+
+
+class DistributionSettings(_Section, frozen=True, kw_only=True):
+    """The server of CRLs and CA certificates."""
+
+    listen: list[str]
+
+
+class AdminSettings(_Section, frozen=True, kw_only=True):
+    """The operators' page, /healthz and /metrics; loopback only."""
+
+    listen: list[str]
+
+
+class Settings(_Section, frozen=True, kw_only=True):
+    """The whole effective configuration."""
+
+    data_dir: Path
+    policy: Literal["internal", "public"]
+    database: DatabaseSettings
+    hsm: HsmSettings
+    acme: AcmeSettings
+    va: VaSettings
+    ca: CaSettings
+    ocsp: OcspSettings
+    distribution: DistributionSettings
+    admin: AdminSettings
+
+
+def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
+    """Reads the file and the overrides of the environment. Relative paths count from the file. Raises SettingsError."""
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        hint = "`chancery demo` writes one, or name yours with --config FILE"
+        raise SettingsError(f"{path}: no such file; {hint}") from None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise SettingsError(f"{path}: cannot be read: {fault}") from fault
+    except tomllib.TOMLDecodeError as fault:
+        raise SettingsError(f"{path}: not TOML: {fault}") from fault
+    source = f"{path}"
+    for name, value in sorted(environ.items()):
+        keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if name.startswith(ENVIRONMENT_PREFIX) and len(keys) == 2:
+            section = document.setdefault(keys[0], {})
+            if not isinstance(section, dict):
+                raise SettingsError(f"{name}: {keys[0]} is not a section of {path}")
+            section[keys[1]] = _environment_value(value, section.get(keys[1]))
+            source = f"{path} with {name}"
+    base = path.resolve().parent
+
+    def decode(kind: type, value: Any) -> Any:
+        if kind is Path and isinstance(value, str):
+            return base / value
+        raise TypeError(f"Expected `{kind.__name__}`")
+
+    try:
+        settings = msgspec.convert(document, Settings, dec_hook=decode, strict=True)
+    except msgspec.ValidationError as fault:
+        raise SettingsError(f"{source}: {_explain(str(fault))}") from fault
+    _require_sensible(settings, path)
+    return settings
+
+
+def _environment_value(text: str, in_file: object) -> object:
+    """Numbers, booleans and arrays are written as in TOML; everything else is the text itself."""
+    if isinstance(in_file, str):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(message: str) -> str:
+    """'acme.workers: Expected `int`, got `str`' of msgspec's 'Expected `int`, got `str` - at `$.acme.workers`'."""
+    text, separator, place = message.partition(" - at `$.")
+    return f"{place.rstrip('`')}: {text}" if separator else text
+
+
+def _require_sensible(settings: Settings, path: Path) -> None:
+    """Raises SettingsError for values of the right type that cannot work."""
+
+    def require(holds: bool, key: str, form: str) -> None:
+        if not holds:
+            raise SettingsError(f"{path}: {key}: {form}")
+
+    base = settings.acme.base_url
+    require(base.startswith("https://") and not base.endswith("/"), "acme.base_url",
+            f"expected an https:// URL without a slash at its end, got {base!r}")
+    for key, url in (("ca.ocsp_url", settings.ca.ocsp_url), ("ca.aia_base_url", settings.ca.aia_base_url),
+                     ("ca.crl_base_url", settings.ca.crl_base_url)):
+        require(url.startswith("http://") and not url.endswith("/"), key,
+                f"expected an http:// URL without a slash at its end (BR 7.1.2.7.7), got {url!r}")
+    if settings.acme.tls:
+        require(settings.acme.tls_certificate is not None and settings.acme.tls_key is not None,
+                "acme.tls_certificate, acme.tls_key", "expected two file paths, because acme.tls is true")
+    for key, number in (("acme.workers", settings.acme.workers), ("va.workers", settings.va.workers),
+                        ("ca.workers", settings.ca.workers), ("ocsp.workers", settings.ocsp.workers),
+                        ("ocsp.presign_workers", settings.ocsp.presign_workers),
+                        ("va.concurrency", settings.va.concurrency)):
+        require(number >= 1, key, f"expected a number of at least 1, got {number}")
+    for key, port in (("va.http_01_port", settings.va.http_01_port),
+                      ("va.tls_alpn_01_port", settings.va.tls_alpn_01_port),
+                      ("va.https_port", settings.va.https_port)):
+        require(0 < port < 65_536, key, f"expected a port number, got {port}")
+    require(28_800 <= settings.ocsp.response_life_s <= 864_000, "ocsp.response_life_s",
+            "expected 28800 to 864000 seconds (8 hours to 10 days, BR 4.9.9)")
+    require(bool(settings.va.caa_identities), "va.caa_identities", "expected at least one issuer domain name")
