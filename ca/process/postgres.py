@@ -91,9 +91,13 @@ async def create_pool(
                                                         command_timeout=30.0, **arguments))
 
 
-async def connect(settings: DatabaseSettings, role: str, *, process: str) -> "asyncpg.Connection[asyncpg.Record]":
+async def connect(
+    settings: DatabaseSettings, role: str, *, process: str, database: str | None = None
+) -> "asyncpg.Connection[asyncpg.Record]":
     """One connection under `role`, for a command or a LISTEN. Raises StartupError like `create_pool`."""
     arguments = connect_arguments(settings, role, process=process)
+    if database is not None:
+        arguments["database"] = database
 
     async def attempt() -> "asyncpg.Connection[asyncpg.Record]":
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(**arguments)
