@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -23,12 +24,14 @@ class StartupError(Exception):
     """The process cannot start; the message is one line that says what to do about it."""
 
 
-def run_process(name: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+def run_process(
+    name: str, main: Callable[[asyncio.Event], Awaitable[None]], *, log_level: int = logging.INFO
+) -> int:
     """Runs `main(stop)` to its end and returns the exit code: 0, or 1 after one clear line on stderr.
 
     `stop` is set by SIGTERM, by SIGINT, and when the supervisor that started the process is gone.
     """
-    set_up_logging(name)
+    set_up_logging(name, level=log_level)
     _die_with_supervisor()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
