@@ -52,10 +52,11 @@ GRANT USAGE ON SEQUENCE ocsp_batch_id TO ocsp_signer;
 GRANT SELECT ON issuers, ocsp_batches TO ocsp_reader;
 
 -- Operators' CLI and page: reads everything but secrets (there are none in the database), asks for revocations,
--- revokes accounts, records what a ceremony made, keeps partitions.
+-- revokes accounts, records what a ceremony made, keeps partitions, drops old CRLs.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO ca_admin;
 GRANT UPDATE (revoked_at) ON accounts TO ca_admin;
 GRANT INSERT ON revocation_requests TO ca_admin;
 GRANT INSERT, UPDATE ON issuers, issuer_chains, published_files TO ca_admin;
-GRANT EXECUTE ON FUNCTION create_partitions(timestamptz), drop_expired_partitions(timestamptz) TO ca_admin;
+GRANT EXECUTE ON FUNCTION create_partitions(timestamptz), drop_expired_partitions(timestamptz), prune_crls(integer)
+    TO ca_admin;
 GRANT pg_read_all_stats TO ca_admin;

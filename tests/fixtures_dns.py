@@ -5,6 +5,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ class DnsProgram:
             return found
 
 
-@pytest.fixture
-def mock_dns_program() -> Iterator[DnsProgram]:
+@contextmanager
+def run_dns_program() -> Iterator[DnsProgram]:
     """A DNS server in another process that answers A 127.0.0.1 for every name until it is told otherwise."""
     process = subprocess.Popen([sys.executable, "-m", "tests.mock_dns", "--default-a", "127.0.0.1"],
                                cwd=_REPOSITORY, stdout=subprocess.PIPE, text=True)
@@ -57,3 +58,10 @@ def mock_dns_program() -> Iterator[DnsProgram]:
     finally:
         process.terminate()
         process.wait(timeout=10)
+
+
+@pytest.fixture
+def mock_dns_program() -> Iterator[DnsProgram]:
+    """`run_dns_program` for one test."""
+    with run_dns_program() as program:
+        yield program

@@ -1,0 +1,119 @@
+"""A demo as a process of its own, started by deploy/demo.sh, and what is read from its directory."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CHANCERY = Path(sys.executable).parent / "chancery"
+_READY_PATIENCE_S = 120.0
+_STOP_PATIENCE_S = 40.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Distinct free TCP ports of the loopback address."""
+    with ExitStack() as stack:
+        return [_reserve(stack, 0) for _ in range(count)]
+
+
+def free_port_base() -> int:
+    """A port that is free together with the three after it."""
+    for candidate in range(20_000 + os.getpid() % 4_000, 32_000, 8):
+        with ExitStack() as stack:
+            try:
+                for offset in range(4):
+                    _reserve(stack, candidate + offset)
+            except OSError:
+                continue
+            return candidate
+    raise AssertionError("no four free ports in a row")
+
+
+def _reserve(stack: ExitStack, port: int) -> int:
+    listener = stack.enter_context(socket.socket())
+    listener.bind(("127.0.0.1", port))
+    number: int = listener.getsockname()[1]
+    return number
+
+
+@dataclass(slots=True, kw_only=True)
+class Demo:
+    """A running demo. `run` calls the command line on its configuration."""
+
+    data_dir: Path
+    port_base: int
+    http_01_port: int
+    process: "subprocess.Popen[str]" = field(repr=False)
+
+    @property
+    def directory_url(self) -> str:
+        """Where ACME clients are pointed at."""
+        return f"https://localhost:{self.port_base}/directory"
+
+    @property
+    def ocsp_url(self) -> str:
+        """The responder, as it stands in certificates."""
+        return f"http://localhost:{self.port_base + 1}"
+
+    @property
+    def roots(self) -> Path:
+        """Both roots."""
+        return self.data_dir / "roots.pem"
+
+    def run(self, *arguments: str, exit_code: int = 0) -> str:
+        """Runs `chancery ARGUMENTS --config ...` and returns what it printed; its exit code must be as said."""
+        done = subprocess.run([str(CHANCERY), *arguments, "--config", str(self.data_dir / "chancery.toml")],
+                              capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == exit_code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr if exit_code else done.stdout
+
+    def child_pids(self) -> dict[str, list[int]]:
+        """Process ids of the running roles, by role."""
+        found: dict[str, list[int]] = {}
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (place / "cmdline").read_bytes().split(b"\0")
+                parent = int((place / "stat").read_text("ascii").rpartition(")")[2].split()[1])
+            except (OSError, ValueError):
+                continue
+            if parent == self.process.pid and b"run" in words:
+                found.setdefault(words[words.index(b"run") + 1].decode(), []).append(int(place.name))
+        return found
+
+    def stop(self) -> int:
+        """SIGTERM, as a service manager does; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=_STOP_PATIENCE_S)
+
+
+@contextmanager
+def run_demo(data_dir: Path, *, port_base: int | None = None, http_01_port: int | None = None,
+             resolver: str = "127.0.0.1:9", arguments: tuple[str, ...] = ()) -> Iterator[Demo]:
+    """Starts the demo by its script and waits until it serves; stops it afterwards."""
+    base = port_base or free_port_base()
+    validation_port = http_01_port or free_ports(1)[0]
+    log = data_dir.with_name(data_dir.name + ".log")
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [str(REPOSITORY / "deploy" / "demo.sh"), "--data", str(data_dir), "--port-base", str(base),
+             "--http-01-port", str(validation_port), "--resolver", resolver, *arguments],
+            stdout=output, stderr=output, text=True, start_new_session=True)
+    demo = Demo(data_dir=data_dir, port_base=base, http_01_port=validation_port, process=process)
+    try:
+        give_up_at = time.monotonic() + _READY_PATIENCE_S
+        while not (data_dir / "ready").exists():
+            assert process.poll() is None, f"the demo ended: {log.read_text('utf-8')}"
+            assert time.monotonic() < give_up_at, f"the demo is not ready: {log.read_text('utf-8')}"
+            time.sleep(0.05)
+        yield demo
+    finally:
+        if process.poll() is None:
+            demo.stop()

@@ -1,0 +1,79 @@
+"""The configuration file: what is accepted, and the line that says what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from ca.admin.demo_config import DemoOptions, config_text, read_options, updated_text
+from ca.process.settings import SettingsError, load_settings
+
+_OPTIONS = DemoOptions(port_base=15_000, resolver="127.0.0.1:53", http_01_port=5002, tls_alpn_01_port=5001,
+                       policy="internal", module="/usr/lib/softhsm/libsofthsm2.so")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A demo's configuration file."""
+    path = tmp_path / "chancery.toml"
+    path.write_text(config_text(_OPTIONS, tmp_path), "utf-8")
+    return path
+
+
+def test_the_demo_configuration_is_read_back(config: Path) -> None:
+    """Everything that the demo writes is understood, and paths count from the file."""
+    settings = load_settings(config, {})
+    assert read_options(settings) == _OPTIONS
+    assert settings.hsm.pin_file == config.parent / "hsm/online/pin"
+    assert settings.acme.base_url == "https://localhost:15000"
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("workers = 1", "wrokers = 1", r"acme: Object contains unknown field `wrokers`"),
+    ("workers = 1", 'workers = "2"', r"acme\.workers: Expected `int`, got `str`"),
+    ("workers = 1", "workers = 0", r"acme\.workers: expected a number of at least 1, got 0"),
+    ('policy = "internal"', 'policy = "strict"', r"policy: Invalid enum value 'strict'"),
+    ("http_01_port = 5002", "http_01_port = 70000", r"va\.http_01_port: expected a port number"),
+    ("[distribution]\n", "[distributions]\n", r"distribution"),
+    ('base_url = "https', 'base_url = "http', r"acme\.base_url: expected an https:// URL"),
+    ('ocsp_url = "http:', 'ocsp_url = "https:', r"ca\.ocsp_url: expected an http:// URL"),
+    ("[acme]", "[acme", r"not TOML"),
+])
+def test_a_mistake_is_named_with_file_key_and_form(config: Path, old: str, new: str, message: str) -> None:
+    """An unknown key, a wrong type or an impossible value refuses to start and says where."""
+    text = config.read_text("utf-8")
+    assert old in text
+    config.write_text(text.replace(old, new, 1), "utf-8")
+    with pytest.raises(SettingsError, match=message) as caught:
+        load_settings(config, {})
+    assert str(config) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_environment_overrides_one_key(config: Path) -> None:
+    """CHANCERY_SECTION__KEY wins over the file; numbers are numbers, and text stays text."""
+    settings = load_settings(config, {"CHANCERY_ACME__WORKERS": "4", "CHANCERY_VA__RESOLVER": "10.0.0.1:53",
+                                      "CHANCERY_HOME": "x"})
+    assert settings.acme.workers == 4
+    assert settings.va.resolver == "10.0.0.1:53"
+
+
+def test_an_override_with_the_wrong_type_names_its_variable(config: Path) -> None:
+    """The message leads to the environment, not only to the file."""
+    with pytest.raises(SettingsError, match="CHANCERY_ACME__WORKERS"):
+        load_settings(config, {"CHANCERY_ACME__WORKERS": "many"})
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+    """No traceback: one line."""
+    with pytest.raises(SettingsError, match="no such file"):
+        load_settings(tmp_path / "none.toml", {})
+
+
+def test_changed_options_keep_what_a_person_edited(config: Path) -> None:
+    """A new --resolver changes its own line; comments and other settings stay as they are."""
+    text = config.read_text("utf-8").replace("workers = 1", "workers = 3  # mine", 1)
+    wanted = DemoOptions(port_base=15_000, resolver="127.0.0.1:8053", http_01_port=80, tls_alpn_01_port=5001,
+                         policy="internal", module=_OPTIONS.module)
+    config.write_text(updated_text(text, wanted), "utf-8")
+    assert "workers = 3  # mine" in config.read_text("utf-8")
+    assert read_options(load_settings(config, {})) == wanted

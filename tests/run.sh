@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Sets up what the tests need and runs all of them: style, types, imports, unit, integration, acceptance.
+# Arguments go to pytest.
+# shellcheck source=deploy/prepare.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../deploy/prepare.sh"
+
+missing=
+for tool in softhsm2-util lego pebble nginx openssl wrk; do
+    command -v "$tool" >/dev/null 2>&1 || [ -x "/usr/sbin/$tool" ] || missing="$missing $tool"
+done
+if [ -n "$missing" ]; then
+    say "missing:$missing"
+    install_packages "softhsm2 opensc lego pebble nginx-light openssl wrk" \
+        "softhsm opensc lego nginx openssl wrk" "softhsm opensc lego nginx openssl wrk"
+fi
+make_venv "$repository/deploy/requirements-test.lock"
+cd "$repository"
+exec "$venv/bin/python" -m pytest "$@"
