@@ -1,0 +1,1 @@
+"""What each database role may not do, tried."""

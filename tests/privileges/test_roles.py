@@ -1,0 +1,165 @@
+"""Every role tries what it may not do, and fails to; every column has one writing role."""
+
+import asyncpg
+import pytest
+
+from ca.admin.migrate import PROCESS_ROLES
+from tests.fixtures_postgres import TestDatabase
+
+_ID = "'\\x0199999999990102030405060708090a0b0c0d0e0f10'::bytea"
+_SERIAL = "'\\x0acf0102030405060708090a0b0c0d0e0f10'::bytea"
+_HASH = "'\\x00'::bytea"
+
+_INSERT_VALIDATION = (
+    "INSERT INTO validations (authorization_id, account_id, identifier_type, identifier_value, wildcard,"
+    f" challenge_type, thumbprint, validated_at, valid_until, evidence) VALUES ({_ID}, {_ID}, 'dns', 'a.example',"
+    f" false, 'http-01', {_HASH}, now(), now() + interval '1 day', '{{}}')")
+_INSERT_CAA_CHECK = f"INSERT INTO caa_checks VALUES ({_ID}, now(), NULL, '{{}}')"
+_INSERT_FINALIZATION = (f"INSERT INTO finalizations VALUES ({_ID}, now(), '{{}}', {_HASH}, {_HASH}, {_HASH})")
+_INSERT_CERTIFICATE = (
+    "INSERT INTO certificates (serial, request_id, issuer_id, profile, not_before, not_after, spki_sha256, tbs,"
+    f" created_at) VALUES ({_SERIAL}, {_ID}, 1, 'classic', now(), now(), {_HASH}, {_HASH}, now())")
+_INSERT_SIGNATURE = f"INSERT INTO certificate_signatures VALUES ({_SERIAL}, now(), {_HASH})"
+_INSERT_REVOCATION = (f"INSERT INTO revocations VALUES ({_SERIAL}, now(), 1, 1, 'operator', '{{}}')")
+_INSERT_REVOCATION_REQUEST = (
+    f"INSERT INTO revocation_requests VALUES ({_ID}, {_SERIAL}, 0, 'operator', '{{}}', now())")
+_INSERT_BATCH = f"INSERT INTO ocsp_batches VALUES (1, now(), 1, 0, now(), {_HASH})"
+_INSERT_CRL = f"INSERT INTO crls VALUES (1, 0, 1, now(), now(), 0, {_HASH})"
+_INSERT_ISSUER = f"INSERT INTO issuers VALUES (9, 'x', 'ec', {_HASH}, 1, true, now())"
+_INSERT_ACCOUNT = f"INSERT INTO accounts (id, created_at, thumbprint, jwk) VALUES ({_ID}, now(), {_HASH}, '{{}}')"
+
+# Each act, and the one role that may do it.
+_ACTS = {
+    "open an account": (_INSERT_ACCOUNT, "acme_wfe"),
+    "change an account's key": ("UPDATE accounts SET thumbprint = thumbprint", "acme_wfe"),
+    "revoke an account": ("UPDATE accounts SET revoked_at = now()", "ca_admin"),
+    "say that a name was validated": (_INSERT_VALIDATION, "acme_va"),
+    "say that CAA permits": (_INSERT_CAA_CHECK, "acme_va"),
+    "store a finalize request": (_INSERT_FINALIZATION, "acme_wfe"),
+    "write an intent": (_INSERT_CERTIFICATE, "ca_issuer"),
+    "store a certificate's signature": (_INSERT_SIGNATURE, "ca_issuer"),
+    "revoke a certificate": (_INSERT_REVOCATION, "ca_issuer"),
+    "change a revocation's reason": ("UPDATE revocations SET reason = 1", "ca_issuer"),
+    "publish OCSP responses": (_INSERT_BATCH, "ocsp_signer"),
+    "publish a CRL": (_INSERT_CRL, "ca_issuer"),
+    "name an issuer": (_INSERT_ISSUER, "ca_admin"),
+    "spend a nonce": ("INSERT INTO spent_nonces VALUES ('\\x6a000000')", "acme_wfe"),
+    "take a validation": ("UPDATE validation_requests SET leased_by = 'x'", "acme_va"),
+    "take an issuance": ("UPDATE issuance_requests SET leased_by = 'x'", "ca_issuer"),
+    "take an OCSP request": ("UPDATE ocsp_requests SET leased_by = 'x'", "ocsp_signer"),
+    "drop a queue's validation": ("DELETE FROM validation_requests", "acme_va"),
+    "drop a queue's issuance": ("DELETE FROM issuance_requests", "ca_issuer"),
+    "deactivate an authorization": ("UPDATE authorizations SET deactivated_at = now()", "acme_wfe"),
+    "drop expired partitions": ("SELECT drop_expired_partitions(now())", "ca_admin"),
+}
+# Nobody but the owner: facts are never rewritten or deleted.
+_NEVER = {
+    "rewrite a validation": "UPDATE validations SET identifier_value = 'b.example'",
+    "give a validation to another account": "UPDATE validations SET account_id = ''",
+    "rewrite an intent": "UPDATE certificates SET tbs = ''",
+    "rewrite a signature": "UPDATE certificate_signatures SET signature = ''",
+    "rewrite a finalize request": "UPDATE finalizations SET jws_payload = ''",
+    "rewrite an order's names": "UPDATE orders SET identifier_values = '{}'",
+    "rewrite an authorization's name": "UPDATE authorizations SET identifier_value = 'x'",
+    "undo a revocation": "DELETE FROM revocations",
+    "move a revocation's time": "UPDATE revocations SET revoked_at = now()",
+    "delete a certificate": "DELETE FROM certificates",
+    "delete an account": "DELETE FROM accounts",
+    "forget a spent nonce": "DELETE FROM spent_nonces",
+    "delete a CRL": "DELETE FROM crls",
+    "rewrite an OCSP batch": "UPDATE ocsp_batches SET payload = ''",
+    "change an issuer's key type from another role": "DELETE FROM issuers",
+    "edit the migrations' record": "UPDATE schema_migrations SET sha256 = ''",
+    "make a table": "CREATE TABLE mine (x integer)",
+    "read passwords": "SELECT rolpassword FROM pg_authid",
+    "become another role": "SET ROLE ca_issuer; INSERT INTO refusals SELECT '\\x00', now(), '{}' WHERE false",
+}
+
+
+async def _may(connection: "asyncpg.Connection[asyncpg.Record]", statement: str) -> bool:
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(statement)
+    except asyncpg.InsufficientPrivilegeError:
+        return False
+    except asyncpg.IntegrityConstraintViolationError:
+        return True  # the grants let it through as far as the data
+    finally:
+        await transaction.rollback()
+    return True
+
+
+@pytest.mark.parametrize("act", _ACTS, ids=lambda act: act.replace(" ", "-"))
+async def test_only_one_role_may(database: TestDatabase, act: str) -> None:
+    """The act succeeds under its own role and is refused, for want of privilege, under every other."""
+    statement, owner = _ACTS[act]
+    allowed = set()
+    for role in PROCESS_ROLES:
+        connection = await database.connect(role)
+        if await _may(connection, statement):
+            allowed.add(role)
+        await connection.close()
+    assert allowed == {owner}, act
+
+
+async def test_no_role_may(database: TestDatabase) -> None:
+    """Stored facts are never rewritten or deleted, whoever asks."""
+    done = []
+    for role in PROCESS_ROLES:
+        connection = await database.connect(role)
+        for act, statement in _NEVER.items():
+            if role == "ca_issuer" and act == "become another role":
+                continue
+            if await _may(connection, statement):
+                done.append((role, act))
+        await connection.close()
+    assert done == []
+
+
+async def test_a_revocation_may_be_asked_for_by_front_end_and_operator_alone(database: TestDatabase) -> None:
+    """The two who speak for people put requests into the queue; the CA alone carries them out."""
+    allowed = set()
+    for role in PROCESS_ROLES:
+        connection = await database.connect(role)
+        if await _may(connection, _INSERT_REVOCATION_REQUEST):
+            allowed.add(role)
+        await connection.close()
+    assert allowed == {"acme_wfe", "ca_admin"}
+
+
+async def test_every_column_has_one_writing_role(database: TestDatabase) -> None:
+    """No two roles may write the same column, except where a queue is filled by two speakers for people.
+
+    Read from the catalogue, so a new grant cannot slip past the list above. A queue's rows are inserted by one role and
+    leased by another, which are different columns.
+    """
+    shared = {"revocation_requests"}
+    owner = await database.connect()
+    rows = await owner.fetch("""
+        SELECT c.relname AS table_name, a.attname AS column_name, r.rolname AS role
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        CROSS JOIN pg_roles r
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+          AND r.rolname = ANY($1)
+          AND (has_column_privilege(r.oid, c.oid, a.attnum, 'INSERT')
+               OR has_column_privilege(r.oid, c.oid, a.attnum, 'UPDATE'))""", list(PROCESS_ROLES))
+    await owner.close()
+    writers: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        if row["table_name"] not in shared:
+            writers.setdefault((row["table_name"], row["column_name"]), set()).add(row["role"])
+    assert writers
+    assert {column: roles for column, roles in writers.items() if len(roles) > 1} == {}
+
+
+async def test_partitions_are_reached_through_their_table_alone(database: TestDatabase) -> None:
+    """No role has a grant on a partition by itself, which would go around the grants of its table."""
+    owner = await database.connect()
+    rows = await owner.fetch("""
+        SELECT c.relname, r.rolname FROM pg_class c CROSS JOIN pg_roles r
+        WHERE c.relispartition AND r.rolname = ANY($1) AND r.rolname <> 'ca_admin'
+          AND (has_table_privilege(r.oid, c.oid, 'INSERT') OR has_table_privilege(r.oid, c.oid, 'UPDATE')
+               OR has_table_privilege(r.oid, c.oid, 'DELETE'))""", list(PROCESS_ROLES))
+    await owner.close()
+    assert rows == []
