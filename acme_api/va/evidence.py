@@ -1,0 +1,61 @@
+"""What one validation asked, what came back, from which address and when: for operators, never for subscribers."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+_MAX_FACTS = 60
+_MAX_TEXT_CHARS = 160
+_MAX_LIST_ITEMS = 8
+_MAX_TOTAL_CHARS = 6_000
+
+
+class Evidence:
+    """A list of facts with the milliseconds since the beginning, bounded whatever the other side does.
+
+    `phase` is what is being waited for now, in words that fit after "timed out while".
+    """
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._began_at = now()
+        self._facts: list[dict[str, Any]] = []
+        self._chars = 0
+        self._left_out = 0
+        self.phase = "starting"
+        self.waits_for_dns = False
+
+    def wait_for(self, phase: str, *, dns: bool = False) -> None:
+        """Says what is waited for from now on; `dns` when a timeout there is the resolver's."""
+        self.phase = phase
+        self.waits_for_dns = dns
+
+    def add(self, what: str, value: str, **facts: Any) -> None:
+        """Records one fact, cut to size; the last ones are left out and counted when there are too many."""
+        fact: dict[str, Any] = {"ms": round((self._now() - self._began_at).total_seconds() * 1000), what: _cut(value)}
+        fact |= {name: _cut(fact_value) for name, fact_value in facts.items() if fact_value is not None}
+        chars = len(repr(fact))
+        if len(self._facts) >= _MAX_FACTS or self._chars + chars > _MAX_TOTAL_CHARS:
+            self._left_out += 1
+            return
+        self._facts.append(fact)
+        self._chars += chars
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that is stored beside the outcome."""
+        document: dict[str, Any] = {"began_at": self._began_at.isoformat(timespec="milliseconds"), "facts": self._facts}
+        if self._left_out:
+            document["left_out"] = self._left_out
+        return document
+
+
+def _cut(value: Any) -> Any:
+    """Printable ASCII of bounded length, so that no zone or server writes escapes into an operator's terminal."""
+    if isinstance(value, str):
+        shown = value[:_MAX_TEXT_CHARS].encode("ascii", "backslashreplace").decode()
+        shown = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in shown)
+        return shown + f" (… {len(value)} characters)" if len(value) > _MAX_TEXT_CHARS else shown
+    if isinstance(value, list | tuple):
+        items = [_cut(item) for item in value[:_MAX_LIST_ITEMS]]
+        return [*items, f"(… {len(value)} items)"] if len(value) > _MAX_LIST_ITEMS else items
+    return value

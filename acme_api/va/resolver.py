@@ -1,0 +1,343 @@
+"""DNS questions to a trusted, validating resolver; the only module that knows dnspython.
+
+The resolver does recursion, caching and DNSSEC (a bogus answer arrives here as SERVFAIL). What is done here: a fresh
+source port and message id for every question, random letter case (0x20) where an answer that does not repeat it is
+asked again over TCP, EDNS with 1232 octets, TCP when truncated, and answers read strictly: the alias chain from the
+name that was asked, nothing else in the message. NXDOMAIN and "no such record" are answers; everything else is a
+failure of type dns, so that callers fail closed (RFC 8659 3, BR 3.2.2.8).
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Generic, TypeAlias, TypeVar
+
+import dns.exception
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+import dns.rdtypes.ANY.CAA
+import dns.rdtypes.ANY.TXT
+import dns.rdtypes.IN.A
+import dns.rdtypes.IN.AAAA
+
+from acme_api.protocol.caa import CaaRecord
+from acme_api.va.failure import ValidationFailure
+from ca.process.lifecycle import StartupError
+
+IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Server: TypeAlias = tuple[str, int]
+_Value = TypeVar("_Value")
+
+DNS_TIMEOUT_S: Final = 5.0
+_TRY_TIMEOUTS_S: Final = (2.0, 3.0)
+# An OPT record: the root, type 41, a payload of 1232 octets, no extended code, version 0, no flags, no options.
+_OPT: Final = b"\x00\x00\x29" + (1232).to_bytes(2, "big") + b"\x00\x00\x00\x00\x00\x00"
+_MAX_ALIASES: Final = 16
+_MAX_ANSWER_RECORDS: Final = 500
+_LOOPBACK: Final[tuple[IpAddress, ...]] = (ipaddress.ip_address("::1"), ipaddress.ip_address("127.0.0.1"))
+_RESOLV_CONF: Final = Path("/etc/resolv.conf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Generic[_Value]):
+    """What the resolver said: the values at the end of the alias chain, none when there are none.
+
+    `exists` is False for NXDOMAIN. `authenticated`: the resolver says that DNSSEC proves every part of it.
+    """
+
+    name: str
+    rdtype: str
+    values: tuple[_Value, ...]
+    exists: bool = True
+    aliases: tuple[str, ...] = ()
+    authenticated: bool = False
+
+
+def servers_of(setting: str, *, resolv_conf: Path = _RESOLV_CONF) -> tuple[Server, ...]:
+    """The resolvers to ask, from "HOST:PORT" or, when that is empty, from /etc/resolv.conf.
+
+    Empty when the machine has none: then names under .localhost still work, and every other question fails as one.
+    """
+    if not setting:
+        return _servers_of_file(resolv_conf)
+    host, separator, port = setting.rpartition(":")
+    if not separator or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise StartupError(f"va.resolver: expected HOST:PORT, got {setting!r}")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
+    except OSError as fault:
+        raise StartupError(f"va.resolver: {host} has no address: {fault}") from fault
+    return ((str(found[0][4][0]), int(port)),)
+
+
+def _servers_of_file(path: Path) -> tuple[Server, ...]:
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ()
+    servers = []
+    for line in lines:
+        words = line.split()
+        if len(words) >= 2 and words[0] == "nameserver":
+            try:
+                ipaddress.ip_address(words[1].partition("%")[0])
+            except ValueError:
+                continue
+            servers.append((words[1], 53))
+    return tuple(servers[:3])
+
+
+class Resolver:
+    """Asks addresses, TXT and CAA records; at most five seconds a question, at most one retry (SF6, CA8)."""
+
+    def __init__(
+        self, *, servers: Sequence[Server], random_bytes: Callable[[int], bytes], localhost_names: bool = False
+    ) -> None:
+        self._servers = tuple(servers)
+        self._random_bytes = random_bytes
+        self._localhost_names = localhost_names
+
+    async def addresses(self, name: str) -> Answer[IpAddress]:
+        """A and AAAA together, IPv6 first. One of the two may fail as long as the other one has an address."""
+        if self._is_localhost(name):
+            return Answer(name=name, rdtype="A+AAAA", values=_LOOPBACK)
+        results = await asyncio.gather(
+            self._ask(name, dns.rdatatype.AAAA), self._ask(name, dns.rdatatype.A), return_exceptions=True)
+        answers = [result for result in results if isinstance(result, Answer)]
+        faults = [result for result in results if isinstance(result, BaseException)]
+        values = tuple(ipaddress.ip_address(rdata.address) for answer in answers for rdata in answer.values
+                       if isinstance(rdata, dns.rdtypes.IN.A.A | dns.rdtypes.IN.AAAA.AAAA))
+        for fault in faults:
+            if not values or not isinstance(fault, ValidationFailure):
+                raise fault
+        return Answer(name=name, rdtype="A+AAAA", values=values, exists=any(answer.exists for answer in answers),
+                      aliases=answers[0].aliases, authenticated=all(answer.authenticated for answer in answers))
+
+    async def txt(self, name: str) -> Answer[bytes]:
+        """TXT records, the strings of each joined (RFC 8555 8.4). Names under .localhost are asked like others."""
+        if self._is_localhost(name) and not self._servers:
+            return Answer(name=name, rdtype="TXT", values=(), exists=False)
+        answer = await self._ask(name, dns.rdatatype.TXT)
+        values = tuple(b"".join(rdata.strings) for rdata in answer.values
+                       if isinstance(rdata, dns.rdtypes.ANY.TXT.TXT))
+        return Answer(name=name, rdtype="TXT", values=values, exists=answer.exists, aliases=answer.aliases,
+                      authenticated=answer.authenticated)
+
+    async def caa(self, name: str) -> Answer[CaaRecord]:
+        """CAA records of this one name; climbing is the caller's."""
+        if self._is_localhost(name):
+            return Answer(name=name, rdtype="CAA", values=())
+        answer = await self._ask(name, dns.rdatatype.CAA)
+        values = tuple(CaaRecord(flags=rdata.flags, tag=rdata.tag.decode("latin-1"), value=rdata.value)
+                       for rdata in answer.values if isinstance(rdata, dns.rdtypes.ANY.CAA.CAA))
+        return Answer(name=name, rdtype="CAA", values=values, exists=answer.exists, aliases=answer.aliases,
+                      authenticated=answer.authenticated)
+
+    def _is_localhost(self, name: str) -> bool:
+        """RFC 6761 6.3: such names are loopback for everybody, so no server need be asked."""
+        return self._localhost_names and (name == "localhost" or name.endswith(".localhost"))
+
+    async def _ask(self, name: str, rdtype: dns.rdatatype.RdataType) -> Answer[dns.rdata.Rdata]:
+        type_text = dns.rdatatype.to_text(rdtype)
+        try:
+            target = dns.name.from_text(name)
+        except dns.exception.DNSException as fault:
+            raise ValidationFailure("dns", f"{name} cannot be asked: it is too long for a DNS name") from fault
+        aliases: list[str] = []
+        authenticated = True
+        try:
+            async with asyncio.timeout(DNS_TIMEOUT_S):
+                while True:
+                    response = await self._exchange(target, rdtype, name)
+                    authenticated = authenticated and response.authenticated
+                    target, values, ended = _follow(response, target, rdtype, aliases)
+                    if len(aliases) > _MAX_ALIASES:
+                        raise ValidationFailure("dns", f"{type_text} of {name}: more than {_MAX_ALIASES} aliases")
+                    if ended:
+                        break
+        except TimeoutError as fault:
+            raise _timed_out(name, type_text) from fault
+        return Answer(name=name, rdtype=type_text, values=values, exists=response.rcode == dns.rcode.NOERROR,
+                      aliases=tuple(aliases), authenticated=authenticated)
+
+    async def _exchange(self, target: dns.name.Name, rdtype: dns.rdatatype.RdataType, name: str) -> "_Response":
+        """The first usable response, after at most one retry at the next server."""
+        type_text = dns.rdatatype.to_text(rdtype)
+        if not self._servers:
+            raise ValidationFailure("dns", f"{type_text} of {name} cannot be asked: no DNS resolver is configured")
+        failure = _timed_out(name, type_text)
+        for number, timeout_s in enumerate(_TRY_TIMEOUTS_S):
+            server = self._servers[number % len(self._servers)]
+            try:
+                async with asyncio.timeout(timeout_s):
+                    response = await self._query(server, target, rdtype)
+            except TimeoutError:
+                failure = _timed_out(name, type_text)
+                continue
+            except (OSError, asyncio.IncompleteReadError):
+                failure = ValidationFailure(
+                    "dns", f"{type_text} of {name}: the DNS resolver cannot be reached", transient=True)
+                continue
+            except (dns.exception.DNSException, _TooManyRecords) as fault:
+                what = "too many records" if isinstance(fault, _TooManyRecords) else "a malformed answer"
+                failure = ValidationFailure("dns", f"{type_text} of {name}: {what} came back", transient=True)
+                continue
+            if response.rcode in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+                return response
+            rcode = dns.rcode.to_text(response.rcode)
+            hint = " (an unreachable name server or a broken DNSSEC chain)" if rcode == "SERVFAIL" else ""
+            failure = ValidationFailure("dns", f"{type_text} of {name} answered with {rcode}{hint}", transient=True)
+        raise failure
+
+    async def _query(self, server: Server, target: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> "_Response":
+        wire = _question(target, rdtype, self._random_bytes(34))
+        datagram = await _ask_udp(server, wire)
+        truncated = datagram[2] & 0x02
+        question_end = len(wire) - len(_OPT)
+        if not truncated and datagram[12:question_end] == wire[12:question_end]:
+            with suppress(dns.exception.DNSException):
+                return _parse(datagram)
+        return _parse(await _ask_tcp(server, wire))
+
+
+class _TooManyRecords(Exception):
+    pass
+
+
+def _timed_out(name: str, type_text: str) -> ValidationFailure:
+    detail = f"{type_text} of {name}: no answer within {DNS_TIMEOUT_S:.0f} seconds"
+    return ValidationFailure("dns", detail, transient=True)
+
+
+def _question(name: dns.name.Name, rdtype: dns.rdatatype.RdataType, entropy: bytes) -> bytes:
+    """A query: two random bytes of id, RD and AD set, each letter's case from one further random bit (0x20), EDNS."""
+    bits = int.from_bytes(entropy[2:], "big")
+    spelled = bytearray(name.to_wire() or b"")
+    for index, octet in enumerate(spelled):
+        if 0x61 <= octet | 0x20 <= 0x7A:
+            # A length octet is at most 63, so this is never one.
+            spelled[index] = (octet | 0x20) ^ ((bits & 1) << 5)
+            bits >>= 1
+    return b"".join((entropy[:2], b"\x01\x20\x00\x01\x00\x00\x00\x00\x00\x01", spelled,
+                     int(rdtype).to_bytes(2, "big"), b"\x00\x01", _OPT))
+
+
+def _same_question(answer: bytes, query: bytes) -> bool:
+    """The id, the response bit and the question itself, letters in any case; the rest is not looked at."""
+    end = query.index(b"\x00", 12) + 5
+    return (len(answer) >= end and answer[:2] == query[:2] and bool(answer[2] & 0x80) and answer[4:6] == b"\x00\x01"
+            and answer[12:end].lower() == query[12:end].lower())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Response:
+    """What is read of a message. `message` is None when nothing was answered: most CAA questions end so."""
+
+    rcode: dns.rcode.Rcode
+    authenticated: bool
+    message: dns.message.Message | None
+
+
+def _parse(wire: bytes) -> _Response:
+    authenticated = bool(wire[3] & 0x20)
+    answers = int.from_bytes(wire[6:8], "big")
+    if answers > _MAX_ANSWER_RECORDS:
+        raise _TooManyRecords
+    if answers == 0 and _has_plain_rcode(wire):
+        return _Response(rcode=dns.rcode.Rcode(wire[3] & 0x0F), authenticated=authenticated, message=None)
+    message = dns.message.from_wire(wire)
+    return _Response(rcode=message.rcode(), authenticated=authenticated, message=message)
+
+
+def _has_plain_rcode(wire: bytes) -> bool:
+    """Whether the four bits of the header are the whole response code: an OPT record may add eight (RFC 6891 6.1.3)."""
+    if wire[10:12] == b"\x00\x00":
+        return True
+    return wire[10:12] == b"\x00\x01" and wire[-11:-8] == b"\x00\x00\x29" and wire[-6] == 0 and wire[-2:] == b"\x00\x00"
+
+
+def _follow(
+    response: _Response, target: dns.name.Name, rdtype: dns.rdatatype.RdataType, aliases: list[str]
+) -> tuple[dns.name.Name, tuple[dns.rdata.Rdata, ...], bool]:
+    """Walks the alias chain of one response: where it ends, the values there, and whether that is the whole answer.
+
+    It is not when the resolver gave an alias and neither the target's records nor a SOA that denies them.
+    """
+    followed = False
+    message = response.message
+    if message is None:
+        return target, (), True
+    while len(aliases) <= _MAX_ALIASES:
+        found = message.get_rrset(message.answer, target, dns.rdataclass.IN, rdtype)
+        if found is not None:
+            return target, tuple(found), True
+        alias = message.get_rrset(message.answer, target, dns.rdataclass.IN, dns.rdatatype.CNAME)
+        if alias is None:
+            break
+        target = alias[0].target
+        aliases.append(target.to_text(omit_final_dot=True).lower())
+        followed = True
+    denied = response.rcode == dns.rcode.NXDOMAIN or any(
+        rrset.rdtype == dns.rdatatype.SOA for rrset in message.authority)
+    return target, (), denied or not followed
+
+
+class _Datagram(asyncio.DatagramProtocol):
+    """Takes the first datagram that answers our question; others (late, forged) are dropped and waiting goes on."""
+
+    def __init__(self, query: bytes) -> None:
+        self._query = query
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def datagram_received(self, data: bytes, _addr: object) -> None:
+        if not self.answer.done() and _same_question(data, self._query):
+            self.answer.set_result(data)
+
+    def error_received(self, fault: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(fault)
+
+    def connection_lost(self, fault: Exception | None) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(fault or ConnectionAbortedError())
+
+
+async def _ask_udp(server: Server, wire: bytes) -> bytes:
+    """One question from a fresh source port; a connected socket hears nobody but this server."""
+    connected = socket.socket(socket.AF_INET6 if ":" in server[0] else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        connected.setblocking(False)
+        connected.connect(server)
+    except BaseException:
+        connected.close()
+        raise
+    transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: _Datagram(wire), sock=connected)
+    try:
+        transport.sendto(wire)
+        return await protocol.answer
+    finally:
+        if not protocol.answer.done():
+            protocol.answer.cancel()
+        transport.close()
+
+
+async def _ask_tcp(server: Server, wire: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(*server)
+    try:
+        writer.write(len(wire).to_bytes(2, "big") + wire)
+        length = int.from_bytes(await reader.readexactly(2), "big")
+        answer = await reader.readexactly(length)
+    finally:
+        writer.close()
+    if not _same_question(answer, wire):
+        raise dns.exception.FormError
+    return answer
