@@ -1,6 +1,8 @@
 """The claim loop: work while there is some, else wait for a wake-up, with a slow poll as the backstop."""
 
 import asyncio
+import os
+import socket
 from collections.abc import Awaitable, Callable
 
 from structlog.typing import FilteringBoundLogger
@@ -47,3 +49,25 @@ async def wait_any(*events: asyncio.Event, timeout_s: float | None = None) -> No
     finally:
         for waiter in waiters:
             waiter.cancel()
+
+
+def worker_name() -> str:
+    """Who holds a lease: this host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def is_dead(worker: str) -> bool:
+    """Whether a lease's holder is a process of this host that no longer runs, so that its lease may be freed at once.
+
+    False for another host's process and when in doubt (a process id that was given out again): the lease runs out then.
+    """
+    host, _, pid = worker.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
