@@ -67,10 +67,10 @@ make_venv() {
     if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         say "making the virtual environment ($("$python" --version))"
         rm -rf "$venv"
-        if ! "$python" -m venv "$venv" >/dev/null 2>&1; then
+        if ! "$python" -m venv --clear "$venv" >/dev/null 2>&1; then
             # Debian and Ubuntu ship venv apart from Python.
             install_packages "python3-venv" "python3" "python3"
-            "$python" -m venv "$venv" || die "python -m venv does not work here"
+            "$python" -m venv --clear "$venv" || die "python -m venv does not work here"
         fi
     fi
     say "installing Python packages (once; about a minute)"
