@@ -1,0 +1,1 @@
+"""Validation against hostile servers: each one is a real server on a loopback address."""
