@@ -1,0 +1,113 @@
+"""`chancery config check`: would the processes start with this file, and can each read what it needs?"""
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+
+from ca.admin.context import CommandError, ExitCode, config_option, output_option, read_settings
+from ca.admin.output import print_facts, print_json, print_line
+from ca.process.http import parse_listen
+from ca.process.lifecycle import StartupError
+from ca.process.settings import Settings
+
+_ROLES = ("acme_wfe", "acme_va", "ca_issuer", "ca_reader", "ocsp_signer", "ocsp_reader", "ca_admin")
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+@click.group()
+def config() -> None:
+    """The configuration file."""
+
+
+@config.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@config_option
+@output_option
+def check(file: Path | None, config: Path | None, output: str) -> None:
+    """Print the effective settings and check the files that they name; exit with 1 when something is wrong.
+
+    FILE is the configuration file, as with --config.
+    """
+    if file is not None and config is not None and file != config:
+        raise CommandError("two configuration files are named: give FILE or --config, not both", ExitCode.USAGE)
+    settings, path = read_settings(file or config)
+    faults = list(faults_of(settings, path))
+    effective = msgspec.to_builtins(settings, enc_hook=str)
+    if output == "json":
+        print_json({"file": str(path.resolve()), "ok": not faults, "faults": faults, "settings": effective})
+    else:
+        print_line(str(path.resolve()))
+        print_facts(_flat(effective))
+        print_line("ok: the settings and every file that they name can be used" if not faults else
+                   f"invalid: {len(faults)} of the files or addresses that they name cannot be used")
+    for fault in faults:
+        click.echo(f"chancery: {fault}", err=True)
+    click.get_current_context().exit(ExitCode.FAILED if faults else ExitCode.OK)
+
+
+def faults_of(settings: Settings, path: Path) -> Iterator[str]:
+    """Each fault as one line: file, key, what was expected and what is there."""
+    for key, place, is_secret in _files(settings):
+        problem = _problem_of_file(place, is_secret=is_secret)
+        if problem:
+            yield f"{path}: {key}: {problem}"
+    for key, place in (("data_dir", settings.data_dir), ("ocsp.store_dir", settings.ocsp.store_dir)):
+        if not place.is_dir():
+            yield f"{path}: {key}: expected a directory, {place} is none"
+    for key, listen in (("acme.listen", settings.acme.listen), ("ocsp.listen", settings.ocsp.listen),
+                        ("distribution.listen", settings.distribution.listen), ("admin.listen", settings.admin.listen)):
+        for address in listen:
+            try:
+                parse_listen(address)
+            except StartupError as fault:
+                yield f"{path}: {key}: {fault}"
+
+
+def _files(settings: Settings) -> Iterator[tuple[str, Path, bool]]:
+    """Key, file, and whether only its owner may read it."""
+    for role in _ROLES:
+        yield "database.secrets_dir", settings.database.secrets_dir / f"{role}.password", True
+    if "/" in settings.hsm.module:      # a bare name is looked for by the dynamic linker
+        yield "hsm.module", Path(settings.hsm.module), False
+    if settings.hsm.conf is not None:
+        yield "hsm.conf", settings.hsm.conf, False
+    yield "hsm.pin_file", settings.hsm.pin_file, True
+    yield "acme.nonce_key", settings.acme.nonce_key, True
+    # With service names the front end asks the CA for its certificate and writes both files by itself.
+    if settings.acme.tls and not settings.acme.service_names:
+        if settings.acme.tls_certificate is not None:
+            yield "acme.tls_certificate", settings.acme.tls_certificate, False
+        if settings.acme.tls_key is not None:
+            yield "acme.tls_key", settings.acme.tls_key, True
+
+
+def _problem_of_file(place: Path, *, is_secret: bool) -> str:
+    """What is wrong with a file that must exist, be readable, and be closed to others when secret; '' if nothing is."""
+    try:
+        mode = place.stat().st_mode
+    except FileNotFoundError:
+        return f"expected a file, {place} does not exist"
+    except OSError as fault:
+        return f"{place} cannot be looked at: {fault.strerror}"
+    if not stat.S_ISREG(mode):
+        return f"expected a file, {place} is none"
+    if is_secret and mode & _OTHERS:
+        return f"expected permissions 0600, {place} has {stat.S_IMODE(mode):04o}: chmod 600 it"
+    try:
+        with place.open("rb") as opened:
+            opened.read(1)
+    except OSError as fault:
+        return f"{place} cannot be read: {fault.strerror}"
+    return ""
+
+
+def _flat(settings: dict[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """('acme.base_url', 'https://...') for every setting, as it would be written in TOML."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", msgspec.json.encode(value).decode()

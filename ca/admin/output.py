@@ -1,0 +1,121 @@
+"""How commands print: tables and facts for people, one JSON document for programs.
+
+Everything that a subscriber or a DNS server could have chosen passes through `plain`, so that no text in the database
+can move a cursor or colour an operator's terminal.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_STYLES = {
+    "valid": "green", "good": "green", "ok": "green", "yes": "green", "active": "green",
+    "pending": "yellow", "ready": "yellow", "processing": "yellow", "unsigned": "yellow",
+    "invalid": "red", "revoked": "red", "missing": "red", "degraded": "red", "deactivated": "red", "no": "red",
+    "expired": "dim", "standby": "dim",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a table; `whole` is for what must never be cut or broken (serial numbers, ids)."""
+
+    title: str
+    whole: bool = False
+    right: bool = False
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """One JSON document on stdout."""
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def console() -> Console:
+    """The terminal of people: as wide as it is, 80 columns when there is none."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+    """A table that fits the terminal: long cells go on in the next line, whole ones stay whole."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        justify: Literal["right", "left"] = "right" if column.right else "left"
+        table.add_column(column.title, no_wrap=column.whole, overflow="fold", justify=justify)
+    for row in rows:
+        table.add_row(*[styled(cell) for cell in row])
+    console().print(table)
+
+
+def print_facts(facts: Iterable[tuple[str, str]], *, title: str = "") -> None:
+    """Names and values below each other; a value of several lines stays in its column."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        grid.add_row(name, styled(value))
+    if title:
+        console().print(Text(plain(title), style="bold"))
+    console().print(grid)
+
+
+def print_line(text: str) -> None:
+    """One sentence."""
+    console().print(styled(text))
+
+
+def styled(text: str) -> Text:
+    """The text, coloured when it starts with the name of a state."""
+    return Text(plain(text), style=_STYLES.get(text.split(" ", 1)[0].rstrip(",:"), ""))
+
+
+def plain(text: str) -> str:
+    """The text with every control and invisible character written out, line breaks excepted."""
+    return "".join(character if character.isprintable() or character == "\n"
+                   else character.encode("unicode_escape").decode("ascii") for character in text)
+
+
+def moment(value: datetime | None) -> str:
+    """A time for people, in UTC."""
+    return "-" if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def moment_json(value: datetime | None) -> str | None:
+    """RFC 3339 in UTC with whole seconds, as ACME writes it."""
+    return None if value is None else value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def span(length: timedelta) -> str:
+    """How long, in the one unit that says enough: '45 s', '12 min', '30 h', '89 d'."""
+    seconds = abs(length.total_seconds())
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7_200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 259_200:
+        return f"{seconds / 3600:.0f} h"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def relative(value: datetime | None, now: datetime) -> str:
+    """A time for people with its distance: '2026-11-24 03:01:02Z (2 h ago)'."""
+    if value is None:
+        return "-"
+    distance = span(value - now)
+    return f"{moment(value)} ({f'in {distance}' if value > now else f'{distance} ago'})"
+
+
+def size(value_bytes: int) -> str:
+    """Bytes in the unit that says enough."""
+    number = float(value_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 10 else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"

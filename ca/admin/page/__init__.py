@@ -1,0 +1,1 @@
+"""The operators' page: `watch` (looks at the database, not too often), `html`, `metrics`, `server` (loopback HTTP)."""
