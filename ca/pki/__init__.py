@@ -1,1 +1,7 @@
-"""."""
+"""The CA's rules and vocabulary, pure: no await, clock, randomness, SQL or socket.
+
+names           identifier, special_addresses          refusing        refusal
+requests        csr, public_key                        issuing rules   domain_control, validity, profile
+what is signed  tbs, crl, ca_certificate (with der)    checking it     lint
+numbers         serial, object_id                      revoking        revocation
+"""
