@@ -105,10 +105,18 @@ def span(length: timedelta) -> str:
 
 def relative(value: datetime | None, now: datetime) -> str:
     """A time for people with its distance: '2026-11-24 03:01:02Z (2 h ago)'."""
-    if value is None:
-        return "-"
-    distance = span(value - now)
-    return f"{moment(value)} ({f'in {distance}' if value > now else f'{distance} ago'})"
+    return "-" if value is None else f"{moment(value)} ({distance(value, now)})"
+
+
+def distance(value: datetime, now: datetime) -> str:
+    """How far away a time is: 'in 89 d', '2 h ago'."""
+    length = span(value - now)
+    return f"in {length}" if value > now else f"{length} ago"
+
+
+def day(value: datetime, now: datetime) -> str:
+    """A day for people with its distance: '2029-08-20 (in 1000 d)'."""
+    return f"{value.astimezone(UTC):%Y-%m-%d} ({distance(value, now)})"
 
 
 def size(value_bytes: int) -> str:

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from cryptography import x509
 
 from ca.admin import store
-from ca.admin.output import Column, moment, moment_json, relative, size, span
+from ca.admin.output import Column, day, distance, moment, moment_json, relative, size, span
 from ca.admin.records import CrlFreshness, Facts, Issuer, Queue
 from ca.process.postgres import Connection
 from ca.process.settings import OcspSettings
@@ -147,7 +147,7 @@ def _queues(status: Status) -> Section:
 
 def _issuers(status: Status) -> Section:
     rows = tuple((issuer.name, "active" if issuer.active else "standby", issuer.key_type.upper(),
-                  relative(not_after(issuer), status.looked_at)) for issuer in status.facts.issuers)
+                  day(not_after(issuer), status.looked_at)) for issuer in status.facts.issuers)
     return Section(title="Issuers", rows=rows, columns=(
         Column(title="issuer"), Column(title="state"), Column(title="key"), Column(title="not after")))
 
@@ -158,14 +158,18 @@ def _freshness(status: Status) -> Section:
     ocsp = status.facts.ocsp
     codes = {reason.code for reason in status.reasons}
     rows = [("OCSP", "old" if "ocsp_old" in codes else "ok",
-             f"{ocsp.shards} ranges, {ocsp.overdue} due", _age(ocsp.oldest_signed_at, now), "-")]
-    rows += [(f"CRL {crls.issuer_name}", crl_state(crls, now), f"{crls.published} CRLs, {crls.entries} entries",
-              _age(crls.oldest_this_update, now), "-" if crls.first_next_update is None
-              else f"{span(crls.first_next_update - now)}{' ago' if crls.first_next_update <= now else ''}")
+             f"{_count(ocsp.shards, 'range')}, {ocsp.overdue} due", _age(ocsp.oldest_signed_at, now), "-")]
+    rows += [(f"CRL {crls.issuer_name}", crl_state(crls, now),
+              f"{_count(crls.published, 'CRL')}, {crls.entries:,} revoked", _age(crls.oldest_this_update, now), "-" if crls.first_next_update is None
+              else distance(crls.first_next_update, now))
              for crls in status.facts.crls]
     return Section(title="Revocation status", rows=tuple(rows), columns=(
         Column(title="what"), Column(title="state"), Column(title="holds"), Column(title="oldest", right=True),
-        Column(title="ends in", right=True)))
+        Column(title="ends", right=True)))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _age(value: datetime | None, now: datetime) -> str:

@@ -2,10 +2,9 @@
 
 import base64
 import hashlib
-from datetime import datetime
 from html import escape
 
-from ca.admin.output import moment, plain, relative
+from ca.admin.output import distance, moment, plain
 from ca.admin.page.watch import View
 from ca.admin.status import Section, sections
 
@@ -42,7 +41,8 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-n
 th { text-align: left; font-weight: 500; color: var(--quiet); font-size: .8rem; padding: .15rem .75rem .3rem 0; }
 td { padding: .3rem .75rem .3rem 0; border-top: 1px solid var(--line); vertical-align: top; }
 th:last-child, td:last-child { padding-right: 0; }
-.right { text-align: right; }
+th { white-space: nowrap; }
+.right { text-align: right; white-space: nowrap; }
 .good { color: var(--good); }
 .bad { color: var(--bad); font-weight: 600; }
 .quiet { color: var(--quiet); }
@@ -89,15 +89,12 @@ def _figures(view: View) -> str:
         (f"{facts.certificates.last_24_h:,}", "certificates signed in 24 h"),
         (f"{about}{facts.certificates.stored:,}", "certificates stored"),
         (f"{sum(queue.depth for queue in facts.queues):,}", "waiting in queues"),
-        (_time_of_day(view.maintained_at, view.at), "last upkeep of the database"),
+        ("never" if view.maintained_at is None else distance(view.maintained_at, view.at),
+         "last upkeep of the database"),
     ]
     return '<div class="figures">' + "".join(
         f'<div class="figure"><b>{_text(number)}</b><span>{_text(name)}</span></div>' for number, name in figures
     ) + "</div>"
-
-
-def _time_of_day(value: datetime | None, now: datetime) -> str:
-    return "never" if value is None else relative(value, now).partition("(")[2].rstrip(")")
 
 
 def _section(section: Section) -> str:
