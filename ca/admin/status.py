@@ -160,8 +160,8 @@ def _freshness(status: Status) -> Section:
     rows = [("OCSP", "old" if "ocsp_old" in codes else "ok",
              f"{_count(ocsp.shards, 'range')}, {ocsp.overdue} due", _age(ocsp.oldest_signed_at, now), "-")]
     rows += [(f"CRL {crls.issuer_name}", crl_state(crls, now),
-              f"{_count(crls.published, 'CRL')}, {crls.entries:,} revoked", _age(crls.oldest_this_update, now), "-" if crls.first_next_update is None
-              else distance(crls.first_next_update, now))
+              f"{_count(crls.published, 'CRL')}, {crls.entries:,} revoked", _age(crls.oldest_this_update, now),
+              "-" if crls.first_next_update is None else distance(crls.first_next_update, now))
              for crls in status.facts.crls]
     return Section(title="Revocation status", rows=tuple(rows), columns=(
         Column(title="what"), Column(title="state"), Column(title="holds"), Column(title="oldest", right=True),

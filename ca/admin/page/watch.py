@@ -53,13 +53,21 @@ class Watch:
         return self._judge(self._now())
 
     async def _look(self, now: datetime) -> None:
-        try:
-            async with asyncio.timeout(_PATIENCE_S), self._pool.acquire() as connection:
-                self._status = await look(connection, now=now, ocsp=self._ocsp)
-            self._fault = ""
-        except (PostgresError, TimeoutError, *UNAVAILABLE) as fault:
-            self._fault = " ".join(str(fault).split()) or type(fault).__name__
-            structlog.get_logger().warning("the database did not answer", fault=self._fault)
+        for _attempt in range(2):
+            try:
+                async with asyncio.timeout(_PATIENCE_S), self._pool.acquire() as connection:
+                    self._status = await look(connection, now=now, ocsp=self._ocsp)
+            except TimeoutError:
+                self._fault = f"no answer within {_PATIENCE_S:.0f} s"
+                break
+            except (PostgresError, *UNAVAILABLE) as fault:
+                self._fault = " ".join(str(fault).split()) or type(fault).__name__
+            else:
+                self._fault = ""
+                return
+            # After a restart of the server the pool still holds connections of before: they say nothing about now.
+            await self._pool.expire_connections()
+        structlog.get_logger().warning("the database did not answer", fault=self._fault)
 
     def _judge(self, now: datetime) -> View:
         reasons = list(self._status.reasons if self._status else ())
