@@ -1,0 +1,144 @@
+"""OCSP responses signed in bulk: made-up certificates are queued in the database, and the clock runs until none waits.
+
+Peer: a bare loop of the same signatures through the same module, in as many processes. A serial number costs as many
+signatures as the responder has different answers for it, which is asked, not assumed.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+from cryptography.hazmat.primitives import hashes
+
+from loadtest.database import Connection, connected
+from loadtest.http_connection import HttpConnection, HttpFault, loopback_origin
+from loadtest.ocsp_load import OcspFault, RequestMaker, Subject, ask
+from loadtest.program import ProgramFault
+from loadtest.report import Row, median
+from loadtest.session import Session
+from loadtest.signing_loop import KeyKind, Token, backend_of, bare_rate_per_s, make_token
+from loadtest.synthetic import Issuer, active_issuers, insert_certificates, make_serials, request_responses, require_own
+from loadtest.targets import PRESIGN
+
+_SCENARIO = "presign"
+_NAMES = {"ec": "P-256", "rsa": "RSA-2048"}
+_STALL_S = 30.0
+_SEEN_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresignOptions:
+    """Serial numbers a round for each kind of key, rounds, and seconds of each bare loop."""
+
+    ec_serials: int
+    rsa_serials: int
+    rounds: int
+    seconds_s: float
+    peer: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One round of the pre-signer."""
+
+    serials: int
+    elapsed_s: float
+    batches: int
+
+
+async def run_presign(session: Session, options: PresignOptions) -> None:
+    """Measures and adds rows. Raises ProgramFault when Chancery or its database cannot be reached."""
+    chancery = await session.chancery()
+    require_own(chancery)
+    settings = chancery.settings()
+    processes = int(settings.get("ocsp", {}).get("presign_workers", 1))
+    token = await _token(session, settings["hsm"]) if options.peer else None
+    async with connected(chancery) as connection:
+        issuers = await active_issuers(connection)
+        with session.steps("presign", len(issuers) * options.rounds * 2) as steps:
+            for issuer in issuers:
+                bare, signed = [], []
+                for number in range(options.rounds):
+                    name = f"presign {_NAMES[issuer.key_type]}, round {number + 1} of {options.rounds}"
+                    if token is not None:
+                        steps.now(f"{name}, bare loop")
+                        bare.append(await bare_rate_per_s(token, cast(KeyKind, issuer.key_type), processes=processes,
+                                                          seconds_s=options.seconds_s))
+                    steps.done()
+                    steps.now(f"{name}, pre-signer")
+                    count = options.ec_serials if issuer.key_type == "ec" else options.rsa_serials
+                    signed.append(await _sign_all(session, connection, issuer, count))
+                    steps.done()
+                await _report(session, settings, issuer, bare, signed, processes)
+
+
+async def _token(session: Session, hsm: dict[str, str]) -> Token | None:
+    try:
+        if "softhsm" not in Path(hsm["module"]).name:
+            raise ProgramFault(f"{hsm['module']} is not SoftHSM, so no token for a bare loop can be made")
+        directory = (await session.chancery()).require_data_dir()
+        conf = directory / hsm["conf"] if hsm.get("conf") else None
+        return await make_token(session.peer_work(), hsm["module"], backend_of(conf))
+    except ProgramFault as fault:
+        session.report.note(f"presign: not measured against a bare loop: {fault}")
+        return None
+
+
+async def _sign_all(session: Session, connection: Connection, issuer: Issuer, count: int) -> Batch:
+    """Queues `count` serial numbers and waits until the queue is empty. Raises ProgramFault when it stops moving."""
+    serials = make_serials(count, datetime.now(UTC))
+    await insert_certificates(connection, issuer, serials)
+    last_batch = await connection.fetchval("SELECT COALESCE(max(id), 0) FROM ocsp_batches")
+    await request_responses(connection, issuer, serials)
+    started = time.perf_counter()
+    waiting, moved_at = count, started
+    while waiting:
+        await asyncio.sleep(0.02 if waiting < count // 4 else 0.1)
+        now_waiting = await connection.fetchval("SELECT count(*) FROM ocsp_requests WHERE issuer_id = $1", issuer.id)
+        if now_waiting != waiting:
+            waiting, moved_at = now_waiting, time.perf_counter()
+        elif time.perf_counter() - moved_at > _STALL_S:
+            raise ProgramFault(f"the pre-signer has left {waiting} of {count} serial numbers unsigned")
+    elapsed_s = time.perf_counter() - started
+    batches = await connection.fetchval("SELECT count(*) FROM ocsp_batches WHERE id > $1 AND issuer_id = $2",
+                                        last_batch, issuer.id)
+    session.synthetic += [Subject(serial=int.from_bytes(serial, "big"), issuer=issuer.certificate)
+                          for serial in serials]
+    return Batch(serials=count, elapsed_s=elapsed_s, batches=batches)
+
+
+async def _report(session: Session, settings: dict[str, dict[str, str]], issuer: Issuer, bare: Sequence[float],
+                  signed: Sequence[Batch], processes: int) -> None:
+    sample = [one for one in session.synthetic if one.issuer == issuer.certificate][-1]
+    answers = await _signatures_per_serial(settings["ca"]["ocsp_url"], sample)
+    rates = [one.serials * answers / one.elapsed_s for one in signed]
+    session.report.details[f"presign {issuer.name}"] = {
+        "signatures_per_serial": answers, "processes": processes, "bare_per_s": [round(one, 1) for one in bare],
+        "rounds": [{"serials": one.serials, "elapsed_s": round(one.elapsed_s, 3), "batches": one.batches,
+                    "signatures_per_s": round(rate, 1)} for one, rate in zip(signed, rates, strict=True)]}
+    session.report.add(Row(
+        scenario=_SCENARIO, figure=f"signatures/s, {_NAMES[issuer.key_type]}", value=median(rates), unit="",
+        note=f"{signed[-1].serials} serials, {signed[-1].batches} batches, {answers} signatures each",
+        peer=f"bare loop x {processes}" if bare else "", peer_value=median(bare), target=PRESIGN if bare else None))
+
+
+async def _signatures_per_serial(url: str, subject: Subject) -> int:
+    """Different signatures among the answers to a SHA-1 and a SHA-256 CertID. Raises ProgramFault without an answer."""
+    origin, maker = loopback_origin(url), RequestMaker()
+    connection = HttpConnection(origin, None)
+    give_up_at = time.monotonic() + _SEEN_PATIENCE_S
+    try:
+        while True:
+            try:
+                return len({(await ask(connection, subject, maker.request(subject, algorithm), "GET"))[0].signature
+                            for algorithm in (hashes.SHA1(), hashes.SHA256())})  # noqa: S303 - what clients send
+            except (OcspFault, HttpFault, OSError) as fault:
+                if time.monotonic() > give_up_at:
+                    raise ProgramFault(f"a signed serial number is not answered by {url}: {fault}") from fault
+                await asyncio.sleep(0.05)
+    finally:
+        connection.close()

@@ -1,0 +1,74 @@
+"""Certificates that exist in the database alone: the pre-signer has to sign for them as for real ones.
+
+Only in a Chancery that the load test started itself: these rows have no certificate, and no CA should keep them.
+"""
+
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+
+from loadtest.chancery_process import Chancery
+from loadtest.database import Connection
+from loadtest.program import ProgramFault
+
+_SERIAL_DAY_ZERO = datetime(2020, 1, 1, tzinfo=UTC)
+_SERIAL_DAY_OFFSET = 256
+_CHUNK_ROWS = 50_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuer:
+    """An issuing CA as its row says."""
+
+    id: int
+    name: str
+    key_type: str
+    certificate: x509.Certificate
+
+
+def require_own(chancery: Chancery) -> None:
+    """Raises ProgramFault for a Chancery that somebody else started."""
+    if chancery.program is None:
+        raise ProgramFault("this makes up certificates in the database, so it only runs against a Chancery that the "
+                           "load test starts itself: leave out --directory")
+
+
+async def active_issuers(connection: Connection) -> list[Issuer]:
+    """Those that sign new certificates."""
+    rows = await connection.fetch("SELECT id, name, key_type, certificate FROM issuers WHERE active ORDER BY id")
+    return [Issuer(id=row["id"], name=row["name"], key_type=row["key_type"],
+                   certificate=x509.load_der_x509_certificate(row["certificate"])) for row in rows]
+
+
+def make_serials(count: int, now: datetime) -> list[bytes]:
+    """Serial numbers of today: two bytes of day, sixteen of chance."""
+    day = _SERIAL_DAY_OFFSET + (now - _SERIAL_DAY_ZERO).days
+    prefix = day.to_bytes(2, "big")
+    return [prefix + secrets.token_bytes(16) for _ in range(count)]
+
+
+async def insert_certificates(connection: Connection, issuer: Issuer, serials: Sequence[bytes]) -> None:
+    """Rows in `certificates`, as an issuance leaves them."""
+    now = datetime.now(UTC)
+    id_prefix = int(now.timestamp() * 1000).to_bytes(6, "big")
+    for first in range(0, len(serials), _CHUNK_ROWS):
+        rows = [(serial, id_prefix + os.urandom(16), None, issuer.id, "classic", now - timedelta(hours=1),
+                 now + timedelta(days=90), os.urandom(32), b"synthetic", now)
+                for serial in serials[first:first + _CHUNK_ROWS]]
+        await connection.copy_records_to_table("certificates", records=rows, columns=[
+            "serial", "request_id", "account_id", "issuer_id", "profile", "not_before", "not_after", "spki_sha256",
+            "tbs", "created_at"])
+
+
+async def request_responses(connection: Connection, issuer: Issuer, serials: Sequence[bytes]) -> None:
+    """Queues all of them in one transaction and wakes the pre-signer, as an issuance does for one."""
+    now = datetime.now(UTC)
+    rows = [(serial, 0, issuer.id, serial + b"load", now) for serial in serials]
+    async with connection.transaction():
+        await connection.copy_records_to_table("ocsp_requests", records=rows, columns=[
+            "serial", "version", "issuer_id", "request_id", "requested_at"])
+        await connection.execute("NOTIFY ocsp_due")
