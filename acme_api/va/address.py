@@ -8,12 +8,9 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
-IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-LOOPBACK: Final[tuple[IpNetwork, ...]] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+from ca.pki.special_addresses import LOOPBACK, IpAddress, IpNetwork, lies_in
 
 # Never dialled, whatever the configuration allows; loopback is judged apart.
 _NEVER: Final = tuple((ipaddress.ip_network(prefix), kind) for prefix, kind in (
@@ -98,8 +95,8 @@ class AddressPolicy:
         kind = _kind(address, _NEVER)
         if kind is not None:
             raise AddressRefused(kind)
-        if _within(address, LOOPBACK):
-            if not _within(address, self.loopback):
+        if lies_in(address, LOOPBACK):
+            if not lies_in(address, self.loopback):
                 raise AddressRefused("loopback")
             return
         if address in self.refused:
@@ -111,12 +108,8 @@ class AddressPolicy:
         kind = _kind(address, _SPECIAL)
         if kind is None and address.version == 6 and address not in _GLOBAL_UNICAST:
             kind = "not global unicast"
-        if kind is not None and not _within(address, self.allowed):
+        if kind is not None and not lies_in(address, self.allowed):
             raise AddressRefused(kind)
-
-
-def _within(address: IpAddress, networks: Iterable[IpNetwork]) -> bool:
-    return any(address.version == network.version and address in network for network in networks)
 
 
 def _kind(address: IpAddress, table: Iterable[tuple[IpNetwork, str]]) -> str | None:

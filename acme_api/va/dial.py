@@ -8,6 +8,7 @@ be read of a connection is bounded, TLS included, because TLS runs here over mem
 import asyncio
 import ipaddress
 import os
+import re
 import socket
 import ssl
 from collections import Counter
@@ -16,16 +17,18 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from acme_api.va.address import AddressPolicy, AddressRefused, IpAddress
+from acme_api.va.address import AddressPolicy, AddressRefused
 from acme_api.va.evidence import Evidence
 from acme_api.va.failure import ValidationFailure
 from acme_api.va.resolver import Resolver
+from ca.pki.special_addresses import IpAddress
 
 Host: TypeAlias = str | IpAddress
 
 CONNECT_TIMEOUT_S: Final = 5.0
 _MAX_ADDRESSES: Final = 2
 _READ_BYTES: Final = 16_384
+_OPENSSL_TEXT: Final = re.compile(r"\] ([a-z0-9 ]+) \(_ssl\.c", re.ASCII)
 _CONNECTIONS_PER_HOST: Final = 20
 
 
@@ -91,7 +94,7 @@ class Connection:
         try:
             self._tls.write(data)
         except ssl.SSLError as fault:
-            raise ValidationFailure("tls", f"TLS with {self.endpoint} failed: {_reason(fault)}") from fault
+            raise ValidationFailure("tls", f"TLS with {self.endpoint} failed: {tls_reason(fault)}") from fault
         await self._flush()
 
     async def receive(self) -> bytes:
@@ -111,7 +114,7 @@ class Connection:
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
             except ssl.SSLError as fault:
-                raise ValidationFailure("tls", f"TLS with {self.endpoint} failed: {_reason(fault)}") from fault
+                raise ValidationFailure("tls", f"TLS with {self.endpoint} failed: {tls_reason(fault)}") from fault
 
     def close(self) -> None:
         """Closes at once: nothing is sent, nothing is waited for."""
@@ -279,14 +282,20 @@ def client_context(*, alpn: str | None = None) -> ssl.SSLContext:
     return context
 
 
-def _reason(fault: ssl.SSLError) -> str:
-    """OpenSSL's own name of the failure: one of a fixed list, never text of the other side."""
-    return (fault.reason or "unknown error").lower().replace("_", " ")
+def tls_reason(fault: ssl.SSLError) -> str:
+    """OpenSSL's own name of the failure: one of a fixed list, never text of the other side.
+
+    Python knows some of them as `reason`; the others are in the text, between "[SSL] " and " (_ssl.c:1006)".
+    """
+    if fault.reason:
+        return fault.reason.lower().replace("_", " ")
+    text = _OPENSSL_TEXT.search(fault.strerror or "")
+    return text[1] if text else "unknown error"
 
 
 def tls_failure(endpoint: Endpoint, fault: ssl.SSLError) -> ValidationFailure:
     """The failure of a handshake, for the subscriber."""
-    return ValidationFailure("tls", f"the TLS handshake with {endpoint} failed: {_reason(fault)}")
+    return ValidationFailure("tls", f"the TLS handshake with {endpoint} failed: {tls_reason(fault)}")
 
 
 def _words(fault: OSError) -> str:

@@ -2,7 +2,8 @@
 
 from typing import Literal, TypeAlias
 
-FailureType: TypeAlias = Literal["caa", "connection", "dns", "incorrectResponse", "tls"]
+FailureType: TypeAlias = Literal[
+    "caa", "connection", "dns", "incorrectResponse", "malformed", "serverInternal", "tls"]
 
 
 class ValidationFailure(Exception):

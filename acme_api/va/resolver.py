@@ -30,9 +30,9 @@ import dns.rdtypes.IN.AAAA
 
 from acme_api.protocol.caa import CaaRecord
 from acme_api.va.failure import ValidationFailure
+from ca.pki.special_addresses import IpAddress
 from ca.process.lifecycle import StartupError
 
-IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Server: TypeAlias = tuple[str, int]
 _Value = TypeVar("_Value")
 

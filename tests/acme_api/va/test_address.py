@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from acme_api.va.address import LOOPBACK, AddressPolicy, AddressRefused, is_own_address
+from acme_api.va.address import AddressPolicy, AddressRefused, is_own_address
+from ca.pki.special_addresses import LOOPBACK, NEVER, SPECIAL, IpNetwork
 
 PUBLIC = AddressPolicy(is_own=lambda _address: False)
 
@@ -100,3 +101,11 @@ def test_own_addresses_are_recognised_without_a_packet() -> None:
         except OSError:
             return
         assert is_own_address(ipaddress.ip_address(probe.getsockname()[0]))
+
+
+@pytest.mark.parametrize("network", [*LOOPBACK, *NEVER, *SPECIAL], ids=str)
+def test_every_address_that_is_not_certified_is_not_dialled(network: IpNetwork) -> None:
+    """SF3: the filter of dialling and the rule for address identifiers agree on every special-purpose network."""
+    for address in (network[0], network[-1]):
+        with pytest.raises(AddressRefused):
+            PUBLIC.require_dialable(address)
