@@ -197,7 +197,9 @@ CREATE TABLE issuers (
     name           text NOT NULL UNIQUE,        -- also the label of its key in the token
     key_type       text NOT NULL CHECK (key_type IN ('rsa', 'ec')),
     certificate    bytea NOT NULL,              -- DER
-    crl_shards     smallint NOT NULL,           -- fixed for the issuer's life: the URL is in certificates
+    -- Fixed for the issuer's life: the URL is in certificates. A divisor of 256, so that the last byte of a serial
+    -- number says its shard.
+    crl_shards     smallint NOT NULL CHECK (crl_shards IN (1, 2, 4, 8, 16, 32, 64, 128, 256)),
     active         boolean NOT NULL,            -- new certificates are signed by it
     created_at     timestamptz NOT NULL
 );
