@@ -94,7 +94,11 @@ async def revoke(connection: Connection, request: RevocationRequest, *, now: dat
 
 
 async def announce(
-    connection: Connection, request_ids: Sequence[bytes], ocsp: Sequence[tuple[bytes, int, int, bytes]], *, now: datetime
+    connection: Connection,
+    request_ids: Sequence[bytes],
+    ocsp: Sequence[tuple[bytes, int, int, bytes]],
+    *,
+    now: datetime,
 ) -> None:
     """Queues the new OCSP responses and tells who asked, in the caller's transaction."""
     if ocsp:
