@@ -77,6 +77,8 @@ _OPTIONS: dict[str, Sequence[Callable[[_Command], _Command]]] = {
         click.option("--certificates", type=_COUNT, default=300, show_default=True, help="Issued to be asked about."),
         click.option("--revocations", type=click.IntRange(1, 1000), default=50, show_default=True),
         click.option("--wrk-seconds", type=_SECONDS, default=5, show_default=True, help="Length of a wrk run."),
+        click.option("--responses", type=click.IntRange(0, 100_000_000), default=0, show_default=True,
+                     help="Measure again with this many made-up responses held (10000000 takes an hour)."),
         click.option("--connections", type=click.IntRange(1, 1000), default=32, show_default=True),
     ),
 }
@@ -137,7 +139,8 @@ def _presign(options: dict[str, Any]) -> _Scenario:
 def _ocsp(options: dict[str, Any]) -> _Scenario:
     chosen = OcspOptions(certificates=options["certificates"], revocations=options["revocations"],
                          rounds=options["rounds"], seconds=options["wrk_seconds"],
-                         connections=options["connections"], peer=options["peer"])
+                         connections=options["connections"], peer=options["peer"],
+                         responses=options["responses"])
     return lambda session: run_ocsp(session, chosen)
 
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509 import ocsp
 
 from loadtest.acme_round import Target, closed_round, open_accounts, prepare_orders
+from loadtest.database import connected
 from loadtest.http_connection import HttpConnection, HttpFault, Origin, loopback_origin
 from loadtest.ocsp_load import (
     OcspFault,
@@ -30,7 +31,14 @@ from loadtest.process_cpu import memory_bytes
 from loadtest.program import ProgramFault, find_program
 from loadtest.report import Row, median, percentile
 from loadtest.session import Session, Steps
-from loadtest.targets import OCSP_GET, OCSP_POST, RESPONDER_MEMORY_MB, REVOCATION_SEEN_P99_MS
+from loadtest.synthetic import active_issuers, require_own, sign_made_up
+from loadtest.targets import (
+    OCSP_GET,
+    OCSP_MANY_RESPONSES,
+    OCSP_POST,
+    RESPONDER_MEMORY_MB,
+    REVOCATION_SEEN_P99_MS,
+)
 from loadtest.targets import Target as Bound
 
 _SCENARIO = "ocsp"
@@ -39,6 +47,8 @@ _ISSUE_TIMEOUT_S = 180.0
 _SEEN_PATIENCE_S = 10.0
 _CHECKED = 50
 _SAMPLE_LIMIT = 200_000
+_FEW_RESPONSES = 10_000
+_FILL_CHUNK = 200_000
 _KEY_COMPROMISE = 1
 
 
@@ -52,6 +62,7 @@ class OcspOptions:
     seconds: int
     connections: int
     peer: bool
+    responses: int      # 0, or how many the responder has to hold for a second measurement
 
 
 async def run_ocsp(session: Session, options: OcspOptions) -> None:
@@ -65,6 +76,8 @@ async def run_ocsp(session: Session, options: OcspOptions) -> None:
         session.report.note("ocsp: answers a second not measured: wrk is not on this machine")
     else:
         await _load(session, options, origin, subjects, answer_bytes)
+        if options.responses:
+            await _many_responses(session, options, origin)
     await _memory(session)
     await _revocations(session, options, origin)
 
@@ -170,6 +183,35 @@ def _report_load(session: Session, method: str, serials: int, answer_bytes: int,
     session.report.add(Row(scenario=_SCENARIO, figure=f"{method} p99", unit="ms", peer=peer,
                            value=median([one.p99_ms for one in mine]),
                            peer_value=median([one.p99_ms for one in theirs])))
+
+
+async def _many_responses(session: Session, options: OcspOptions, origin: Origin) -> None:
+    """GET with few responses in the store, and again with many. Raises ProgramFault."""
+    chancery = await session.chancery()
+    require_own(chancery)
+    maker, work, rates = RequestMaker(), session.peer_work(), []
+    async with connected(chancery) as connection:
+        issuer = next(one for one in await active_issuers(connection) if one.key_type == "ec")
+        held = await connection.fetchval("SELECT COALESCE(sum(count), 0)::bigint FROM ocsp_batches")
+        for wanted in (_FEW_RESPONSES, options.responses):
+            chunks = range(held, wanted, _FILL_CHUNK)
+            sample: list[Subject] = []
+            with session.steps(f"ocsp: {wanted} responses", len(chunks) + options.rounds) as steps:
+                for first in chunks:
+                    part = sample if first == chunks[-1] else []
+                    await sign_made_up(connection, issuer, min(_FILL_CHUNK, wanted - first), part)
+                    steps.done()
+                held = max(held, wanted)
+                session.synthetic = sample or session.synthetic
+                await _check_answers(session.synthetic[-_CHECKED:], origin)
+                script = write_script(work, "GET", [
+                    maker.request(one, hashes.SHA1()) for one in session.synthetic])  # noqa: S303
+                runs = [await _one_run(steps, f"ocsp: GET among {wanted}", options, origin, script)
+                        for _ in range(options.rounds)]
+            rates.append((held, median([one.per_s for one in runs])))
+    (few, few_per_s), (many, many_per_s) = rates
+    session.report.add(Row(scenario=_SCENARIO, figure=f"GET answers/s, {many:,} responses held", unit="",
+                           peer=f"with {few:,}", value=many_per_s, peer_value=few_per_s, target=OCSP_MANY_RESPONSES))
 
 
 async def _memory(session: Session) -> None:

@@ -8,25 +8,23 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 from cryptography.hazmat.primitives import hashes
 
-from loadtest.database import Connection, connected
+from loadtest.database import connected
 from loadtest.http_connection import HttpConnection, HttpFault, loopback_origin
 from loadtest.ocsp_load import OcspFault, RequestMaker, Subject, ask
 from loadtest.program import ProgramFault
 from loadtest.report import Row, median
 from loadtest.session import Session
 from loadtest.signing_loop import KeyKind, Token, backend_of, bare_rate_per_s, make_token
-from loadtest.synthetic import Issuer, active_issuers, insert_certificates, make_serials, request_responses, require_own
+from loadtest.synthetic import Issuer, SignedRound, active_issuers, require_own, sign_made_up
 from loadtest.targets import PRESIGN
 
 _SCENARIO = "presign"
 _NAMES = {"ec": "P-256", "rsa": "RSA-2048"}
-_STALL_S = 30.0
 _SEEN_PATIENCE_S = 10.0
 
 
@@ -39,15 +37,6 @@ class PresignOptions:
     rounds: int
     seconds_s: float
     peer: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """One round of the pre-signer."""
-
-    serials: int
-    elapsed_s: float
-    batches: int
 
 
 async def run_presign(session: Session, options: PresignOptions) -> None:
@@ -71,7 +60,7 @@ async def run_presign(session: Session, options: PresignOptions) -> None:
                     steps.done()
                     steps.now(f"{name}, pre-signer")
                     count = options.ec_serials if issuer.key_type == "ec" else options.rsa_serials
-                    signed.append(await _sign_all(session, connection, issuer, count))
+                    signed.append(await sign_made_up(connection, issuer, count, session.synthetic))
                     steps.done()
                 await _report(session, settings, issuer, bare, signed, processes)
 
@@ -88,31 +77,8 @@ async def _token(session: Session, hsm: dict[str, str]) -> Token | None:
         return None
 
 
-async def _sign_all(session: Session, connection: Connection, issuer: Issuer, count: int) -> Batch:
-    """Queues `count` serial numbers and waits until the queue is empty. Raises ProgramFault when it stops moving."""
-    serials = make_serials(count, datetime.now(UTC))
-    await insert_certificates(connection, issuer, serials)
-    last_batch = await connection.fetchval("SELECT COALESCE(max(id), 0) FROM ocsp_batches")
-    await request_responses(connection, issuer, serials)
-    started = time.perf_counter()
-    waiting, moved_at = count, started
-    while waiting:
-        await asyncio.sleep(0.02 if waiting < count // 4 else 0.1)
-        now_waiting = await connection.fetchval("SELECT count(*) FROM ocsp_requests WHERE issuer_id = $1", issuer.id)
-        if now_waiting != waiting:
-            waiting, moved_at = now_waiting, time.perf_counter()
-        elif time.perf_counter() - moved_at > _STALL_S:
-            raise ProgramFault(f"the pre-signer has left {waiting} of {count} serial numbers unsigned")
-    elapsed_s = time.perf_counter() - started
-    batches = await connection.fetchval("SELECT count(*) FROM ocsp_batches WHERE id > $1 AND issuer_id = $2",
-                                        last_batch, issuer.id)
-    session.synthetic += [Subject(serial=int.from_bytes(serial, "big"), issuer=issuer.certificate)
-                          for serial in serials]
-    return Batch(serials=count, elapsed_s=elapsed_s, batches=batches)
-
-
 async def _report(session: Session, settings: dict[str, dict[str, str]], issuer: Issuer, bare: Sequence[float],
-                  signed: Sequence[Batch], processes: int) -> None:
+                  signed: Sequence[SignedRound], processes: int) -> None:
     sample = [one for one in session.synthetic if one.issuer == issuer.certificate][-1]
     answers = await _signatures_per_serial(settings["ca"]["ocsp_url"], sample)
     rates = [one.serials * answers / one.elapsed_s for one in signed]

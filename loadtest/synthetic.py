@@ -3,8 +3,10 @@
 Only in a Chancery that the load test started itself: these rows have no certificate, and no CA should keep them.
 """
 
+import asyncio
 import os
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,11 +15,14 @@ from cryptography import x509
 
 from loadtest.chancery_process import Chancery
 from loadtest.database import Connection
+from loadtest.ocsp_load import Subject
 from loadtest.program import ProgramFault
 
 _SERIAL_DAY_ZERO = datetime(2020, 1, 1, tzinfo=UTC)
 _SERIAL_DAY_OFFSET = 256
 _CHUNK_ROWS = 50_000
+_SAMPLE_LIMIT = 200_000
+_STALL_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +33,15 @@ class Issuer:
     name: str
     key_type: str
     certificate: x509.Certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedRound:
+    """Serial numbers that the pre-signer signed, in how many batches, and how long it took."""
+
+    serials: int
+    elapsed_s: float
+    batches: int
 
 
 def require_own(chancery: Chancery) -> None:
@@ -72,3 +86,29 @@ async def request_responses(connection: Connection, issuer: Issuer, serials: Seq
         await connection.copy_records_to_table("ocsp_requests", records=rows, columns=[
             "serial", "version", "issuer_id", "request_id", "requested_at"])
         await connection.execute("NOTIFY ocsp_due")
+
+
+async def sign_made_up(connection: Connection, issuer: Issuer, count: int, sample: list[Subject]) -> SignedRound:
+    """Queues `count` new serial numbers and waits until none is left; some of them are added to `sample`.
+
+    Raises ProgramFault when the queue stops moving.
+    """
+    serials = make_serials(count, datetime.now(UTC))
+    await insert_certificates(connection, issuer, serials)
+    last_batch = await connection.fetchval("SELECT COALESCE(max(id), 0) FROM ocsp_batches")
+    await request_responses(connection, issuer, serials)
+    started = time.perf_counter()
+    waiting, moved_at = count, started
+    while waiting:
+        await asyncio.sleep(0.02 if waiting < count // 4 else 0.1)
+        still = await connection.fetchval("SELECT count(*) FROM ocsp_requests WHERE issuer_id = $1", issuer.id)
+        if still != waiting:
+            waiting, moved_at = still, time.perf_counter()
+        elif time.perf_counter() - moved_at > _STALL_S:
+            raise ProgramFault(f"the pre-signer has left {waiting} of {count} serial numbers unsigned")
+    elapsed_s = time.perf_counter() - started
+    batches = await connection.fetchval("SELECT count(*) FROM ocsp_batches WHERE id > $1 AND issuer_id = $2",
+                                        last_batch, issuer.id)
+    room = max(1, _SAMPLE_LIMIT - len(sample))
+    sample += [Subject(serial=int.from_bytes(serial, "big"), issuer=issuer.certificate) for serial in serials[-room:]]
+    return SignedRound(serials=count, elapsed_s=elapsed_s, batches=batches)

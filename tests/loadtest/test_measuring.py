@@ -7,23 +7,25 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote
 
 import pytest
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import NameOID
 
 from loadtest.database import TableSize
-from loadtest.ocsp_load import RequestMaker, Subject, get_path, verify, wrk_result
+from loadtest.http_connection import HttpConnection, loopback_origin
+from loadtest.ocsp_load import RequestMaker, Subject, get_path, run_wrk, verify, write_script, wrk_result
+from loadtest.peers import Nginx
 from loadtest.process_cpu import label, spent_between, tree_cpu_s
 from loadtest.program import ProgramFault, find_program
 from loadtest.signing_loop import backend_of, bare_rate_per_s, make_token
 from loadtest.statements import tally
 from loadtest.synthetic import make_serials
+from tests.loadtest.certificates import self_signed
 
 _LOG = """\
 LOG:  parameter "log_min_duration_statement" changed to "0"
@@ -38,14 +40,6 @@ loadtest|acme_wfe|LOG:  duration: 0.600 ms  execute __asyncpg_stmt_1__: SELECT a
 loadtest|ca_issuer|LOG:  duration: 2.000 ms  statement: COMMIT;
 loadtest|postgres|LOG:  duration: 9.000 ms  statement: SELECT pg_reload_conf()
 """
-
-
-def _certificate(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Issuer")])
-    now = datetime.now(UTC)
-    return (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-            .serial_number(7).not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-            .sign(key, hashes.SHA256()))
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
@@ -100,7 +94,7 @@ def test_table_growth() -> None:
 def test_requests_are_those_of_the_whole_certificates(kind: str, algorithm: hashes.SHA1 | hashes.SHA256) -> None:
     """Built from a serial number and the issuer alone, the request is the one built from both certificates."""
     key = ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else rsa.generate_private_key(65537, 2048)
-    issuer = _certificate(key)
+    issuer = self_signed(key)
     mine = RequestMaker().request(Subject(serial=7, issuer=issuer), algorithm)
     theirs = ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, algorithm).build()
     assert mine == theirs.public_bytes(serialization.Encoding.DER)
@@ -112,7 +106,7 @@ def test_requests_are_those_of_the_whole_certificates(kind: str, algorithm: hash
 def test_answers_are_proved() -> None:
     """A signature of another key is refused."""
     key, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    issuer = _certificate(key)
+    issuer = self_signed(key)
     now = datetime.now(UTC)
 
     response = (ocsp.OCSPResponseBuilder()
@@ -122,7 +116,7 @@ def test_answers_are_proved() -> None:
                 .responder_id(ocsp.OCSPResponderEncoding.HASH, issuer).sign(key, hashes.SHA256()))
     verify(response, issuer)
     with pytest.raises(InvalidSignature):
-        verify(response, _certificate(other))
+        verify(response, self_signed(other))
 
 
 def test_wrk_output_is_read() -> None:
@@ -165,3 +159,25 @@ def test_a_command_line_that_makes_no_sense_is_refused() -> None:
         done = subprocess.run([sys.executable, "-m", "loadtest", *arguments], capture_output=True, text=True,
                               check=False, cwd=Path(__file__).resolve().parents[2])
         assert done.returncode == 2, done.stderr
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_wrk_and_nginx_side_by_side(tmp_path: Path, method: Literal["GET", "POST"]) -> None:
+    """nginx answers every request of wrk with a body of the wanted length, over connections that stay open."""
+    assert find_program("wrk") is not None, "wrk is not installed"
+    assert Nginx.missing() is None, "nginx is not installed"
+    nginx = await Nginx.start(tmp_path, 281)
+    try:
+        origin = loopback_origin(nginx.url)
+        connection = HttpConnection(origin, None)
+        answer = await connection.request("POST", "/", b"request", content_type="application/ocsp-request",
+                                          timeout_s=5.0)
+        connection.close()
+        found = await run_wrk(write_script(tmp_path, method, [b"one", b"two"]), origin, connections=4, seconds=1)
+    finally:
+        nginx.stop()
+    assert (answer.status, len(answer.body)) == (200, 281)
+    assert answer.headers["content-type"] == "application/ocsp-response"
+    assert found.requests > 100
+    assert (found.bad_statuses, found.socket_errors) == (0, 0)
+    assert 0 < found.p50_ms <= found.p99_ms
