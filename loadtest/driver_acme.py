@@ -24,6 +24,8 @@ _JOSE_TYPE = "application/jose+json"
 _REQUEST_TIMEOUT_S = 30.0
 _NONCE_TRIES = 3
 _COORDINATE_BYTES = 32
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+_ES256 = ec.ECDSA(hashes.SHA256())
 _FINAL_STATUSES = ("valid", "invalid", "deactivated", "expired", "revoked")
 
 
@@ -38,7 +40,7 @@ def base64url(data: bytes) -> str:
 
 def compact_json(value: object) -> bytes:
     """JSON without spaces."""
-    return json.dumps(value, separators=(",", ":")).encode("utf-8")
+    return _COMPACT.encode(value).encode("ascii")
 
 
 class AccountKey:
@@ -55,7 +57,7 @@ class AccountKey:
         """The flattened JWS of a request (RFC 8555 6.2); empty `payload` is POST-as-GET."""
         protected64 = base64url(compact_json({"alg": "ES256", **protected}))
         payload64 = base64url(payload)
-        der = self._key.sign(f"{protected64}.{payload64}".encode("ascii"), ec.ECDSA(hashes.SHA256()))
+        der = self._key.sign(f"{protected64}.{payload64}".encode("ascii"), _ES256)
         r, s = decode_dss_signature(der)
         signature = base64url(r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big"))
         return compact_json({"protected": protected64, "payload": payload64, "signature": signature})
@@ -114,10 +116,10 @@ class AcmeServer:
 
     def path(self, url: str) -> str:
         """The path of a URL on this very server: one connection reaches all of it."""
-        parts = urlsplit(url)
-        if (parts.scheme, parts.hostname, parts.port) != (self.origin.scheme, self.origin.host, self.origin.port):
+        start = f"{self.origin.scheme}://{self.origin.authority}"
+        if not url.startswith(f"{start}/"):
             raise AcmeFault("a URL leads to another server")
-        return parts.path + (f"?{parts.query}" if parts.query else "")
+        return url[len(start):]
 
 
 class AcmeAccount:
