@@ -1,1 +1,2 @@
-"""."""
+"""OCSP without I/O: `request` (strict parser, GET path), `response` (template encoder), `batch` (what pre-signer and
+responder exchange), `schedule` (what is due, and which times a response carries)."""

@@ -1,0 +1,145 @@
+"""OCSP responses from templates (RFC 6960 4.2, RFC 9919): everything but serial, status, times and signature is fixed.
+
+A response is put together from byte strings that are made once an (issuer, hash, times) and joined around the serial
+number and the signature; no object is built for a response. Responses are signed by the issuer's own key and name it by
+key hash (byKey), so they carry no certificate.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from functools import lru_cache
+from typing import Final
+
+from ca.pki import der
+from ca.pki.serial import SERIAL_BYTES
+
+
+class HashName(Enum):
+    """Hash of a CertID: SHA-1 is what clients send, SHA-256 what RFC 9919 asks them to."""
+
+    SHA1 = "sha1"
+    SHA256 = "sha256"
+
+
+# AlgorithmIdentifier with NULL, as every client sends it.
+_HASH_ALGORITHM: Final = {
+    HashName.SHA1: bytes.fromhex("300906052b0e03021a0500"),
+    HashName.SHA256: bytes.fromhex("300d06096086480165030402010500"),
+}
+_OCSP_BASIC: Final = bytes.fromhex("06092b0601050507300101")
+_SUCCESSFUL: Final = bytes.fromhex("0a0100")
+_BY_KEY: Final = 0xA2
+_EXPLICIT_0: Final = 0xA0
+_EXPLICIT_1: Final = 0xA1
+_GOOD: Final = bytes.fromhex("8000")
+_REVOKED: Final = 0xA1
+_PLACEHOLDER: Final = bytes(SERIAL_BYTES)
+UNSPECIFIED_REASON: Final = 0
+_REMOVE_FROM_CRL: Final = 8
+
+# Whole OCSPResponses without responseBytes (RFC 6960 4.2.1), for what cannot be answered.
+MALFORMED_REQUEST: Final = bytes.fromhex("30030a0101")
+INTERNAL_ERROR: Final = bytes.fromhex("30030a0102")
+TRY_LATER: Final = bytes.fromhex("30030a0103")
+UNAUTHORIZED: Final = bytes.fromhex("30030a0106")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Unix seconds of one response: when it was signed, since when and until when its status holds."""
+
+    produced_at_s: int
+    this_update_s: int
+    next_update_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertStatus:
+    """`revoked_at_s` None: good. Reason 0 is not encoded (BR 7.2.2)."""
+
+    revoked_at_s: int | None = None
+    reason: int = UNSPECIFIED_REASON
+
+
+GOOD: Final = CertStatus()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuerIdentity:
+    """What a CertID and a responder id say of an issuer, and how it signs.
+
+    `name_der` and `key_bits` are copied from the issuer's certificate: its subject Name, and the content of its
+    public-key BIT STRING without the octet of unused bits.
+    """
+
+    name_der: bytes
+    key_bits: bytes
+    signature_algorithm_der: bytes
+
+    def name_hash(self, name: HashName) -> bytes:
+        """issuerNameHash."""
+        return hashlib.new(name.value, self.name_der, usedforsecurity=False).digest()
+
+    def key_hash(self, name: HashName) -> bytes:
+        """issuerKeyHash; with SHA-1 also the responder's byKey."""
+        return hashlib.new(name.value, self.key_bits, usedforsecurity=False).digest()
+
+
+class ResponseTemplate:
+    """The bytes around serial number and signature for one issuer and one CertID hash."""
+
+    def __init__(self, identity: IssuerIdentity, name: HashName) -> None:
+        self._algorithm = identity.signature_algorithm_der
+        self._responder = der.tlv(_BY_KEY, der.tlv(der.OCTET_STRING, identity.key_hash(HashName.SHA1)))
+        self._cert_id = (_HASH_ALGORITHM[name] + der.tlv(der.OCTET_STRING, identity.name_hash(name))
+                         + der.tlv(der.OCTET_STRING, identity.key_hash(name)))
+        # Cached by what they depend on: a batch shares its times, and signatures have two or three lengths.
+        self._around_serial = lru_cache(maxsize=4096)(self._make_around_serial)
+        self._around_all = lru_cache(maxsize=16_384)(self._make_around_all)
+
+    def tbs(self, serial: bytes, status: CertStatus, times: Times) -> bytes:
+        """ResponseData, the bytes that are signed."""
+        before, after = self._around_serial(status, times)
+        return before + serial + after
+
+    def response(self, serial: bytes, status: CertStatus, times: Times, signature: bytes) -> bytes:
+        """The whole OCSPResponse."""
+        before, after = self._around_all(status, times, len(signature))
+        return b"".join((before, serial, after, signature))
+
+    def _make_around_serial(self, status: CertStatus, times: Times) -> tuple[bytes, bytes]:
+        """Everything before and behind the serial number's 18 octets. Offsets are computed: all lengths are fixed."""
+        single = der.sequence(
+            der.sequence(self._cert_id, der.tlv(der.INTEGER, _PLACEHOLDER)), _cert_status(status),
+            _time(times.this_update_s), der.tlv(_EXPLICIT_0, _time(times.next_update_s)))
+        data = der.sequence(self._responder, _time(times.produced_at_s), der.sequence(single))
+        # The CertID is the only thing with the placeholder's 18 zero octets behind an INTEGER's head.
+        head = bytes((der.INTEGER, SERIAL_BYTES))
+        start = data.index(self._cert_id + head + _PLACEHOLDER) + len(self._cert_id) + len(head)
+        return data[:start], data[start + SERIAL_BYTES:]
+
+    def _make_around_all(self, status: CertStatus, times: Times, signature_bytes: int) -> tuple[bytes, bytes]:
+        before, after = self._around_serial(status, times)
+        data = before + _PLACEHOLDER + after
+        whole = der.sequence(_SUCCESSFUL, der.tlv(_EXPLICIT_0, der.sequence(_OCSP_BASIC, der.tlv(
+            der.OCTET_STRING, der.sequence(data, self._algorithm, der.bit_string(bytes(signature_bytes)))))))
+        start = whole.index(data) + len(before)
+        return whole[:start], whole[start + SERIAL_BYTES:len(whole) - signature_bytes]
+
+
+def _cert_status(status: CertStatus) -> bytes:
+    if status.revoked_at_s is None:
+        return _GOOD
+    if not 0 <= status.reason <= 10 or status.reason in (6, 7, _REMOVE_FROM_CRL):
+        raise ValueError(f"reason {status.reason} is not for OCSP (BR 7.2.2)")
+    reason = b"" if status.reason == UNSPECIFIED_REASON else der.tlv(
+        _EXPLICIT_0, der.tlv(der.ENUMERATED, bytes((status.reason,))))
+    return der.tlv(_REVOKED, _time(status.revoked_at_s), reason)
+
+
+def _time(moment_s: int) -> bytes:
+    """GeneralizedTime in whole seconds, the only form of OCSP."""
+    text = datetime.fromtimestamp(moment_s, UTC).strftime("%Y%m%d%H%M%SZ")
+    return der.tlv(der.GENERALIZED_TIME, text.encode("ascii"))

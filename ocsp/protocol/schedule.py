@@ -1,0 +1,61 @@
+"""When a response is signed again, and which times it carries (BR 4.9.9, spec 5.4).
+
+BR: a response lives 8 hours to 10 days; one that lives 16 hours or longer is replaced at least 8 hours before its end
+and at most 4 days after its thisUpdate. We sign again after 48 to 60 hours, spread by chance, so that a busy hour does
+not come back as a herd, and 36 hours are left for an outage.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from ca.pki.serial import SERIAL_BYTES
+from ocsp.protocol.response import Times
+
+OLDEST_ALLOWED: Final = timedelta(hours=96)
+_SHORTEST_LIFE: Final = timedelta(hours=8)
+_PARTS_PER_DAY: Final = 64
+_RANDOM_BYTES: Final = SERIAL_BYTES - 2
+
+
+class ScheduleError(ValueError):
+    """No response may be signed: the issuer's own end is too near (Mozilla, spec 1.4)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SerialRange:
+    """A part of one issuance day's serial numbers, both ends included."""
+
+    first: bytes
+    last: bytes
+
+
+def response_times(now: datetime, *, life: timedelta, issuer_not_after: datetime) -> Times:
+    """thisUpdate is the begun minute, nextUpdate the last second of the life, never past the issuer's end.
+
+    Raises ScheduleError when less than 8 hours would be left.
+    """
+    this_update = now.replace(second=0, microsecond=0)
+    next_update = min(this_update + life - timedelta(seconds=1), issuer_not_after)
+    if next_update - this_update < _SHORTEST_LIFE - timedelta(seconds=1):
+        raise ScheduleError(f"the issuer ends at {issuer_not_after}: no OCSP response can live for 8 hours")
+    return Times(produced_at_s=int(now.timestamp()), this_update_s=int(this_update.timestamp()),
+                 next_update_s=int(next_update.timestamp()))
+
+
+def due_at(this_update: datetime, *, age: timedelta, jitter: timedelta, random4: bytes) -> datetime:
+    """The moment to sign again: `age` minus an evenly spread part of `jitter` after thisUpdate."""
+    return this_update + age - jitter * (int.from_bytes(random4, "big") / 0x1_0000_0000)
+
+
+def parts_of_day(serial: bytes) -> list[SerialRange]:
+    """The 64 equal parts of the serial numbers of one day, which are signed again each at its own time."""
+    day, step = serial[:2], 256 // _PARTS_PER_DAY
+    return [SerialRange(first=day + bytes((start,)) + bytes(_RANDOM_BYTES - 1),
+                        last=day + bytes((start + step - 1,)) + b"\xff" * (_RANDOM_BYTES - 1))
+            for start in range(0, 256, step)]
+
+
+def moment(unix_s: int) -> datetime:
+    """Aware UTC of unix seconds."""
+    return datetime.fromtimestamp(unix_s, UTC)
