@@ -1,6 +1,6 @@
 """Serial numbers: 18 bytes, a day number in front of 128 random bits (BR 7.1: >= 64 bits of CSPRNG output).
 
-Two bytes of `256 + days since 2020-01-01` come first: never zero and never above 0x7f until 2105, so the DER INTEGER is
+Two bytes of `256 + days since 2020-01-01` come first: never zero and never above 0x7f until 2109, so the DER INTEGER is
 always these 18 bytes; a table can be partitioned by the time of issuance with its primary key; and CRL and OCSP
 templates have the serial at a fixed offset.
 """

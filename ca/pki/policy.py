@@ -1,0 +1,47 @@
+"""The numbers of the Baseline Requirements that change with time: effective date -> limit (BR 6.3.2, 4.2.1).
+
+One table, so that a test can move the clock across each date.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+DAY_S: Final = 86_400
+HOUR_S: Final = 3_600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What holds for certificates signed from `signed_from` on."""
+
+    signed_from: datetime
+    longest_validity_s: int            # MUST NOT exceed, both ends included
+    recommended_validity_s: int        # SHOULD NOT exceed
+    longest_validation_reuse_s: int    # of a domain or address validation
+
+
+_SCHEDULE: Final = (
+    Limits(signed_from=datetime(2020, 9, 1, tzinfo=UTC), longest_validity_s=398 * DAY_S,
+           recommended_validity_s=397 * DAY_S, longest_validation_reuse_s=398 * DAY_S),
+    Limits(signed_from=datetime(2026, 3, 15, tzinfo=UTC), longest_validity_s=200 * DAY_S,
+           recommended_validity_s=199 * DAY_S, longest_validation_reuse_s=200 * DAY_S),
+    Limits(signed_from=datetime(2027, 3, 15, tzinfo=UTC), longest_validity_s=100 * DAY_S,
+           recommended_validity_s=99 * DAY_S, longest_validation_reuse_s=100 * DAY_S),
+    Limits(signed_from=datetime(2029, 3, 15, tzinfo=UTC), longest_validity_s=47 * DAY_S,
+           recommended_validity_s=46 * DAY_S, longest_validation_reuse_s=10 * DAY_S),
+)
+
+# BR 3.2.2.8: a CAA check holds for eight hours (or the record's TTL, which is never longer at our resolver's cache).
+CAA_CHECK_LIFE_S: Final = 8 * HOUR_S
+# BR 7.1.2.7: notBefore lies within 48 hours of signing; ours is an hour back, for clients whose clocks are slow.
+NOT_BEFORE_TOLERANCE_S: Final = 48 * HOUR_S
+BACKDATE_S: Final = HOUR_S
+
+
+def limits_at(moment: datetime) -> Limits:
+    """The limits for what is signed at `moment`. Raises ValueError before the first of them."""
+    for limits in reversed(_SCHEDULE):
+        if moment >= limits.signed_from:
+            return limits
+    raise ValueError(f"no limits are known for {moment}: is the clock right?")
