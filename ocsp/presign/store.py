@@ -33,10 +33,6 @@ _DELETE_REQUESTS = """
 DELETE FROM ocsp_requests q USING unnest($1::bytea[], $2::smallint[]) AS t (serial, version)
 WHERE q.serial = t.serial AND q.version = t.version
 """
-_RELEASE = """
-UPDATE ocsp_requests q SET leased_until = '-infinity' FROM unnest($1::bytea[], $2::smallint[]) AS t (serial, version)
-WHERE q.serial = t.serial AND q.version = t.version
-"""
 _LEASE_HOLDERS = """
 SELECT DISTINCT leased_by FROM ocsp_requests WHERE leased_by IS NOT NULL AND leased_until > $1
 UNION SELECT DISTINCT leased_by FROM ocsp_shards WHERE leased_by IS NOT NULL AND leased_until > $1
@@ -103,17 +99,6 @@ class ClaimedShard:
     last: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewBatch:
-    """A batch row, and the serial numbers in it with the version of their status."""
-
-    issuer_id: int
-    produced_at: datetime
-    next_update: datetime
-    payload: bytes
-    versions: dict[bytes, int]
-
-
 async def issuers(pool: Pool) -> list[StoredIssuer]:
     """Every issuer."""
     return [StoredIssuer(id=row["id"], name=row["name"], certificate=row["certificate"])
@@ -154,10 +139,11 @@ async def lock_log(connection: Connection) -> None:
     await connection.execute(_LOCK)
 
 
-async def insert_batch(connection: Connection, batch: NewBatch) -> None:
+async def insert_batch(
+    connection: Connection, *, issuer_id: int, produced_at: datetime, next_update: datetime, count: int, payload: bytes
+) -> None:
     """Appends to the batch log; the caller holds its lock."""
-    await connection.execute(_INSERT_BATCH, batch.produced_at, batch.issuer_id, len(batch.versions), batch.next_update,
-                             batch.payload)
+    await connection.execute(_INSERT_BATCH, produced_at, issuer_id, count, next_update, payload)
 
 
 async def finish_requests(connection: Connection, done: Sequence[ClaimedRequest]) -> None:
@@ -171,11 +157,6 @@ async def finish_requests(connection: Connection, done: Sequence[ClaimedRequest]
 async def wake_responders(connection: Connection) -> None:
     """NOTIFY at the end of the transaction."""
     await connection.execute("SELECT pg_notify('ocsp_batch', '')")
-
-
-async def release(connection: Connection, requests: Sequence[ClaimedRequest]) -> None:
-    """Gives requests back: their status changed while they were signed."""
-    await connection.execute(_RELEASE, [item.serial for item in requests], [item.version for item in requests])
 
 
 async def lease_holders(pool: Pool, *, now: datetime) -> list[str]:
