@@ -1,0 +1,167 @@
+"""The right to issue, and each way in which it is missing."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ca.pki.domain_control import CaaCheck, DomainControl, Evidence, Validation, require_domain_control
+from ca.pki.identifier import Identifier
+from ca.pki.refusal import Refusal, RefusalReason
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+A, OTHER_ACCOUNT = b"account", b"another"
+
+
+def _dns(value: str) -> Identifier:
+    return Identifier(type="dns", value=value)
+
+
+def _validation(name: str = "a.example", **changes: Any) -> Validation:
+    base = Validation(
+        authorization_id=b"1:" + name.encode(), account_id=A, identifier=_dns(name), wildcard=False, method="http-01",
+        thumbprint=b"t", validated_at=NOW - HOUR, valid_until=NOW + 29 * DAY, caa_checked_at=NOW - HOUR)
+    return replace(base, **changes)
+
+
+def _evidence(*validations: Validation, names: tuple[Identifier, ...] = (_dns("a.example"),),
+              checks: tuple[CaaCheck, ...] = (), deactivated: tuple[bytes, ...] = ()) -> Evidence:
+    return Evidence(account_id=A, identifiers=names, validations=validations, caa_checks=checks,
+                    deactivated=deactivated, requested_at=NOW - timedelta(minutes=1))
+
+
+def _refusal(evidence: Evidence, now: datetime = NOW) -> Refusal:
+    with pytest.raises(Refusal) as refused:
+        require_domain_control(evidence, now)
+    return refused.value
+
+
+def test_every_name_covered() -> None:
+    """Name, wildcard and address, each by its own validation."""
+    plain = _validation()
+    wildcard = _validation(wildcard=True, method="dns-01", authorization_id=b"w")
+    address = _validation(identifier=Identifier(type="ip", value="192.0.2.1"), authorization_id=b"i",
+                          caa_checked_at=None)
+    names = (_dns("a.example"), _dns("*.a.example"), Identifier(type="ip", value="192.0.2.1"))
+    assert require_domain_control(_evidence(address, wildcard, plain, names=names), NOW) == DomainControl(
+        validations=(plain, wildcard, address), stale_caa=())
+
+
+@pytest.mark.parametrize("changes", [
+    {"account_id": OTHER_ACCOUNT},
+    {"identifier": _dns("b.example")},
+    {"identifier": _dns("example")},
+    {"identifier": Identifier(type="ip", value="a.example")},
+    {"wildcard": True},
+    {"wildcard": True, "method": "dns-01"},
+    {"method": "unknown-01"},
+    {"valid_until": NOW},
+    {"valid_until": NOW - HOUR},
+    {"validated_at": NOW - 200 * DAY, "valid_until": NOW + 300 * DAY},
+], ids=str)
+def test_what_does_not_cover_a_name(changes: dict[str, Any]) -> None:
+    """Another account's, another name's, a wildcard's, an expired or too old validation gives no right."""
+    refusal = _refusal(_evidence(_validation(**changes)))
+    assert refusal.reason is RefusalReason.NOT_AUTHORIZED
+    assert [part.identifier.value for part in refusal.subproblems] == ["a.example"]
+
+
+@pytest.mark.parametrize("method", ["http-01", "tls-alpn-01"])
+def test_wildcards_need_dns(method: str) -> None:
+    """RU2: what one server showed says nothing about the names below."""
+    wanted = (_dns("*.a.example"),)
+    assert _refusal(_evidence(_validation(wildcard=True, method=method), names=wanted)).subproblems
+    assert _refusal(_evidence(_validation(method="dns-01"), names=wanted)).subproblems
+    require_domain_control(_evidence(_validation(wildcard=True, method="dns-01"), names=wanted), NOW)
+
+
+def test_addresses_are_not_validated_by_dns() -> None:
+    """IP4: dns-01 is never a proof for an address."""
+    address = Identifier(type="ip", value="192.0.2.1")
+    assert _refusal(_evidence(_validation(identifier=address, method="dns-01"), names=(address,))).subproblems
+
+
+def test_an_ended_authorization_gives_no_right() -> None:
+    """AZ5: deactivation by the subscriber, even after the order was ready."""
+    validation = _validation()
+    assert _refusal(_evidence(validation, deactivated=(validation.authorization_id,))).subproblems
+
+
+def test_missing_names_are_all_told() -> None:
+    """P3: one refusal, a subproblem per name, none for the names that are fine."""
+    names = (_dns("a.example"), _dns("b.example"), _dns("c.example"))
+    refusal = _refusal(_evidence(_validation(), names=names))
+    assert [part.identifier.value for part in refusal.subproblems] == ["b.example", "c.example"]
+    assert "some names" in refusal.detail
+
+
+@pytest.mark.parametrize(("now", "age", "covers"), [
+    (datetime(2027, 3, 14, 23, tzinfo=UTC), 150 * DAY, True), (datetime(2027, 3, 15, tzinfo=UTC), 150 * DAY, False),
+    (datetime(2029, 3, 14, 23, tzinfo=UTC), 11 * DAY, True), (datetime(2029, 3, 15, tzinfo=UTC), 11 * DAY, False),
+    (datetime(2029, 3, 15, tzinfo=UTC), 9 * DAY, True),
+])
+def test_reuse_shrinks_with_the_schedule(now: datetime, age: timedelta, covers: bool) -> None:
+    """RU1: the limit counts at signing, whatever the validation was stored with."""
+    validation = _validation(validated_at=now - age, valid_until=now + 300 * DAY, caa_checked_at=now)
+    if covers:
+        require_domain_control(_evidence(validation), now)
+    else:
+        _refusal(_evidence(validation), now)
+
+
+def _check(age: timedelta, refusal: RefusalReason | None = None) -> CaaCheck:
+    return CaaCheck(authorization_id=b"1:a.example", checked_at=NOW - age, refusal=refusal, detail="because")
+
+
+@pytest.mark.parametrize(("at_validation", "checks", "stale"), [
+    (8 * HOUR, (), False),
+    (8 * HOUR + timedelta(seconds=1), (), True),
+    (None, (), True),
+    (9 * HOUR, (_check(HOUR),), False),
+    (9 * HOUR, (_check(9 * HOUR),), True),
+    (None, (_check(timedelta(seconds=1)),), False),
+    # Forbidden for an earlier request: the records may have changed, so they are asked again.
+    (2 * HOUR, (_check(HOUR, RefusalReason.CAA_FORBIDS),), True),
+    (9 * HOUR, (_check(3 * DAY, RefusalReason.CAA_FORBIDS),), True),
+    (9 * HOUR, (_check(HOUR, RefusalReason.CAA_FORBIDS), _check(timedelta(seconds=5))), False),
+    # Another authorization's check says nothing.
+    (9 * HOUR, (replace(_check(HOUR), authorization_id=b"other"),), True),
+], ids=str)
+def test_caa_is_looked_at_again(at_validation: timedelta | None, checks: tuple[CaaCheck, ...], stale: bool) -> None:
+    """CA9: after eight hours, and whenever the last word was a no to somebody else's request."""
+    validation = _validation(caa_checked_at=None if at_validation is None else NOW - at_validation)
+    control = require_domain_control(_evidence(validation, checks=checks), NOW)
+    assert control.stale_caa == ((validation,) if stale else ())
+
+
+def test_caa_refuses() -> None:
+    """A check that was made for this request and forbids, or could not be made, is the answer."""
+    for reason in (RefusalReason.CAA_FORBIDS, RefusalReason.DNS_FAILED):
+        refusal = _refusal(_evidence(_validation(), checks=(_check(timedelta(seconds=5), reason),)))
+        assert refusal.reason is reason
+        assert refusal.detail == "because"
+        assert refusal.subproblems[0].identifier.value == "a.example"
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.booleans(), st.sampled_from([A, OTHER_ACCOUNT]),
+                          st.integers(min_value=-300, max_value=0), st.integers(min_value=-10, max_value=10)),
+                max_size=6), st.sampled_from(["a", "b", "*.a"]))
+def test_no_right_without_a_fresh_validation(rows: list[tuple[str, bool, bytes, int, int]], name: str) -> None:
+    """Whatever is stored: a right exists exactly when one row has account, name, wildcardness and both dates."""
+    validations = [_validation(account_id=account, identifier=_dns(value), wildcard=wildcard, method="dns-01",
+                               authorization_id=bytes((number,)), validated_at=NOW + validated * DAY,
+                               valid_until=NOW + until * DAY)
+                   for number, (value, wildcard, account, validated, until) in enumerate(rows)]
+    identifier = _dns(name)
+    right = any(value == identifier.base and wildcard == identifier.is_wildcard and account == A and validated > -200
+                and until > 0 for value, wildcard, account, validated, until in rows)
+    evidence = _evidence(*validations, names=(identifier,))
+    if right:
+        assert require_domain_control(evidence, NOW).validations[0].account_id == A
+    else:
+        _refusal(evidence)
