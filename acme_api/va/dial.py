@@ -149,9 +149,12 @@ class Connection:
 class Dialer:
     """Opens connections for validations; at most `_CONNECTIONS_PER_HOST` at once to one host."""
 
-    def __init__(self, *, resolver: Resolver, policy: AddressPolicy) -> None:
+    def __init__(
+        self, *, resolver: Resolver, policy: AddressPolicy, connect_timeout_s: float = CONNECT_TIMEOUT_S
+    ) -> None:
         self._resolver = resolver
         self._policy = policy
+        self._connect_timeout_s = connect_timeout_s
         self._per_host = _HostGate(_CONNECTIONS_PER_HOST)
 
     @asynccontextmanager
@@ -178,7 +181,7 @@ class Dialer:
             endpoint = Endpoint(address=address, port=port)
             evidence.wait_for(f"connecting to {endpoint}")
             # Half of the time for the first of two, so that the second one has a fair try within it.
-            timeout_s = CONNECT_TIMEOUT_S / (2 if number < len(candidates) else 1)
+            timeout_s = self._connect_timeout_s / (2 if number < len(candidates) else 1)
             try:
                 async with asyncio.timeout(timeout_s):
                     connected = await _connect(endpoint)

@@ -36,8 +36,8 @@ from ca.process.lifecycle import StartupError
 Server: TypeAlias = tuple[str, int]
 _Value = TypeVar("_Value")
 
-DNS_TIMEOUT_S: Final = 5.0
-_TRY_TIMEOUTS_S: Final = (2.0, 3.0)
+# Two tries, together the five seconds that a question may take (SF6).
+TRY_TIMEOUTS_S: Final = (2.0, 3.0)
 # An OPT record: the root, type 41, a payload of 1232 octets, no extended code, version 0, no flags, no options.
 _OPT: Final = b"\x00\x00\x29" + (1232).to_bytes(2, "big") + b"\x00\x00\x00\x00\x00\x00"
 _MAX_ALIASES: Final = 16
@@ -99,9 +99,16 @@ class Resolver:
     """Asks addresses, TXT and CAA records; at most five seconds a question, at most one retry (SF6, CA8)."""
 
     def __init__(
-        self, *, servers: Sequence[Server], random_bytes: Callable[[int], bytes], localhost_names: bool = False
+        self,
+        *,
+        servers: Sequence[Server],
+        random_bytes: Callable[[int], bytes],
+        localhost_names: bool = False,
+        try_timeouts_s: Sequence[float] = TRY_TIMEOUTS_S,
     ) -> None:
         self._servers = tuple(servers)
+        self._try_timeouts_s = tuple(try_timeouts_s)
+        self._timeout_s = sum(self._try_timeouts_s)
         self._random_bytes = random_bytes
         self._localhost_names = localhost_names
 
@@ -154,7 +161,7 @@ class Resolver:
         aliases: list[str] = []
         authenticated = True
         try:
-            async with asyncio.timeout(DNS_TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 while True:
                     response = await self._exchange(target, rdtype, name)
                     authenticated = authenticated and response.authenticated
@@ -164,7 +171,7 @@ class Resolver:
                     if ended:
                         break
         except TimeoutError as fault:
-            raise _timed_out(name, type_text) from fault
+            raise self._timed_out(name, type_text) from fault
         return Answer(name=name, rdtype=type_text, values=values, exists=response.rcode == dns.rcode.NOERROR,
                       aliases=tuple(aliases), authenticated=authenticated)
 
@@ -173,14 +180,14 @@ class Resolver:
         type_text = dns.rdatatype.to_text(rdtype)
         if not self._servers:
             raise ValidationFailure("dns", f"{type_text} of {name} cannot be asked: no DNS resolver is configured")
-        failure = _timed_out(name, type_text)
-        for number, timeout_s in enumerate(_TRY_TIMEOUTS_S):
+        failure = self._timed_out(name, type_text)
+        for number, timeout_s in enumerate(self._try_timeouts_s):
             server = self._servers[number % len(self._servers)]
             try:
                 async with asyncio.timeout(timeout_s):
                     response = await self._query(server, target, rdtype)
             except TimeoutError:
-                failure = _timed_out(name, type_text)
+                failure = self._timed_out(name, type_text)
                 continue
             except (OSError, asyncio.IncompleteReadError):
                 failure = ValidationFailure(
@@ -197,6 +204,10 @@ class Resolver:
             failure = ValidationFailure("dns", f"{type_text} of {name} answered with {rcode}{hint}", transient=True)
         raise failure
 
+    def _timed_out(self, name: str, type_text: str) -> ValidationFailure:
+        detail = f"{type_text} of {name}: no answer within {self._timeout_s:.0f} seconds"
+        return ValidationFailure("dns", detail, transient=True)
+
     async def _query(self, server: Server, target: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> "_Response":
         wire = _question(target, rdtype, self._random_bytes(34))
         datagram = await _ask_udp(server, wire)
@@ -210,11 +221,6 @@ class Resolver:
 
 class _TooManyRecords(Exception):
     pass
-
-
-def _timed_out(name: str, type_text: str) -> ValidationFailure:
-    detail = f"{type_text} of {name}: no answer within {DNS_TIMEOUT_S:.0f} seconds"
-    return ValidationFailure("dns", detail, transient=True)
 
 
 def _question(name: dns.name.Name, rdtype: dns.rdatatype.RdataType, entropy: bytes) -> bytes:

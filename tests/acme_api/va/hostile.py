@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import datetime
 import ipaddress
+import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +103,22 @@ async def serve_stream(
     async with serve(handler, host=host, tls=tls) as state:
         holder.append(state)
         yield state
+
+
+@contextlib.contextmanager
+def black_hole(host: str, port: int = 0) -> Iterator[int]:
+    """A port that answers no connection request: its queue is full and nobody takes from it. Yields the port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            waiting.setblocking(False)
+            waiting.connect_ex((host, listener.getsockname()[1]))
+        yield listener.getsockname()[1]
 
 
 async def until(condition: Callable[[], bool], *, timeout_s: float = 10.0) -> None:

@@ -12,12 +12,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from acme_api.va import dial as dial_module
 from acme_api.va.address import AddressPolicy
 from acme_api.va.dial import Connection, Dialer, Host, client_context
 from acme_api.va.failure import ValidationFailure
 from acme_api.va.resolver import Resolver, servers_of
 from tests.acme_api.va.hostile import (
+    black_hole,
     certificate,
     new_evidence,
     open_policy,
@@ -115,25 +115,28 @@ async def test_sf6_at_most_two_addresses_are_tried(mock_dns: MockDns) -> None:
     assert (caught.value.type, caught.value.transient) == ("connection", True)
 
 
-async def test_sf6_an_address_that_does_not_answer_leaves_time_for_the_second(
-    mock_dns: MockDns, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_sf6_an_address_that_does_not_answer_leaves_time_for_the_second(mock_dns: MockDns) -> None:
     """SF6: a black hole costs half of the connect time, then the other family is dialled."""
-    monkeypatch.setattr(dial_module, "CONNECT_TIMEOUT_S", 0.4)
-    real_connect = dial_module._connect
-
-    async def connect(endpoint: dial_module.Endpoint) -> object:
-        if endpoint.address.version == 6:
-            await asyncio.sleep(60)
-        return await real_connect(endpoint)
-
-    monkeypatch.setattr(dial_module, "_connect", connect)
     mock_dns.set("a.example", "A", "127.0.0.1")
     mock_dns.set("a.example", "AAAA", "::1")
-    began_s = time.monotonic()
-    async with serve_bytes(b"four") as server, opening(mock_dns, "a.example", server.port) as opened:
-        assert await greet(opened) == b"four"
-    assert 0.19 < time.monotonic() - began_s < 0.39
+    resolver = Resolver(servers=servers_of(mock_dns.address), random_bytes=os.urandom)
+    dialer = Dialer(resolver=resolver, policy=open_policy(), connect_timeout_s=0.4)
+    async with serve_bytes(b"four") as server:
+        with black_hole("::1", server.port):
+            began_s = time.monotonic()
+            async with dialer.dial("a.example", server.port, max_read_bytes=9, evidence=new_evidence()) as opened:
+                assert await greet(opened) == b"four"
+            assert 0.19 < time.monotonic() - began_s < 0.39
+
+
+async def test_h5_a_host_that_does_not_answer_is_a_connection_failure(mock_dns: MockDns) -> None:
+    """SF6, H5: nothing but silence within the connect time: type connection, the address and the time named."""
+    resolver = Resolver(servers=servers_of(mock_dns.address), random_bytes=os.urandom)
+    dialer = Dialer(resolver=resolver, policy=open_policy(), connect_timeout_s=0.2)
+    with black_hole("127.0.0.1") as port, pytest.raises(ValidationFailure, match=r"no answer within 0\.2") as caught:
+        async with dialer.dial(HERE, port, max_read_bytes=9, evidence=new_evidence()):
+            pass
+    assert (caught.value.type, caught.value.transient) == ("connection", True)
 
 
 async def test_names_without_addresses_say_whether_they_exist(mock_dns: MockDns) -> None:

@@ -4,27 +4,25 @@ import asyncio
 import ipaddress
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from acme_api.protocol.caa import CaaRecord
-from acme_api.va import resolver as resolver_module
 from acme_api.va.failure import ValidationFailure
-from acme_api.va.resolver import Resolver, servers_of
+from acme_api.va.resolver import TRY_TIMEOUTS_S, Resolver, servers_of
 from ca.process.lifecycle import StartupError
 from tests.mock_dns import Kind, MockDns
 
-
-def resolver_for(mock_dns: MockDns, *, localhost_names: bool = False) -> Resolver:
-    return Resolver(servers=servers_of(mock_dns.address), random_bytes=os.urandom, localhost_names=localhost_names)
+SHORT_S = (0.07, 0.1)
 
 
-@pytest.fixture
-def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same two tries and the same total, thirty times shorter."""
-    monkeypatch.setattr(resolver_module, "DNS_TIMEOUT_S", 0.17)
-    monkeypatch.setattr(resolver_module, "_TRY_TIMEOUTS_S", (0.07, 0.1))
+def resolver_for(
+    mock_dns: MockDns, *, localhost_names: bool = False, try_timeouts_s: Sequence[float] = TRY_TIMEOUTS_S
+) -> Resolver:
+    return Resolver(servers=servers_of(mock_dns.address), random_bytes=os.urandom, localhost_names=localhost_names,
+                    try_timeouts_s=try_timeouts_s)
 
 
 async def test_sf1_addresses_of_both_families_come_ipv6_first(mock_dns: MockDns) -> None:
@@ -82,22 +80,20 @@ async def test_ca8_failures_are_retried_once_and_then_fail(mock_dns: MockDns, ki
 
 
 @pytest.mark.parametrize("kind", ["drop", "wrong-id", "foreign-question"])
-@pytest.mark.usefixtures("short_timeouts")
 async def test_e88_what_does_not_answer_the_question_is_not_heard(mock_dns: MockDns, kind: Kind) -> None:
     """E88: silence, a wrong query id and an answer to another question all end as a timeout of type dns."""
     mock_dns.set("a.example", "TXT", "value")
     mock_dns.misbehave("a.example", kind)
     with pytest.raises(ValidationFailure, match="no answer within") as caught:
-        await resolver_for(mock_dns).txt("a.example")
+        await resolver_for(mock_dns, try_timeouts_s=SHORT_S).txt("a.example")
     assert (caught.value.type, caught.value.transient) == ("dns", True)
 
 
-@pytest.mark.usefixtures("short_timeouts")
 async def test_a_late_answer_is_retried_in_time(mock_dns: MockDns) -> None:
     """A question whose datagram was lost is asked again within the five seconds."""
     mock_dns.set("a.example", "TXT", "value")
     mock_dns.misbehave("a.example", "drop")
-    asked = asyncio.create_task(resolver_for(mock_dns).txt("a.example"))
+    asked = asyncio.create_task(resolver_for(mock_dns, try_timeouts_s=SHORT_S).txt("a.example"))
     await asyncio.sleep(0.03)
     mock_dns.misbehave("a.example", "delay")
     assert (await asked).values == (b"value",)

@@ -81,6 +81,7 @@ async def test_ta1_tls_1_2_and_later(mock_dns: MockDns, tmp_path: Path, version:
     await validate(mock_dns, context)
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 async def test_e92_tls_1_1_is_refused(mock_dns: MockDns, tmp_path: Path) -> None:
     """TA1, E92: a server of TLS 1.1 alone is type tls."""
     context = server_context(tmp_path, [GOOD], KEY, alpn=["acme-tls/1"], maximum=ssl.TLSVersion.TLSv1_1)

@@ -1,0 +1,213 @@
+"""Everything that the role acme_va does in the database: claim requests, keep or give back leases, store what was seen.
+
+Leases go by the database's clock, because the processes that share the queue may be on several machines.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from ca.process.postgres import UNAVAILABLE, Pool, Record
+
+LEASE_S: Final = 60
+
+# One statement: rows that another process is claiming are skipped, never waited for. The identifier comes with it.
+CLAIM_SQL: Final = """
+WITH free AS (
+    SELECT id FROM validation_requests
+    WHERE leased_until < now() AND account_id <> ALL($3::bytea[])
+    ORDER BY leased_until LIMIT $2
+    FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE validation_requests AS request
+    SET leased_by = $1, leased_until = now() + make_interval(secs => $4), attempts = request.attempts + 1
+    FROM free WHERE request.id = free.id
+    RETURNING request.id, request.kind, request.authorization_id, request.challenge_type, request.thumbprint,
+        request.attempts
+)
+SELECT claimed.id, claimed.kind, claimed.authorization_id, claimed.challenge_type, claimed.thumbprint,
+    claimed.attempts, authz.account_id, authz.identifier_type, authz.identifier_value, authz.wildcard,
+    authz.challenge_types, authz.challenge_tokens,
+    authz.id IS NULL OR authz.deactivated_at IS NOT NULL AS authorization_gone,
+    authz.expires_at <= now() AS expired,
+    account.id IS NULL OR account.deactivated_at IS NOT NULL OR account.revoked_at IS NOT NULL AS account_gone,
+    done.challenge_type AS validated_by
+FROM claimed
+LEFT JOIN authorizations AS authz ON authz.id = claimed.authorization_id
+LEFT JOIN accounts AS account ON account.id = authz.account_id
+LEFT JOIN validations AS done ON done.authorization_id = claimed.authorization_id AND done.valid_until IS NOT NULL
+"""
+
+EXTEND_SQL: Final = """
+UPDATE validation_requests SET leased_until = now() + make_interval(secs => $3)
+WHERE id = ANY($2::bytea[]) AND leased_by = $1
+"""
+
+# Another process may claim them after $3 seconds; $4 claims are not held against them.
+RELEASE_SQL: Final = """
+UPDATE validation_requests
+SET leased_by = NULL, leased_until = now() + make_interval(secs => $3), attempts = attempts - $4
+WHERE id = ANY($2::bytea[]) AND leased_by = $1
+"""
+
+# Rows of a claim whose answer was lost with its connection: ours by name, but not among those being worked on.
+RELEASE_STRAYS_SQL: Final = """
+UPDATE validation_requests SET leased_by = NULL, leased_until = '-infinity', attempts = attempts - 1
+WHERE leased_by = $1 AND id <> ALL($2::bytea[])
+"""
+
+DROP_SQL: Final = "DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1"
+
+# The one completing transaction: the request goes and the outcome comes together. A result that comes after the lease
+# was lost, or after the authorization was deactivated (E79), leaves nothing; what was stored first stays.
+STORE_VALIDATION_SQL: Final = """
+WITH gone AS (
+    DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1 RETURNING authorization_id
+), stored AS (
+    INSERT INTO validations (authorization_id, account_id, identifier_type, identifier_value, wildcard,
+        challenge_type, thumbprint, validated_at, valid_until, caa_checked_at, problem, evidence)
+    SELECT authz.id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14
+    FROM gone JOIN authorizations AS authz ON authz.id = gone.authorization_id
+    WHERE authz.id = $3 AND authz.deactivated_at IS NULL
+    ON CONFLICT (authorization_id) DO NOTHING
+    RETURNING authorization_id
+)
+SELECT pg_notify('changed', encode(authorization_id, 'hex')) FROM stored
+"""
+
+STORE_CAA_CHECK_SQL: Final = """
+WITH gone AS (
+    DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1 RETURNING authorization_id
+), stored AS (
+    INSERT INTO caa_checks (authorization_id, checked_at, problem, evidence)
+    SELECT authorization_id, $4, $5, $6 FROM gone WHERE authorization_id = $3
+    RETURNING authorization_id
+)
+SELECT pg_notify('changed', encode(authorization_id, 'hex')) FROM stored
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedRequest:
+    """A request under our lease, with the authorization that it is about. `obsolete` says why nobody waits for it."""
+
+    id: bytes
+    kind: Literal["challenge", "caa"]
+    authorization_id: bytes
+    account_id: bytes
+    identifier_type: str
+    identifier_value: str
+    wildcard: bool
+    challenge_type: str
+    token: str | None
+    thumbprint: bytes
+    attempts: int
+    obsolete: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What was found out about a claimed request; `problem` None means that it succeeded."""
+
+    request: ClaimedRequest
+    at: datetime
+    valid_until: datetime | None
+    caa_checked_at: datetime | None
+    problem: dict[str, Any] | None
+    evidence: dict[str, Any]
+
+
+class DatabaseAway(Exception):
+    """The database cannot be reached at present; what was to be done may be tried again."""
+
+
+class VaStore:
+    """The queue and the facts, under one `leased_by` that no other process has."""
+
+    def __init__(self, pool: Pool, *, leased_by: str) -> None:
+        self._pool = pool
+        self._leased_by = leased_by
+
+    async def claim(self, limit: int, *, busy_accounts: Sequence[bytes] = ()) -> list[ClaimedRequest]:
+        """At most `limit` requests of accounts that are not in `busy_accounts`, leased for a minute."""
+        rows = await self._pool.fetch(CLAIM_SQL, self._leased_by, limit, list(busy_accounts), LEASE_S)
+        return [_claimed_of(row) for row in rows]
+
+    async def extend(self, request_ids: Sequence[bytes]) -> None:
+        """Another minute for requests that are being worked on."""
+        await self._pool.execute(EXTEND_SQL, self._leased_by, list(request_ids), LEASE_S)
+
+    async def release(self, request_ids: Sequence[bytes], *, after_s: float, uncounted: int = 0) -> None:
+        """Gives requests back, to be claimed by anybody after `after_s` seconds, with `uncounted` attempts fewer."""
+        await self._pool.execute(RELEASE_SQL, self._leased_by, list(request_ids), after_s, uncounted)
+
+    async def release_strays(self, known: Sequence[bytes]) -> None:
+        """Gives back at once what is leased by us without our knowledge, `known` being what we do know of."""
+        await self._pool.execute(RELEASE_STRAYS_SQL, self._leased_by, list(known))
+
+    async def drop(self, request: ClaimedRequest) -> None:
+        """Takes a request off the queue that nobody waits for."""
+        await self._pool.execute(DROP_SQL, self._leased_by, request.id)
+
+    async def complete(self, outcomes: Sequence[Outcome]) -> int:
+        """Stores outcomes, all in one transaction, and returns how many were still wanted.
+
+        Raises DatabaseAway when the database cannot be reached: then nothing is known to be stored.
+        """
+        validations = [outcome for outcome in outcomes if outcome.request.kind == "challenge"]
+        checks = [outcome for outcome in outcomes if outcome.request.kind == "caa"]
+        try:
+            async with self._pool.acquire() as connection, connection.transaction():
+                stored = 0
+                if validations:
+                    stored += len(await connection.fetchmany(
+                        STORE_VALIDATION_SQL, [self._validation_values(outcome) for outcome in validations]))
+                if checks:
+                    stored += len(await connection.fetchmany(
+                        STORE_CAA_CHECK_SQL, [self._check_values(outcome) for outcome in checks]))
+                return stored
+        except (*UNAVAILABLE, TimeoutError) as fault:
+            raise DatabaseAway(str(fault)) from fault
+
+    def _validation_values(self, outcome: Outcome) -> tuple[Any, ...]:
+        request = outcome.request
+        return (self._leased_by, request.id, request.authorization_id, request.account_id, request.identifier_type,
+                request.identifier_value, request.wildcard, request.challenge_type, request.thumbprint, outcome.at,
+                outcome.valid_until, outcome.caa_checked_at, outcome.problem, outcome.evidence)
+
+    def _check_values(self, outcome: Outcome) -> tuple[Any, ...]:
+        request = outcome.request
+        return (self._leased_by, request.id, request.authorization_id, outcome.at, outcome.problem, outcome.evidence)
+
+
+def _claimed_of(row: Record) -> ClaimedRequest:
+    kind: Literal["challenge", "caa"] = row["kind"]
+    tokens = dict(zip(row["challenge_types"] or (), row["challenge_tokens"] or (), strict=False))
+    return ClaimedRequest(
+        id=row["id"],
+        kind=kind,
+        authorization_id=row["authorization_id"],
+        account_id=row["account_id"] or b"",
+        identifier_type=row["identifier_type"] or "",
+        identifier_value=row["identifier_value"] or "",
+        wildcard=bool(row["wildcard"]),
+        # A CAA set is judged for the method that was really used, not for the one that the request names (RFC 8657 4).
+        challenge_type=row["validated_by"] or row["challenge_type"] if kind == "caa" else row["challenge_type"],
+        token=tokens.get(row["challenge_type"]),
+        thumbprint=row["thumbprint"],
+        attempts=row["attempts"],
+        obsolete=_why_obsolete(row),
+    )
+
+
+def _why_obsolete(row: Record) -> str | None:
+    if row["authorization_gone"]:
+        return "the authorization is deactivated"
+    if row["account_gone"]:
+        return "the account is deactivated"
+    if row["kind"] == "caa":
+        return None if row["validated_by"] else "the authorization was never validated"
+    if row["validated_by"]:
+        return "the authorization is already validated"
+    return "the authorization is expired" if row["expired"] else None
