@@ -53,6 +53,9 @@ _TYPE_OF_REASON: Final = {
     RefusalReason.LINT: "serverInternal",
 }
 _MAX_DETAIL_CHARS: Final = 1024
+# A hundred subproblems with whatever a stranger wrote into the names stay below 64 KiB (row E63).
+_MAX_SUBPROBLEM_CHARS: Final = 255
+_MAX_ODD_CHARS: Final = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +69,8 @@ class Subproblem:
 
     def to_json(self) -> dict[str, Any]:
         """The member of `subproblems`."""
-        return {"type": URN + self.type, "detail": self.detail[:_MAX_DETAIL_CHARS],
-                "identifier": {"type": self.identifier_type, "value": self.identifier_value}}
+        return {"type": URN + self.type, "detail": self.detail[:_MAX_SUBPROBLEM_CHARS],
+                "identifier": {"type": _cut(self.identifier_type), "value": _cut(self.identifier_value)}}
 
 
 class Problem(Exception):
@@ -149,6 +152,11 @@ def order_not_ready(detail: str) -> Problem:
 
 def server_internal(detail: str, *, retry_after_s: int | None = None) -> Problem:
     return Problem("serverInternal", detail, retry_after_s=retry_after_s)
+
+
+def _cut(text: str) -> str:
+    """What a client wrote, as far as an answer repeats it: characters that JSON escapes take six times the room."""
+    return text[:_MAX_SUBPROBLEM_CHARS if text.isascii() and text.isprintable() else _MAX_ODD_CHARS]
 
 
 def problem_from_refusal(refusal: Refusal) -> Problem:

@@ -1,0 +1,117 @@
+"""newOrder: from the payload of a stranger to identifiers, profile and dates that may be ordered (RFC 8555 7.4).
+
+Every name is looked at before the answer, so that one answer names all that is wrong (row P3).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from re import ASCII
+from re import compile as compile_pattern
+from typing import Any, Final
+
+from acme_api.protocol.order import OrderRequest
+from acme_api.protocol.problem import Problem, Subproblem, from_subproblems, malformed, problem_from_refusal
+from ca.pki.identifier import Identifier, IdentifierError, NamePolicy, parse_identifier, require_permitted
+from ca.pki.policy import BACKDATE_S
+from ca.pki.profile import Profile, require_profile
+from ca.pki.refusal import Refusal
+from ca.pki.validity import Validity, require_period
+
+MAX_IDENTIFIERS: Final = 100
+# Addresses go into short-lived certificates only (spec/pki.md 1.3).
+_PROFILES_WITH_ADDRESSES: Final = frozenset({"shortlived"})
+_RFC_3339: Final = compile_pattern(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})", ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderPolicy:
+    """Which names may be ordered, and the profile of an order that asks for none."""
+
+    names: NamePolicy
+    default_profile: str
+
+
+def parse_new_order(payload: Mapping[str, Any], policy: OrderPolicy, now: datetime) -> OrderRequest:
+    """What the payload asks for. Raises Problem; unknown members are ignored (row E67)."""
+    identifiers = _identifiers(payload, policy.names)
+    profile = _profile(payload, policy, identifiers)
+    not_before, not_after = _moment(payload, "notBefore"), _moment(payload, "notAfter")
+    _require_period(profile, not_before, not_after, now)
+    return OrderRequest(identifiers=identifiers, profile=profile.name, not_before=not_before, not_after=not_after)
+
+
+def _identifiers(payload: Mapping[str, Any], policy: NamePolicy) -> tuple[Identifier, ...]:
+    """Normalised, each once, in the order in which they were first named (rows OR2 to OR4, OR7)."""
+    wanted = payload.get("identifiers")
+    if not isinstance(wanted, list) or not wanted:
+        raise malformed("identifiers is not a non-empty array")
+    if len(wanted) > MAX_IDENTIFIERS:
+        raise malformed(f"an order has at most {MAX_IDENTIFIERS} identifiers, not {len(wanted)}")
+    pairs = [_pair(element) for element in wanted]
+    found: dict[Identifier, None] = {}
+    faults: dict[tuple[str, str], Subproblem] = {}
+    for kind, value in pairs:
+        try:
+            identifier = parse_identifier(kind, value)
+            require_permitted(identifier, policy)
+            found[identifier] = None
+        except IdentifierError as fault:
+            faults[kind, value] = Subproblem(type=fault.code, detail=fault.detail, identifier_type=kind,
+                                             identifier_value=value)
+    if faults:
+        raise from_subproblems(f"{len(faults)} identifiers cannot be ordered", list(faults.values()))
+    return tuple(found)
+
+
+def _pair(element: Any) -> tuple[str, str]:
+    if not isinstance(element, dict) or not isinstance(element.get("type"), str) or not isinstance(
+            element.get("value"), str):
+        raise malformed('an identifier is not {"type": string, "value": string}')
+    return element["type"], element["value"]
+
+
+def _profile(payload: Mapping[str, Any], policy: OrderPolicy, identifiers: tuple[Identifier, ...]) -> Profile:
+    """Rows PR1 to PR3: the profile asked for, or the default; it has to fit the identifiers."""
+    name = payload.get("profile", "")
+    if not isinstance(name, str):
+        raise malformed("profile is not a string")
+    try:
+        profile = require_profile(name or policy.default_profile, identifiers)
+    except Refusal as fault:
+        raise problem_from_refusal(fault) from fault
+    if profile.name not in _PROFILES_WITH_ADDRESSES and any(identifier.type == "ip" for identifier in identifiers):
+        raise Problem("invalidProfile", f"certificates of profile {profile.name} hold names only, no IP addresses")
+    return profile
+
+
+def _moment(payload: Mapping[str, Any], name: str) -> datetime | None:
+    """A time of RFC 3339 with a zone, in UTC; a whole second, because a certificate has no smaller unit (row OR5)."""
+    if name not in payload:
+        return None
+    text = payload[name]
+    match = _RFC_3339.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise malformed(f"{name} is not a time of RFC 3339 with a zone")
+    if match[3] and match[3].strip(".0"):
+        raise malformed(f"{name} has a fraction of a second, which no certificate can hold")
+    zone = "+00:00" if match[4] in "Zz" else match[4]
+    try:
+        return datetime.fromisoformat(f"{match[1]}T{match[2]}{zone}").astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise malformed(f"{name} is not a time that exists") from None
+
+
+def _require_period(profile: Profile, not_before: datetime | None, not_after: datetime | None, now: datetime) -> None:
+    """Raises malformed for dates that could not be honoured exactly, judged as if the certificate were signed now."""
+    if not_before is None and not_after is None:
+        return
+    begin = not_before or (now - timedelta(seconds=BACKDATE_S)).replace(microsecond=0)
+    try:
+        end = not_after or begin + timedelta(seconds=profile.length_s - 1)
+        require_period(Validity(not_before=begin, not_after=end), now, longest_s=profile.length_s)
+    except OverflowError:
+        raise malformed("notBefore is too late") from None
+    except Refusal as fault:
+        raise problem_from_refusal(fault) from fault
