@@ -1,0 +1,102 @@
+"""From an OCSP request to the response that was signed for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from ca.pki import der
+from ca.pki.serial import SERIAL_BYTES
+from ocsp.protocol.batch import HASHES, StoredStatus, read_value, store_key
+from ocsp.protocol.issuer import issuer_identity
+from ocsp.protocol.request import CertId, MalformedRequest, parse_request
+from ocsp.protocol.response import (
+    INTERNAL_ERROR,
+    MALFORMED_REQUEST,
+    UNAUTHORIZED,
+    HashName,
+    ResponseTemplate,
+    Times,
+)
+from ocsp.responder.store import StoredIssuer
+
+_HASH_WITH_NULL: Final = {HashName.SHA1: bytes.fromhex("300906052b0e03021a0500"),
+                          HashName.SHA256: bytes.fromhex("300d06096086480165030402010500")}
+
+
+class Values(Protocol):
+    """Where stored values are."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value under a key, None when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to send: `times` of an authoritative response, None of an error."""
+
+    body: bytes
+    times: Times | None
+
+
+MALFORMED: Final = Answer(MALFORMED_REQUEST, None)
+INTERNAL: Final = Answer(INTERNAL_ERROR, None)
+NOT_AUTHORIZED: Final = Answer(UNAUTHORIZED, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    issuer_id: int
+    index: int
+    template: ResponseTemplate
+
+
+class ResponseLookup:
+    """Knows the issuers. A request in the form that clients send most is recognised by its first bytes."""
+
+    def __init__(self, issuers: Sequence[StoredIssuer], values: Values) -> None:
+        self._values = values
+        self._by_hashes: dict[tuple[HashName, bytes, bytes], _Asked] = {}
+        self._by_prefix: dict[bytes, _Asked] = {}
+        for issuer in issuers:
+            identity = issuer_identity(issuer.certificate)
+            for index, name in enumerate(HASHES):
+                asked = _Asked(issuer.id, index, ResponseTemplate(identity, name))
+                hashes = identity.name_hash(name), identity.key_hash(name)
+                self._by_hashes[name, *hashes] = asked
+                cert_id = der.sequence(_HASH_WITH_NULL[name], *(der.tlv(der.OCTET_STRING, item) for item in hashes),
+                                       der.tlv(der.INTEGER, bytes(SERIAL_BYTES)))
+                canonical = der.sequence(der.sequence(der.sequence(der.sequence(cert_id))))
+                self._by_prefix[canonical[:-SERIAL_BYTES]] = asked
+
+    def answer(self, request: bytes, now_s: int) -> Answer:
+        """The response to a DER request; an error response when there is none to give."""
+        asked = self._by_prefix.get(request[:-SERIAL_BYTES])
+        if asked is not None:
+            return self._find(asked, request[-SERIAL_BYTES:], now_s)
+        try:
+            cert_ids = parse_request(request).cert_ids
+        except MalformedRequest:
+            return MALFORMED
+        return self._answer_parsed(cert_ids, now_s)
+
+    def _answer_parsed(self, cert_ids: Sequence[CertId], now_s: int) -> Answer:
+        """Two CertIDs of one certificate are answered by the first; different certificates are not answered."""
+        first = cert_ids[0]
+        if any(other.serial != first.serial for other in cert_ids):
+            return NOT_AUTHORIZED
+        asked = None if first.hash_name is None else self._by_hashes.get(
+            (first.hash_name, first.name_hash, first.key_hash))
+        if asked is None or len(first.serial) != SERIAL_BYTES:
+            return NOT_AUTHORIZED
+        return self._find(asked, first.serial, now_s)
+
+    def _find(self, asked: _Asked, serial: bytes, now_s: int) -> Answer:
+        value = self._values.get(store_key(asked.issuer_id, serial))
+        if value is None:
+            return NOT_AUTHORIZED
+        stored: StoredStatus = read_value(value)
+        if stored.times.next_update_s < now_s:
+            # Never an answer past its nextUpdate (RFC 9919): somebody has to look why it was not signed again.
+            return INTERNAL
+        return Answer(asked.template.response(serial, stored.status, stored.times, stored.signatures[asked.index]),
+                      stored.times)
