@@ -5,17 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ca.pki.issuer import read_issuer
 from hsm.key import HsmPrivateKey, private_key, sign_many
 from hsm.thread import HsmThread
 from ocsp.presign.store import StoredIssuer, StoredStatus
 from ocsp.protocol.batch import HASHES, SignedStatus
-from ocsp.protocol.issuer import issuer_identity
 from ocsp.protocol.response import CertStatus, ResponseTemplate, Times
 from ocsp.protocol.schedule import response_times
 
@@ -51,16 +49,11 @@ class SignedBatch:
 
 async def open_signer(thread: HsmThread, issuer: StoredIssuer) -> IssuerSigner:
     """Finds the issuer's key in the token. Raises an HsmError when it is not there or not the certificate's."""
-    certificate = x509.load_der_x509_certificate(issuer.certificate)
-    public_key = certificate.public_key()
-    if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-        raise SignatureFault(f"the key of issuer {issuer.name} is neither RSA nor EC")
-    spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    identity = issuer_identity(issuer.certificate)
-    key = await thread.run(private_key, thread.token, issuer.name, expected_spki=spki)
-    return IssuerSigner(id=issuer.id, name=issuer.name, not_after=certificate.not_valid_after_utc, key=key,
-                        templates=(ResponseTemplate(identity, HASHES[0]), ResponseTemplate(identity, HASHES[1])),
-                        public_key=public_key)
+    read = read_issuer(issuer.certificate)
+    key = await thread.run(private_key, thread.token, issuer.name, expected_spki=read.spki_der)
+    return IssuerSigner(id=issuer.id, name=issuer.name, not_after=read.validity.not_after, key=key,
+                        templates=(ResponseTemplate(read, HASHES[0]), ResponseTemplate(read, HASHES[1])),
+                        public_key=read.public_key)
 
 
 async def sign_batch(

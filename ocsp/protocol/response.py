@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 from ca.pki import der
+from ca.pki.issuer import Issuer
 from ca.pki.serial import SERIAL_BYTES
 
 
@@ -66,38 +67,24 @@ class CertStatus:
 GOOD: Final = CertStatus()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IssuerIdentity:
-    """What a CertID and a responder id say of an issuer, and how it signs.
-
-    `name_der` and `key_bits` are copied from the issuer's certificate: its subject Name, and the content of its
-    public-key BIT STRING without the octet of unused bits.
-    """
-
-    name_der: bytes
-    key_bits: bytes
-    signature_algorithm_der: bytes
-
-    def name_hash(self, name: HashName) -> bytes:
-        """issuerNameHash."""
-        return hashlib.new(name.value, self.name_der, usedforsecurity=False).digest()
-
-    def key_hash(self, name: HashName) -> bytes:
-        """issuerKeyHash; with SHA-1 also the responder's byKey."""
-        return hashlib.new(name.value, self.key_bits, usedforsecurity=False).digest()
-
-
 class ResponseTemplate:
     """The bytes around serial number and signature for one issuer and one CertID hash."""
 
-    def __init__(self, identity: IssuerIdentity, name: HashName) -> None:
-        self._algorithm = identity.signature_algorithm_der
-        self._responder = der.tlv(_BY_KEY, der.tlv(der.OCTET_STRING, identity.key_hash(HashName.SHA1)))
-        self._cert_id = (_HASH_ALGORITHM[name] + der.tlv(der.OCTET_STRING, identity.name_hash(name))
-                         + der.tlv(der.OCTET_STRING, identity.key_hash(name)))
+    def __init__(self, issuer: Issuer, name: HashName) -> None:
+        self._algorithm = issuer.signature_algorithm
+        self._responder = der.tlv(_BY_KEY, der.tlv(der.OCTET_STRING, _hash(HashName.SHA1, issuer.key_bits)))
+        self.name_hash = _hash(name, issuer.subject_der)
+        self.key_hash = _hash(name, issuer.key_bits)
+        self._cert_id = (_HASH_ALGORITHM[name] + der.tlv(der.OCTET_STRING, self.name_hash)
+                         + der.tlv(der.OCTET_STRING, self.key_hash))
         # Cached by what they depend on: a batch shares its times, and signatures have two or three lengths.
         self._around_serial = lru_cache(maxsize=4096)(self._make_around_serial)
         self._around_all = lru_cache(maxsize=16_384)(self._make_around_all)
+
+    def canonical_request(self) -> bytes:
+        """The request without nonce or other options that clients send for serial number zero."""
+        cert_id = der.sequence(self._cert_id, der.tlv(der.INTEGER, _PLACEHOLDER))
+        return der.sequence(der.sequence(der.sequence(der.sequence(cert_id))))
 
     def tbs(self, serial: bytes, status: CertStatus, times: Times) -> bytes:
         """ResponseData, the bytes that are signed."""
@@ -127,6 +114,11 @@ class ResponseTemplate:
             der.OCTET_STRING, der.sequence(data, self._algorithm, der.bit_string(bytes(signature_bytes)))))))
         start = whole.index(data) + len(before)
         return whole[:start], whole[start + SERIAL_BYTES:len(whole) - signature_bytes]
+
+
+def _hash(name: HashName, data: bytes) -> bytes:
+    """issuerNameHash of the subject Name, issuerKeyHash of the key's BIT STRING contents."""
+    return hashlib.new(name.value, data, usedforsecurity=False).digest()
 
 
 def _cert_status(status: CertStatus) -> bytes:

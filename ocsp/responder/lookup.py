@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from ca.pki import der
+from ca.pki.issuer import read_issuer
 from ca.pki.serial import SERIAL_BYTES
 from ocsp.protocol.batch import HASHES, StoredStatus, read_value, store_key
-from ocsp.protocol.issuer import issuer_identity
 from ocsp.protocol.request import CertId, MalformedRequest, parse_request
 from ocsp.protocol.response import (
     INTERNAL_ERROR,
@@ -18,9 +17,6 @@ from ocsp.protocol.response import (
     Times,
 )
 from ocsp.responder.store import StoredIssuer
-
-_HASH_WITH_NULL: Final = {HashName.SHA1: bytes.fromhex("300906052b0e03021a0500"),
-                          HashName.SHA256: bytes.fromhex("300d06096086480165030402010500")}
 
 
 class Values(Protocol):
@@ -58,15 +54,12 @@ class ResponseLookup:
         self._by_hashes: dict[tuple[HashName, bytes, bytes], _Asked] = {}
         self._by_prefix: dict[bytes, _Asked] = {}
         for issuer in issuers:
-            identity = issuer_identity(issuer.certificate)
+            read = read_issuer(issuer.certificate)
             for index, name in enumerate(HASHES):
-                asked = _Asked(issuer.id, index, ResponseTemplate(identity, name))
-                hashes = identity.name_hash(name), identity.key_hash(name)
-                self._by_hashes[name, *hashes] = asked
-                cert_id = der.sequence(_HASH_WITH_NULL[name], *(der.tlv(der.OCTET_STRING, item) for item in hashes),
-                                       der.tlv(der.INTEGER, bytes(SERIAL_BYTES)))
-                canonical = der.sequence(der.sequence(der.sequence(der.sequence(cert_id))))
-                self._by_prefix[canonical[:-SERIAL_BYTES]] = asked
+                template = ResponseTemplate(read, name)
+                asked = _Asked(issuer.id, index, template)
+                self._by_hashes[name, template.name_hash, template.key_hash] = asked
+                self._by_prefix[template.canonical_request()[:-SERIAL_BYTES]] = asked
 
     def answer(self, request: bytes, now_s: int) -> Answer:
         """The response to a DER request; an error response when there is none to give."""
