@@ -102,7 +102,8 @@ class CrlPublisher:
         entries = await store.crl_entries(connection, issuer_id=signer.id, shard=shard, shards=signer.crl_shards,
                                           expired_after=this_update if previous is None else previous.this_update)
         url = shard_url(self._base_url, signer.name, shard)
-        tbs = tbs_crl(issuer=signer.issuer, url=url, number=number, this_update=this_update, next_update=next_update, entries=_listed(entries))
+        tbs = tbs_crl(issuer=signer.issuer, url=url, number=number, this_update=this_update, next_update=next_update,
+                      entries=_listed(entries))
         self._prelint.require_clean_crl(tbs, issuer=signer.issuer, url=url)
         self._log.info("signing CRL", audit=True, issuer=signer.name, shard=shard, number=number, entries=len(entries))
         signature = (await sign(self._thread, signer, [tbs]))[0]
