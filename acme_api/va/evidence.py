@@ -52,6 +52,8 @@ class Evidence:
 def _cut(value: Any) -> Any:
     """Printable ASCII of bounded length, so that no zone or server writes escapes into an operator's terminal."""
     if isinstance(value, str):
+        if len(value) <= _MAX_TEXT_CHARS and value.isascii() and value.isprintable():
+            return value
         shown = value[:_MAX_TEXT_CHARS].encode("ascii", "backslashreplace").decode()
         shown = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in shown)
         return shown + f" (… {len(value)} characters)" if len(value) > _MAX_TEXT_CHARS else shown

@@ -7,9 +7,9 @@ ended by closing.
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from acme_api.va.dial import Connection
+from acme_api.va.dial import Endpoint
 from acme_api.va.failure import ValidationFailure
 
 MAX_HEAD_BYTES: Final = 16_384
@@ -42,10 +42,21 @@ class BodyTooLong(Exception):
         self.declared_bytes = declared_bytes
 
 
+class Stream(Protocol):
+    """What an exchange needs of a connection. `receive` gives b"" at the end of the stream."""
+
+    @property
+    def endpoint(self) -> Endpoint: ...
+
+    async def send(self, data: bytes) -> None: ...
+
+    async def receive(self) -> bytes: ...
+
+
 class Exchange:
     """A request that was sent, and its response as far as it was asked for."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Stream) -> None:
         self._connection = connection
         self._buffer = bytearray()
         self._ended = False

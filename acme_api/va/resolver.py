@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 import dns.exception
 import dns.message
@@ -34,6 +34,9 @@ from ca.pki.special_addresses import IpAddress
 from ca.process.lifecycle import StartupError
 
 Server: TypeAlias = tuple[str, int]
+_Type: TypeAlias = Literal["A", "AAAA", "TXT", "CAA"]
+_TYPES: Final = {"A": dns.rdatatype.A, "AAAA": dns.rdatatype.AAAA, "TXT": dns.rdatatype.TXT,
+                 "CAA": dns.rdatatype.CAA}
 _Value = TypeVar("_Value")
 
 # Two tries, together the five seconds that a question may take (SF6).
@@ -117,7 +120,7 @@ class Resolver:
         if self._is_localhost(name):
             return Answer(name=name, rdtype="A+AAAA", values=_LOOPBACK)
         results = await asyncio.gather(
-            self._ask(name, dns.rdatatype.AAAA), self._ask(name, dns.rdatatype.A), return_exceptions=True)
+            self._ask(name, "AAAA"), self._ask(name, "A"), return_exceptions=True)
         answers = [result for result in results if isinstance(result, Answer)]
         faults = [result for result in results if isinstance(result, BaseException)]
         values = tuple(ipaddress.ip_address(rdata.address) for answer in answers for rdata in answer.values
@@ -132,7 +135,7 @@ class Resolver:
         """TXT records, the strings of each joined (RFC 8555 8.4). Names under .localhost are asked like others."""
         if self._is_localhost(name) and not self._servers:
             return Answer(name=name, rdtype="TXT", values=(), exists=False)
-        answer = await self._ask(name, dns.rdatatype.TXT)
+        answer = await self._ask(name, "TXT")
         values = tuple(b"".join(rdata.strings) for rdata in answer.values
                        if isinstance(rdata, dns.rdtypes.ANY.TXT.TXT))
         return Answer(name=name, rdtype="TXT", values=values, exists=answer.exists, aliases=answer.aliases,
@@ -142,7 +145,7 @@ class Resolver:
         """CAA records of this one name; climbing is the caller's."""
         if self._is_localhost(name):
             return Answer(name=name, rdtype="CAA", values=())
-        answer = await self._ask(name, dns.rdatatype.CAA)
+        answer = await self._ask(name, "CAA")
         values = tuple(CaaRecord(flags=rdata.flags, tag=rdata.tag.decode("latin-1"), value=rdata.value)
                        for rdata in answer.values if isinstance(rdata, dns.rdtypes.ANY.CAA.CAA))
         return Answer(name=name, rdtype="CAA", values=values, exists=answer.exists, aliases=answer.aliases,
@@ -152,8 +155,7 @@ class Resolver:
         """RFC 6761 6.3: such names are loopback for everybody, so no server need be asked."""
         return self._localhost_names and (name == "localhost" or name.endswith(".localhost"))
 
-    async def _ask(self, name: str, rdtype: dns.rdatatype.RdataType) -> Answer[dns.rdata.Rdata]:
-        type_text = dns.rdatatype.to_text(rdtype)
+    async def _ask(self, name: str, rdtype: _Type) -> Answer[dns.rdata.Rdata]:
         try:
             target = dns.name.from_text(name)
         except dns.exception.DNSException as fault:
@@ -167,48 +169,47 @@ class Resolver:
                     authenticated = authenticated and response.authenticated
                     target, values, ended = _follow(response, target, rdtype, aliases)
                     if len(aliases) > _MAX_ALIASES:
-                        raise ValidationFailure("dns", f"{type_text} of {name}: more than {_MAX_ALIASES} aliases")
+                        raise ValidationFailure("dns", f"{rdtype} of {name}: more than {_MAX_ALIASES} aliases")
                     if ended:
                         break
         except TimeoutError as fault:
-            raise self._timed_out(name, type_text) from fault
-        return Answer(name=name, rdtype=type_text, values=values, exists=response.rcode == dns.rcode.NOERROR,
+            raise self._timed_out(name, rdtype) from fault
+        return Answer(name=name, rdtype=rdtype, values=values, exists=response.rcode == dns.rcode.NOERROR,
                       aliases=tuple(aliases), authenticated=authenticated)
 
-    async def _exchange(self, target: dns.name.Name, rdtype: dns.rdatatype.RdataType, name: str) -> "_Response":
+    async def _exchange(self, target: dns.name.Name, rdtype: _Type, name: str) -> "_Response":
         """The first usable response, after at most one retry at the next server."""
-        type_text = dns.rdatatype.to_text(rdtype)
         if not self._servers:
-            raise ValidationFailure("dns", f"{type_text} of {name} cannot be asked: no DNS resolver is configured")
-        failure = self._timed_out(name, type_text)
+            raise ValidationFailure("dns", f"{rdtype} of {name} cannot be asked: no DNS resolver is configured")
+        failure = self._timed_out(name, rdtype)
         for number, timeout_s in enumerate(self._try_timeouts_s):
             server = self._servers[number % len(self._servers)]
             try:
                 async with asyncio.timeout(timeout_s):
                     response = await self._query(server, target, rdtype)
             except TimeoutError:
-                failure = self._timed_out(name, type_text)
+                failure = self._timed_out(name, rdtype)
                 continue
             except (OSError, asyncio.IncompleteReadError):
                 failure = ValidationFailure(
-                    "dns", f"{type_text} of {name}: the DNS resolver cannot be reached", transient=True)
+                    "dns", f"{rdtype} of {name}: the DNS resolver cannot be reached", transient=True)
                 continue
             except (dns.exception.DNSException, _TooManyRecords) as fault:
                 what = "too many records" if isinstance(fault, _TooManyRecords) else "a malformed answer"
-                failure = ValidationFailure("dns", f"{type_text} of {name}: {what} came back", transient=True)
+                failure = ValidationFailure("dns", f"{rdtype} of {name}: {what} came back", transient=True)
                 continue
             if response.rcode in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
                 return response
             rcode = dns.rcode.to_text(response.rcode)
             hint = " (an unreachable name server or a broken DNSSEC chain)" if rcode == "SERVFAIL" else ""
-            failure = ValidationFailure("dns", f"{type_text} of {name} answered with {rcode}{hint}", transient=True)
+            failure = ValidationFailure("dns", f"{rdtype} of {name} answered with {rcode}{hint}", transient=True)
         raise failure
 
-    def _timed_out(self, name: str, type_text: str) -> ValidationFailure:
-        detail = f"{type_text} of {name}: no answer within {self._timeout_s:.0f} seconds"
+    def _timed_out(self, name: str, rdtype: _Type) -> ValidationFailure:
+        detail = f"{rdtype} of {name}: no answer within {self._timeout_s:.0f} seconds"
         return ValidationFailure("dns", detail, transient=True)
 
-    async def _query(self, server: Server, target: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> "_Response":
+    async def _query(self, server: Server, target: dns.name.Name, rdtype: _Type) -> "_Response":
         wire = _question(target, rdtype, self._random_bytes(34))
         datagram = await _ask_udp(server, wire)
         truncated = datagram[2] & 0x02
@@ -223,7 +224,7 @@ class _TooManyRecords(Exception):
     pass
 
 
-def _question(name: dns.name.Name, rdtype: dns.rdatatype.RdataType, entropy: bytes) -> bytes:
+def _question(name: dns.name.Name, rdtype: _Type, entropy: bytes) -> bytes:
     """A query: two random bytes of id, RD and AD set, each letter's case from one further random bit (0x20), EDNS."""
     bits = int.from_bytes(entropy[2:], "big")
     spelled = bytearray(name.to_wire() or b"")
@@ -233,7 +234,7 @@ def _question(name: dns.name.Name, rdtype: dns.rdatatype.RdataType, entropy: byt
             spelled[index] = (octet | 0x20) ^ ((bits & 1) << 5)
             bits >>= 1
     return b"".join((entropy[:2], b"\x01\x20\x00\x01\x00\x00\x00\x00\x00\x01", spelled,
-                     int(rdtype).to_bytes(2, "big"), b"\x00\x01", _OPT))
+                     int(_TYPES[rdtype]).to_bytes(2, "big"), b"\x00\x01", _OPT))
 
 
 def _same_question(answer: bytes, query: bytes) -> bool:
@@ -271,7 +272,7 @@ def _has_plain_rcode(wire: bytes) -> bool:
 
 
 def _follow(
-    response: _Response, target: dns.name.Name, rdtype: dns.rdatatype.RdataType, aliases: list[str]
+    response: _Response, target: dns.name.Name, rdtype: _Type, aliases: list[str]
 ) -> tuple[dns.name.Name, tuple[dns.rdata.Rdata, ...], bool]:
     """Walks the alias chain of one response: where it ends, the values there, and whether that is the whole answer.
 
@@ -282,7 +283,7 @@ def _follow(
     if message is None:
         return target, (), True
     while len(aliases) <= _MAX_ALIASES:
-        found = message.get_rrset(message.answer, target, dns.rdataclass.IN, rdtype)
+        found = message.get_rrset(message.answer, target, dns.rdataclass.IN, _TYPES[rdtype])
         if found is not None:
             return target, tuple(found), True
         alias = message.get_rrset(message.answer, target, dns.rdataclass.IN, dns.rdatatype.CNAME)

@@ -13,7 +13,7 @@ from ca.process.postgres import UNAVAILABLE, Pool, Record
 LEASE_S: Final = 60
 
 # One statement: rows that another process is claiming are skipped, never waited for. The identifier comes with it.
-CLAIM_SQL: Final = """
+CLAIM: Final = """
 WITH free AS (
     SELECT id FROM validation_requests
     WHERE leased_until < now() AND account_id <> ALL($3::bytea[])
@@ -39,29 +39,29 @@ LEFT JOIN accounts AS account ON account.id = authz.account_id
 LEFT JOIN validations AS done ON done.authorization_id = claimed.authorization_id AND done.valid_until IS NOT NULL
 """
 
-EXTEND_SQL: Final = """
+EXTEND: Final = """
 UPDATE validation_requests SET leased_until = now() + make_interval(secs => $3)
 WHERE id = ANY($2::bytea[]) AND leased_by = $1
 """
 
 # Another process may claim them after $3 seconds; $4 claims are not held against them.
-RELEASE_SQL: Final = """
+RELEASE: Final = """
 UPDATE validation_requests
 SET leased_by = NULL, leased_until = now() + make_interval(secs => $3), attempts = attempts - $4
 WHERE id = ANY($2::bytea[]) AND leased_by = $1
 """
 
 # Rows of a claim whose answer was lost with its connection: ours by name, but not among those being worked on.
-RELEASE_STRAYS_SQL: Final = """
+RELEASE_STRAYS: Final = """
 UPDATE validation_requests SET leased_by = NULL, leased_until = '-infinity', attempts = attempts - 1
 WHERE leased_by = $1 AND id <> ALL($2::bytea[])
 """
 
-DROP_SQL: Final = "DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1"
+DROP: Final = "DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1"
 
 # The one completing transaction: the request goes and the outcome comes together. A result that comes after the lease
 # was lost, or after the authorization was deactivated (E79), leaves nothing; what was stored first stays.
-STORE_VALIDATION_SQL: Final = """
+STORE_VALIDATION: Final = """
 WITH gone AS (
     DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1 RETURNING authorization_id
 ), stored AS (
@@ -76,7 +76,7 @@ WITH gone AS (
 SELECT pg_notify('changed', encode(authorization_id, 'hex')) FROM stored
 """
 
-STORE_CAA_CHECK_SQL: Final = """
+STORE_CAA_CHECK: Final = """
 WITH gone AS (
     DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1 RETURNING authorization_id
 ), stored AS (
@@ -131,24 +131,24 @@ class VaStore:
 
     async def claim(self, limit: int, *, busy_accounts: Sequence[bytes] = ()) -> list[ClaimedRequest]:
         """At most `limit` requests of accounts that are not in `busy_accounts`, leased for a minute."""
-        rows = await self._pool.fetch(CLAIM_SQL, self._leased_by, limit, list(busy_accounts), LEASE_S)
+        rows = await self._pool.fetch(CLAIM, self._leased_by, limit, list(busy_accounts), LEASE_S)
         return [_claimed_of(row) for row in rows]
 
     async def extend(self, request_ids: Sequence[bytes]) -> None:
         """Another minute for requests that are being worked on."""
-        await self._pool.execute(EXTEND_SQL, self._leased_by, list(request_ids), LEASE_S)
+        await self._pool.execute(EXTEND, self._leased_by, list(request_ids), LEASE_S)
 
     async def release(self, request_ids: Sequence[bytes], *, after_s: float, uncounted: int = 0) -> None:
         """Gives requests back, to be claimed by anybody after `after_s` seconds, with `uncounted` attempts fewer."""
-        await self._pool.execute(RELEASE_SQL, self._leased_by, list(request_ids), after_s, uncounted)
+        await self._pool.execute(RELEASE, self._leased_by, list(request_ids), after_s, uncounted)
 
     async def release_strays(self, known: Sequence[bytes]) -> None:
         """Gives back at once what is leased by us without our knowledge, `known` being what we do know of."""
-        await self._pool.execute(RELEASE_STRAYS_SQL, self._leased_by, list(known))
+        await self._pool.execute(RELEASE_STRAYS, self._leased_by, list(known))
 
     async def drop(self, request: ClaimedRequest) -> None:
         """Takes a request off the queue that nobody waits for."""
-        await self._pool.execute(DROP_SQL, self._leased_by, request.id)
+        await self._pool.execute(DROP, self._leased_by, request.id)
 
     async def complete(self, outcomes: Sequence[Outcome]) -> int:
         """Stores outcomes, all in one transaction, and returns how many were still wanted.
@@ -162,10 +162,10 @@ class VaStore:
                 stored = 0
                 if validations:
                     stored += len(await connection.fetchmany(
-                        STORE_VALIDATION_SQL, [self._validation_values(outcome) for outcome in validations]))
+                        STORE_VALIDATION, [self._validation_values(outcome) for outcome in validations]))
                 if checks:
                     stored += len(await connection.fetchmany(
-                        STORE_CAA_CHECK_SQL, [self._check_values(outcome) for outcome in checks]))
+                        STORE_CAA_CHECK, [self._check_values(outcome) for outcome in checks]))
                 return stored
         except (*UNAVAILABLE, TimeoutError) as fault:
             raise DatabaseAway(str(fault)) from fault
