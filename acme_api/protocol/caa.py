@@ -12,8 +12,6 @@ from typing import Final
 
 MAX_RECORDS: Final = 100
 MAX_LABELS: Final = 10
-RECHECK_AFTER_S: Final = 28_800
-"""BR 3.2.2.8: a check holds for eight hours; an older one is made again before the signature."""
 
 _KNOWN_TAGS: Final = frozenset({"issue", "issuewild", "iodef", "issuemail", "issuevmc", "contactemail", "contactphone"})
 # RFC 8659 4.1.1 defines bit 0, written 128; the value 1 is what a reader of the older numbering means by it.
