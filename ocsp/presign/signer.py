@@ -77,7 +77,7 @@ async def sign_batch(
         _require_signature(signer, signatures[index], messages[index])
     pairs = zip(signatures[0::2], signatures[1::2], strict=True)
     return SignedBatch(issuer_id=signer.id, produced_at=now, times=times, records=tuple(
-        SignedStatus(status.serial, status.version, cert_status, pair)
+        SignedStatus(status.serial, status.version, cert_status, int(status.not_after.timestamp()), pair)
         for status, cert_status, pair in zip(statuses, shown, pairs, strict=True)))
 
 

@@ -2,16 +2,20 @@
 
 A batch is a header with the times that all its responses share, then one record a certificate. A record holds a serial
 number, its status and one signature a CertID hash; templates (response.py) make the response of it at either end. The
-responder stores a record behind the times under (issuer, serial number), so applying a batch is slicing.
+responder stores a record with the times put in under (issuer, serial number), so applying a batch is slicing.
 
     batch  = version(1) times(12) record*
     times  = produced_at(4) this_update(4) next_update(4)          unix seconds, big-endian
-    record = serial(18) body;   body = version(1) flags(1) reason(1) revoked_at(4) len1(2) len2(2) sig1 sig2
-    key    = issuer id(2) serial(18);   value = times(12) body
+    record = serial(18) length1(2) length2(2) status signature1 signature2
+    status = version(1) flags(1) reason(1) revoked_at(4) not_after(4)
+    key    = issuer id(2) serial(18)
+    value  = length1(2) times(12) length2(2) status signature1 signature2
+
+The responder finds its template by one slice of a value, VALUE_FORM[hash]: the times and that signature's length.
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,11 +24,20 @@ from ocsp.protocol.response import CertStatus, HashName, Times
 
 _FORMAT_VERSION: Final = 1
 _TIMES: Final = struct.Struct(">III")
-_BODY: Final = struct.Struct(">BBBIHH")
-_VALUE: Final = struct.Struct(">IIIBBBIHH")
+_HEADER_BYTES: Final = 1 + _TIMES.size
+_RECORD: Final = struct.Struct(">HHBBBII")
+_VALUE: Final = struct.Struct(">HIIIHBBBII")
 _REVOKED_FLAG: Final = 1
 KEY_BYTES: Final = 2 + SERIAL_BYTES
 HASHES: Final = (HashName.SHA1, HashName.SHA256)
+
+# Where the responder's fast path looks without reading the whole value.
+VALUE_FORM: Final = (slice(0, 14), slice(2, 16))
+VALUE_FLAGS: Final = 17
+VALUE_NOT_AFTER: Final = slice(23, 27)
+VALUE_BYTES: Final = _VALUE.size
+_VALUE_VERSION: Final = 16
+_VALUE_THIS_UPDATE: Final = slice(6, 10)
 
 
 class BatchError(ValueError):
@@ -33,51 +46,55 @@ class BatchError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SignedStatus:
-    """One record: the version counts changes of status, so that an older one never replaces a newer one."""
+    """One record. The version counts changes of status, so that an older one never replaces a newer one; `not_after_s`
+    is the certificate's, because an expired certificate is not answered for any more."""
 
     serial: bytes
     version: int
     status: CertStatus
+    not_after_s: int
     signatures: tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class StoredStatus:
+class StoredResponse:
     """A stored value, read back."""
 
     times: Times
     version: int
     status: CertStatus
+    not_after_s: int
     signatures: tuple[bytes, bytes]
 
 
 def encode_batch(times: Times, records: Iterable[SignedStatus]) -> bytes:
     """The payload of a batch row."""
-    parts = [bytes((_FORMAT_VERSION,)), _pack_times(times)]
+    parts = [bytes((_FORMAT_VERSION,)), _TIMES.pack(times.produced_at_s, times.this_update_s, times.next_update_s)]
+    pack = _RECORD.pack
     for record in records:
         first, second = record.signatures
         revoked_at_s = record.status.revoked_at_s
-        parts += (record.serial, _BODY.pack(record.version, 0 if revoked_at_s is None else _REVOKED_FLAG,
-                                            record.status.reason, revoked_at_s or 0, len(first), len(second)),
-                  first, second)
+        parts += (record.serial, pack(len(first), len(second), record.version,
+                                      0 if revoked_at_s is None else _REVOKED_FLAG, record.status.reason,
+                                      revoked_at_s or 0, record.not_after_s), first, second)
     return b"".join(parts)
 
 
 def split_batch(payload: bytes, issuer_id: int) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of every record, ready to be stored. Raises BatchError."""
-    if len(payload) < 13 or payload[0] != _FORMAT_VERSION:
+    if len(payload) < _HEADER_BYTES or payload[0] != _FORMAT_VERSION:
         raise BatchError("not a batch of this version")
-    times, prefix, end = payload[1:13], issuer_id.to_bytes(2, "big"), len(payload)
-    offset = 13
+    times, prefix, end = payload[1:_HEADER_BYTES], issuer_id.to_bytes(2, "big"), len(payload)
+    offset = _HEADER_BYTES
     while offset < end:
         body = offset + SERIAL_BYTES
-        if body + _BODY.size > end:
+        signatures = body + _RECORD.size
+        if signatures > end:
             raise BatchError("truncated record")
-        lengths = payload[body + _BODY.size - 4:body + _BODY.size]
-        behind = body + _BODY.size + (lengths[0] << 8 | lengths[1]) + (lengths[2] << 8 | lengths[3])
+        behind = signatures + (payload[body] << 8 | payload[body + 1]) + (payload[body + 2] << 8 | payload[body + 3])
         if behind > end:
             raise BatchError("truncated signature")
-        yield prefix + payload[offset:body], times + payload[body:behind]
+        yield prefix + payload[offset:body], payload[body:body + 2] + times + payload[body + 2:behind]
         offset = behind
 
 
@@ -86,17 +103,18 @@ def store_key(issuer_id: int, serial: bytes) -> bytes:
     return issuer_id.to_bytes(2, "big") + serial
 
 
-def read_value(value: bytes) -> StoredStatus:
+def read_value(value: bytes) -> StoredResponse:
     """A stored value with both signatures. Raises BatchError."""
     if len(value) < _VALUE.size:
         raise BatchError("truncated value")
-    produced_s, this_s, next_s, version, flags, reason, revoked_s, first, second = _VALUE.unpack_from(value)
-    if len(value) != _VALUE.size + first + second:
-        raise BatchError("truncated value")
+    (first, produced_s, this_s, next_s, second, version, flags, reason, revoked_s, not_after_s
+     ) = _VALUE.unpack_from(value)
+    if len(value) != _VALUE.size + first + second or flags & ~_REVOKED_FLAG:
+        raise BatchError("a value has two signatures of the lengths it says, and flags that are known")
     start = _VALUE.size
-    return StoredStatus(
+    return StoredResponse(
         Times(produced_at_s=produced_s, this_update_s=this_s, next_update_s=next_s), version,
-        CertStatus(revoked_at_s=revoked_s if flags & _REVOKED_FLAG else None, reason=reason),
+        CertStatus(revoked_at_s=revoked_s if flags & _REVOKED_FLAG else None, reason=reason), not_after_s,
         (value[start:start + first], value[start + first:]))
 
 
@@ -106,14 +124,4 @@ def replaces(new: bytes, old: bytes) -> bool:
     A response that was signed before a revocation can so never hide the one that was signed after it, in whatever order
     their batches arrive.
     """
-    return (new[_TIMES.size], new[4:8]) >= (old[_TIMES.size], old[4:8])
-
-
-def split_into(records: Sequence[SignedStatus], size: int) -> Iterator[Sequence[SignedStatus]]:
-    """Parts of at most `size` records."""
-    for start in range(0, len(records), size):
-        yield records[start:start + size]
-
-
-def _pack_times(times: Times) -> bytes:
-    return _TIMES.pack(times.produced_at_s, times.this_update_s, times.next_update_s)
+    return (new[_VALUE_VERSION], new[_VALUE_THIS_UPDATE]) >= (old[_VALUE_VERSION], old[_VALUE_THIS_UPDATE])

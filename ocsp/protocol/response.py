@@ -9,7 +9,6 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from functools import lru_cache
 from typing import Final
 
 from ca.pki import der
@@ -29,6 +28,8 @@ _HASH_ALGORITHM: Final = {
     HashName.SHA1: bytes.fromhex("300906052b0e03021a0500"),
     HashName.SHA256: bytes.fromhex("300d06096086480165030402010500"),
 }
+# Octets of ResponseData, good / revoked / revoked with a reason (spec/pki.md A.1): no other template is used.
+_TBS_BYTES: Final = {HashName.SHA1: (163, 182, 187), HashName.SHA256: (193, 210, 215)}
 _OCSP_BASIC: Final = bytes.fromhex("06092b0601050507300101")
 _SUCCESSFUL: Final = bytes.fromhex("0a0100")
 _BY_KEY: Final = 0xA2
@@ -77,9 +78,7 @@ class ResponseTemplate:
         self.key_hash = _hash(name, issuer.key_bits)
         self._cert_id = (_HASH_ALGORITHM[name] + der.tlv(der.OCTET_STRING, self.name_hash)
                          + der.tlv(der.OCTET_STRING, self.key_hash))
-        # Cached by what they depend on: a batch shares its times, and signatures have two or three lengths.
-        self._around_serial = lru_cache(maxsize=4096)(self._make_around_serial)
-        self._around_all = lru_cache(maxsize=16_384)(self._make_around_all)
+        self._tbs_bytes = _TBS_BYTES[name]
 
     def canonical_request(self) -> bytes:
         """The request without nonce or other options that clients send for serial number zero."""
@@ -88,16 +87,16 @@ class ResponseTemplate:
 
     def tbs(self, serial: bytes, status: CertStatus, times: Times) -> bytes:
         """ResponseData, the bytes that are signed."""
-        before, after = self._around_serial(status, times)
+        before, after = self.around_serial(status, times)
         return before + serial + after
 
     def response(self, serial: bytes, status: CertStatus, times: Times, signature: bytes) -> bytes:
-        """The whole OCSPResponse."""
-        before, after = self._around_all(status, times, len(signature))
+        """The whole OCSPResponse. In bulk take `around` once and join."""
+        before, after = self.around(status, times, len(signature))
         return b"".join((before, serial, after, signature))
 
-    def _make_around_serial(self, status: CertStatus, times: Times) -> tuple[bytes, bytes]:
-        """Everything before and behind the serial number's 18 octets. Offsets are computed: all lengths are fixed."""
+    def around_serial(self, status: CertStatus, times: Times) -> tuple[bytes, bytes]:
+        """Of the bytes that are signed, everything before and behind the serial number's 18 octets."""
         single = der.sequence(
             der.sequence(self._cert_id, der.tlv(der.INTEGER, _PLACEHOLDER)), _cert_status(status),
             _time(times.this_update_s), der.tlv(_EXPLICIT_0, _time(times.next_update_s)))
@@ -105,10 +104,14 @@ class ResponseTemplate:
         # The CertID is the only thing with the placeholder's 18 zero octets behind an INTEGER's head.
         head = bytes((der.INTEGER, SERIAL_BYTES))
         start = data.index(self._cert_id + head + _PLACEHOLDER) + len(self._cert_id) + len(head)
+        kind = 0 if status.revoked_at_s is None else 1 if status.reason == UNSPECIFIED_REASON else 2
+        if len(data) != self._tbs_bytes[kind]:
+            raise ValueError(f"ResponseData has {len(data)} octets where {self._tbs_bytes[kind]} are expected")
         return data[:start], data[start + SERIAL_BYTES:]
 
-    def _make_around_all(self, status: CertStatus, times: Times, signature_bytes: int) -> tuple[bytes, bytes]:
-        before, after = self._around_serial(status, times)
+    def around(self, status: CertStatus, times: Times, signature_bytes: int) -> tuple[bytes, bytes]:
+        """Of the whole response, everything before the serial number, and between it and the signature at the end."""
+        before, after = self.around_serial(status, times)
         data = before + _PLACEHOLDER + after
         whole = der.sequence(_SUCCESSFUL, der.tlv(_EXPLICIT_0, der.sequence(_OCSP_BASIC, der.tlv(
             der.OCTET_STRING, der.sequence(data, self._algorithm, der.bit_string(bytes(signature_bytes)))))))

@@ -1,8 +1,8 @@
-"""When a response is signed again, and which times it carries (BR 4.9.9, spec 5.4).
+"""When a response is signed again, and which times it carries (BR 4.9.9, spec/pki.md 5.4).
 
 BR: a response lives 8 hours to 10 days; one that lives 16 hours or longer is replaced at least 8 hours before its end
-and at most 4 days after its thisUpdate. We sign again after 48 to 60 hours, spread by chance, so that a busy hour does
-not come back as a herd, and 36 hours are left for an outage.
+and at most 4 days after its thisUpdate, a shorter one before half of its life. We sign again after 48 to 60 hours,
+spread by chance, so that a busy hour does not come back as a herd, and 36 hours are left for an outage.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,18 @@ from typing import Final
 from ca.pki.serial import SERIAL_BYTES
 from ocsp.protocol.response import Times
 
+WARNING_AGE: Final = timedelta(hours=72)
 OLDEST_ALLOWED: Final = timedelta(hours=96)
 _SHORTEST_LIFE: Final = timedelta(hours=8)
-_PARTS_PER_DAY: Final = 64
+_LONGEST_LIFE: Final = timedelta(days=10)
+_LONG_LIFE: Final = timedelta(hours=16)
+_LEFT_OF_LONG_LIFE: Final = timedelta(hours=8)
+_PARTS_PER_DAY: Final = 16
 _RANDOM_BYTES: Final = SERIAL_BYTES - 2
 
 
 class ScheduleError(ValueError):
-    """No response may be signed: the issuer's own end is too near (Mozilla, spec 1.4)."""
+    """No response may be signed: the times would break a rule, or the issuer's own end is too near."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,15 @@ class SerialRange:
 
     first: bytes
     last: bytes
+
+
+def require_lawful(*, life: timedelta, age: timedelta) -> None:
+    """Raises ScheduleError when responses of this life, signed again at this age, would break BR 4.9.9."""
+    if not _SHORTEST_LIFE <= life <= _LONGEST_LIFE:
+        raise ScheduleError("an OCSP response lives 8 hours to 10 days (BR 4.9.9)")
+    oldest = min(life - _LEFT_OF_LONG_LIFE, OLDEST_ALLOWED) if life >= _LONG_LIFE else life / 2
+    if not timedelta() < age <= oldest:
+        raise ScheduleError(f"OCSP responses that live {life} are signed again before they are {oldest} old (BR 4.9.9)")
 
 
 def response_times(now: datetime, *, life: timedelta, issuer_not_after: datetime) -> Times:
@@ -49,11 +62,19 @@ def due_at(this_update: datetime, *, age: timedelta, jitter: timedelta, random4:
 
 
 def parts_of_day(serial: bytes) -> list[SerialRange]:
-    """The 64 equal parts of the serial numbers of one day, which are signed again each at its own time."""
+    """The 16 equal parts of the serial numbers of one day, which are signed again each at its own time."""
     day, step = serial[:2], 256 // _PARTS_PER_DAY
     return [SerialRange(first=day + bytes((start,)) + bytes(_RANDOM_BYTES - 1),
                         last=day + bytes((start + step - 1,)) + b"\xff" * (_RANDOM_BYTES - 1))
             for start in range(0, 256, step)]
+
+
+def split_after(part: SerialRange, serial: bytes) -> SerialRange | None:
+    """What is left of a range behind a serial number of it; None when that is the last one."""
+    if serial >= part.last:
+        return None
+    following = (int.from_bytes(serial, "big") + 1).to_bytes(SERIAL_BYTES, "big")
+    return SerialRange(first=following, last=part.last)
 
 
 def moment(unix_s: int) -> datetime:

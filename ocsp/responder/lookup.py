@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from ca.pki.issuer import read_issuer
 from ca.pki.serial import SERIAL_BYTES
-from ocsp.protocol.batch import HASHES, StoredStatus, read_value, store_key
+from ocsp.protocol.batch import HASHES, StoredResponse, read_value, store_key
 from ocsp.protocol.request import CertId, MalformedRequest, parse_request
 from ocsp.protocol.response import (
     INTERNAL_ERROR,
@@ -87,7 +87,9 @@ class ResponseLookup:
         value = self._values.get(store_key(asked.issuer_id, serial))
         if value is None:
             return NOT_AUTHORIZED
-        stored: StoredStatus = read_value(value)
+        stored: StoredResponse = read_value(value)
+        if stored.not_after_s < now_s:
+            return NOT_AUTHORIZED
         if stored.times.next_update_s < now_s:
             # Never an answer past its nextUpdate (RFC 9919): somebody has to look why it was not signed again.
             return INTERNAL

@@ -17,7 +17,7 @@ from ocsp.protocol.batch import KEY_BYTES, replaces
 _LAST_BATCH: Final = b"last batch"
 _MAX_READERS: Final = 256
 _LIVE_RUN: Final = 1_000
-_NEXT_UPDATE: Final = slice(8, 12)
+_NEXT_UPDATE: Final = slice(10, 14)
 
 
 class ResponseMemory:
@@ -27,8 +27,6 @@ class ResponseMemory:
         self._directory = directory / "responses"
         self._map_bytes = map_size_gib << 30
         self._environment = self._open_or_remake()
-        self._reader = self._environment.begin()
-        self._reader.reset()
 
     def _open_or_remake(self) -> Any:
         try:
@@ -48,12 +46,8 @@ class ResponseMemory:
 
     def get(self, key: bytes) -> bytes | None:
         """The stored value as of now."""
-        reader = self._reader
-        reader.renew()
-        try:
-            value: bytes | None = reader.get(key)
-        finally:
-            reader.reset()
+        with self._environment.begin() as transaction:
+            value: bytes | None = transaction.get(key)
         return value
 
     def last_batch_id(self) -> int:

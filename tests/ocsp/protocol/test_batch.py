@@ -1,0 +1,92 @@
+"""The batch format: what goes in comes out, and nothing else is taken for a batch."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocsp.protocol.batch import (
+    VALUE_FLAGS,
+    VALUE_FORM,
+    VALUE_NOT_AFTER,
+    BatchError,
+    SignedStatus,
+    encode_batch,
+    read_value,
+    replaces,
+    split_batch,
+    store_key,
+)
+from ocsp.protocol.response import CertStatus, Times
+
+seconds = st.integers(1, 2**32 - 1)
+signatures = st.binary(min_size=1, max_size=520)
+statuses = st.one_of(st.just(CertStatus()), st.builds(CertStatus, revoked_at_s=seconds, reason=st.integers(0, 9)))
+times = st.builds(Times, produced_at_s=seconds, this_update_s=seconds, next_update_s=seconds)
+records = st.lists(st.builds(SignedStatus, st.binary(min_size=18, max_size=18), st.integers(0, 255), statuses, seconds,
+                             st.tuples(signatures, signatures)), max_size=5)
+
+
+@given(when=times, items=records, issuer_id=st.integers(0, 32_767))
+def test_a_batch_gives_back_its_records(when: Times, items: list[SignedStatus], issuer_id: int) -> None:
+    """Every record becomes a key and a value that holds the same facts and the batch's times."""
+    found = list(split_batch(encode_batch(when, items), issuer_id))
+    assert [key for key, _ in found] == [store_key(issuer_id, item.serial) for item in items]
+    for (_, value), item in zip(found, items, strict=True):
+        read = read_value(value)
+        assert (read.times, read.version, read.status, read.not_after_s, read.signatures) == (
+            when, item.version, item.status, item.not_after_s, item.signatures)
+        assert value[VALUE_NOT_AFTER] == item.not_after_s.to_bytes(4, "big")
+        assert bool(value[VALUE_FLAGS]) is (item.status.revoked_at_s is not None)
+
+
+@given(when=times, items=records, data=st.data())
+def test_a_cut_batch_is_refused(when: Times, items: list[SignedStatus], data: st.DataObject) -> None:
+    """A truncated payload never yields part of a record; a cut between two records is an earlier end, no fault."""
+    payload = encode_batch(when, items)
+    cut = payload[:data.draw(st.integers(0, max(0, len(payload) - 1)))]
+    try:
+        found = list(split_batch(cut, 1))
+    except BatchError:
+        return
+    assert found == list(split_batch(payload, 1))[:len(found)]
+
+
+def test_another_version_is_refused() -> None:
+    """A responder of this version leaves a later format alone."""
+    payload = encode_batch(Times(produced_at_s=1, this_update_s=1, next_update_s=2), [])
+    with pytest.raises(BatchError):
+        list(split_batch(b"\x02" + payload[1:], 1))
+
+
+@given(data=st.binary(max_size=200))
+def test_any_other_bytes_are_no_value(data: bytes) -> None:
+    """Reading a value either gives its facts or raises BatchError."""
+    try:
+        read = read_value(data)
+    except BatchError:
+        return
+    assert sum(map(len, read.signatures)) == len(data) - 27
+
+
+def value(version: int, this_update_s: int, *, first: bytes = b"a" * 71) -> bytes:
+    """A stored value with a version and a thisUpdate."""
+    when = Times(produced_at_s=9, this_update_s=this_update_s, next_update_s=99)
+    item = SignedStatus(bytes(18), version, CertStatus(), 1, (first, b"b" * 70))
+    (_, made), = split_batch(encode_batch(when, [item]), 1)
+    return made
+
+
+@given(left=st.tuples(st.integers(0, 3), st.integers(0, 2**32 - 1)),
+       right=st.tuples(st.integers(0, 3), st.integers(0, 2**32 - 1)))
+def test_a_value_replaces_another_by_version_then_by_this_update(left: tuple[int, int], right: tuple[int, int]) -> None:
+    """(version, thisUpdate) must not be smaller; signature lengths and the rest have no say."""
+    assert replaces(value(*left), value(*right, first=b"longer" * 20)) is (left >= right)
+
+
+def test_the_form_of_a_value_is_the_same_for_responses_of_the_same_shape() -> None:
+    """Times and the length of that hash's signature, and nothing of the certificate, choose a template."""
+    one = value(0, 5)
+    assert value(1, 5)[VALUE_FORM[0]] == one[VALUE_FORM[0]]
+    assert value(0, 5, first=b"a" * 72)[VALUE_FORM[0]] != one[VALUE_FORM[0]]
+    assert value(0, 5, first=b"a" * 72)[VALUE_FORM[1]] == one[VALUE_FORM[1]]
+    assert value(0, 6)[VALUE_FORM[1]] != one[VALUE_FORM[1]]
