@@ -1,0 +1,1 @@
+"""Certificates byte for byte, and the script that makes them anew."""

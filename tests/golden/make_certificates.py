@@ -1,0 +1,96 @@
+"""Writes the golden certificates: `python -m tests.golden.make_certificates`. Run it on purpose, and review the diff.
+
+One file for each profile, issuer key and leaf key: a provenance line, then the certificate as `openssl asn1parse` and
+as hexadecimal DER. Time, serial number and keys are fixed; ECDSA signatures are deterministic (RFC 6979).
+"""
+
+import subprocess
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from ca.pki.crl import ca_issuers_url, shard_url
+from ca.pki.identifier import Identifier
+from ca.pki.profile import PROFILES
+from ca.pki.public_key import require_acceptable
+from ca.pki.serial import serial_number, shard
+from ca.pki.tbs import StatusUrls, assemble, tbs_certificate
+from ca.pki.validity import validity
+from tests.ca.pki.authority import NOW, Authority, Key, authority
+
+DIRECTORY = Path(__file__).parent / "certificates"
+SHARDS = 128
+IDENTIFIERS = (Identifier(type="dns", value="www.example.com"), Identifier(type="dns", value="*.example.com"),
+               Identifier(type="dns", value="xn--bcher-kva.example.com"), Identifier(type="ip", value="1.1.1.1"),
+               Identifier(type="ip", value="2606:4700::1111"))
+SERIAL = serial_number(NOW, bytes.fromhex("00112233445566778899aabbccddeeff"))
+_PROVENANCE = ("Made by tests/golden/make_certificates.py, which also says which keys these are: the scalars 0x0c0ffee "
+               "(P-256) and 0x0decaf (P-384), and the first good primes after two round numbers (RSA).")
+# Found by counting up from 3 * 2^1022 and 3 * 2^1022 + 31 * 2^1000 to the next prime p with p - 1 prime to 65537.
+_P = (3 << 1022) + 1037
+_Q = (3 << 1022) + (31 << 1000) + 13
+
+
+def _rsa_key() -> rsa.RSAPrivateKey:
+    e, totient = 65_537, (_P - 1) * (_Q - 1)
+    d = pow(e, -1, totient)
+    return rsa.RSAPrivateNumbers(p=_P, q=_Q, d=d, dmp1=d % (_P - 1), dmq1=d % (_Q - 1), iqmp=pow(_Q, -1, _P),
+                                 public_numbers=rsa.RSAPublicNumbers(e, _P * _Q)).private_key()
+
+
+def keys() -> dict[str, Key]:
+    """The three keys, each an issuer's and a subscriber's."""
+    return {"p256": ec.derive_private_key(0x0C0FFEE, ec.SECP256R1()),
+            "p384": ec.derive_private_key(0x0DECAF, ec.SECP384R1()), "rsa2048": _rsa_key()}
+
+
+def golden_authority(kind: str) -> Authority:
+    """The issuing CA with this key."""
+    return authority(keys()[kind], deterministic=True)
+
+
+def cases() -> Iterator[tuple[str, bytes, Authority]]:
+    """(file stem, certificate DER, who issued it) for each profile x issuer key x leaf key."""
+    for profile in PROFILES.values():
+        for issuer_kind in keys():
+            issued_by = golden_authority(issuer_kind)
+            for leaf_kind, leaf in keys().items():
+                spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+                issuer_name = f"Issuing {issuer_kind}"
+                tbs = tbs_certificate(
+                    profile=profile, issuer=issued_by.issuer, serial=SERIAL, identifiers=IDENTIFIERS,
+                    validity=validity(NOW, length_s=profile.length_s, issuer=issued_by.issuer.validity),
+                    key=require_acceptable(spki),
+                    urls=StatusUrls(ocsp="http://o.chancery.dev",
+                                    ca_issuers=ca_issuers_url("http://i.chancery.dev", issuer_name),
+                                    crl=shard_url("http://c.chancery.dev", issuer_name, shard(SERIAL, SHARDS))))
+                certificate = assemble(tbs, issued_by.sign(tbs, deterministic=True))
+                yield f"{profile.name}-{leaf_kind}-by-{issuer_kind}", certificate, issued_by
+
+
+def _text(certificate: bytes) -> str:
+    shown = subprocess.run(["openssl", "asn1parse", "-inform", "DER", "-i"], input=certificate, capture_output=True,
+                           check=True).stdout.decode()
+    lines = "\n".join(line.rstrip() for line in shown.splitlines())
+    return f"# {_PROVENANCE}\n\n{lines}\n\n{textwrap.fill(certificate.hex(), 100)}\n"
+
+
+def der_of(text: str) -> bytes:
+    """The certificate in a golden file: what follows the last empty line."""
+    return bytes.fromhex(text.rstrip().rpartition("\n\n")[2])
+
+
+def main() -> None:
+    """Replaces every golden file."""
+    DIRECTORY.mkdir(exist_ok=True)
+    for old in DIRECTORY.glob("*.txt"):
+        old.unlink()
+    for stem, certificate, _ in cases():
+        (DIRECTORY / f"{stem}.txt").write_text(_text(certificate), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
