@@ -35,7 +35,7 @@ def updated_text(text: str, options: DemoOptions) -> str:
     for key, value in (("policy", options.policy), ("resolver", options.resolver),
                        ("http_01_port", options.http_01_port), ("tls_alpn_01_port", options.tls_alpn_01_port)):
         line = f"{key} = {json.dumps(value)}"
-        text = re.sub(rf"(?m)^{key} *=.*$", lambda _, line=line: line, text)
+        text = re.sub(rf"(?m)^{key} *=.*$", line.replace("\\", r"\\"), text)
     return text
 
 
