@@ -133,10 +133,10 @@ class Token:
                     raise ModuleUnusableError(f"the module's configuration {conf} does not exist: name the right file, "
                                               "or make the token first")
                 os.environ["SOFTHSM2_CONF"] = str(conf)
-            token._read_pin()
+            pin = token._read_pin()
             cls._loaded_by_pid = os.getpid()
             try:
-                token._connect()
+                token._connect(pin)
             except pkcs11.PKCS11Error as fault:
                 token._finalize()
                 raise TokenFaultError(f"token {token_label!r} in {module} cannot be opened: {_text(fault)}") from fault
@@ -287,11 +287,7 @@ class Token:
         if self._closed:
             raise TokenInUseError(f"token {self._token_label!r} is closed: open it again")
 
-    def _connect(self) -> None:
-        if self._pin_refused:
-            raise PinRefusedError(f"token {self._token_label!r} refused the PIN in {self._pin_file} before: not tried "
-                                  "again, because that may lock the token")
-        pin = self._read_pin()
+    def _connect(self, pin: str) -> None:
         try:
             self._library = pkcs11.lib(self._module)
         except pkcs11.PKCS11Error as fault:
@@ -327,7 +323,10 @@ class Token:
     def _reconnect(self) -> None:
         self._session = None
         self._finalize()
-        self._connect()
+        if self._pin_refused:
+            raise PinRefusedError(f"token {self._token_label!r} refused the PIN in {self._pin_file} before: not tried "
+                                  "again, because that may lock the token")
+        self._connect(self._read_pin())
 
     def _finalize(self) -> None:
         """C_Finalize; the next use of the module starts it anew. It may have been stopped behind our back."""

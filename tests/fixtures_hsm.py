@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from ca.admin.ceremony.act import run_ceremony
+from ca.admin.ceremony.plan import CeremonyPlan, load_demo_plan
+from ca.admin.ceremony.result import CeremonyResult
 from ca.process.ambient import system_ambient
 from ca.process.settings import HsmSettings
 from hsm.generate import KeySpec, generate_key
@@ -52,3 +56,32 @@ def softhsm_token(tmp_path_factory: pytest.TempPathFactory) -> SoftHsm:
         generate_key(token, label=RSA_LABEL, key_id=random_bytes(16), spec=KeySpec.RSA_2048)
         generate_key(token, label=EC_LABEL, key_id=random_bytes(16), spec=KeySpec.P_256)
     return softhsm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoCeremony:
+    """A held ceremony of the demo's plan, with the [hsm] section of the processes that use its issuing keys."""
+
+    result: CeremonyResult
+    hsm: HsmSettings            # the online token: keys "Chancery Demo R1" (RSA-2048) and "Chancery Demo E1" (P-256)
+    online: SoftHsm
+    root: SoftHsm
+
+
+def quick_plan() -> CeremonyPlan:
+    """The demo's plan with smaller root keys: RSA-2048 and P-256."""
+    plan = load_demo_plan(aia_base_url="http://localhost:14002", crl_base_url="http://localhost:14002")
+    quick = {"rsa-4096": "rsa-2048", "p-384": "p-256"}
+    return msgspec.structs.replace(
+        plan, roots=[msgspec.structs.replace(root, key=quick[root.key]) for root in plan.roots])
+
+
+@pytest.fixture(scope="session")
+def demo_ceremony(tmp_path_factory: pytest.TempPathFactory) -> DemoCeremony:
+    """The hierarchy of the demo, made once a session with quick root keys. Record it with `record_ceremony`."""
+    directory = tmp_path_factory.mktemp("ceremony")
+    root = make_softhsm(directory / "hsm" / "root", "chancery-root")
+    online = make_softhsm(directory / "hsm" / "online", "chancery-online")
+    result = run_ceremony(quick_plan(), out_dir=directory / "ceremony", root_hsm=root.settings,
+                          online_hsm=online.settings, ambient=system_ambient())
+    return DemoCeremony(result=result, hsm=online.settings, online=online, root=root)
