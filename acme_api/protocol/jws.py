@@ -13,10 +13,12 @@ from typing import Any, Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 from josepy import errors as josepy_errors
 from josepy.jwa import ES256, ES384, ES512, RS256, JWASignature
-from josepy.jwk import JWK
+from josepy.jwk import JWK, JWKEC, JWKRSA
 
 from acme_api.protocol import base64url
 from acme_api.protocol.json_strict import JsonError, JsonObject, decode_object
@@ -127,6 +129,20 @@ def link_of_key_change(jws_text: str) -> KeyChangeLink:
     verify(outer, change.old_jwk)
     return KeyChangeLink(old_thumbprint=thumbprint(change.old_jwk), new_thumbprint=thumbprint(change.new_jwk),
                          account_url=change.account_url)
+
+
+def jwk_of_public_key(spki_der: bytes) -> str:
+    """The canonical JWK of a SubjectPublicKeyInfo, so that keys of certificates and of accounts can be compared.
+
+    The SPKI is one that was accepted, so it is RSA, EC on a curve of ours, or Ed25519; ValueError for any other.
+    """
+    key = load_der_public_key(spki_der)
+    if isinstance(key, Ed25519PublicKey):
+        return canonical_jwk({"kty": "OKP", "crv": "Ed25519", "x": base64url.encode(key.public_bytes_raw())})
+    if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        josepy_class = JWKRSA if isinstance(key, rsa.RSAPublicKey) else JWKEC
+        return canonical_jwk(josepy_class(key=key).to_json())
+    raise ValueError("not a key of a kind that JWS knows here")
 
 
 def _json(data: bytes, what: str) -> JsonObject:

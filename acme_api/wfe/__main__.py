@@ -1,0 +1,151 @@
+"""`chancery run wfe`: the ACME server's process, wired from the settings."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from acme_api.protocol.directory import directory_object
+from acme_api.protocol.new_order import OrderPolicy
+from acme_api.protocol.nonce import MIN_KEY_BYTES
+from acme_api.protocol.order import Lives
+from acme_api.wfe import tls
+from acme_api.wfe.app import App
+from acme_api.wfe.certificate_store import CertificateStore
+from acme_api.wfe.context import Context
+from acme_api.wfe.notifier import Notifier
+from acme_api.wfe.server import Listening
+from acme_api.wfe.service_certificate import ServiceCertificate
+from acme_api.wfe.store import READ_OPTIONS, WRITE_OPTIONS, Store
+from acme_api.wfe.waiters import Waiters
+from ca.pki.identifier import Identifier, NamePolicy, require_permitted
+from ca.pki.profile import PROFILES
+from ca.process.ambient import Ambient, system_ambient
+from ca.process.http import bind_sockets
+from ca.process.lifecycle import StartupError, ready, run_process
+from ca.process.postgres import Listener, Pool, create_pool
+from ca.process.settings import Settings
+from ca.process.worker import wait_any
+
+ROLE: Final = "acme_wfe"
+_CONNECTIONS: Final = 8
+_DRAIN_S: Final = 5.0
+
+
+def main(settings: Settings) -> int:
+    """Serves until it is told to stop; the exit code."""
+    return run_process("wfe", lambda stop: _run(settings, stop))
+
+
+async def _run(settings: Settings, stop: asyncio.Event) -> None:
+    ambient = system_ambient()
+    log = structlog.get_logger()
+    nonce_key = read_nonce_key(settings.acme.nonce_key)
+    sockets = bind_sockets(settings.acme.listen)
+    async with AsyncExitStack() as stack:
+        for each in sockets:
+            stack.callback(each.close)
+        reads = await create_pool(settings.database, ROLE, process="wfe", max_size=_CONNECTIONS, options=READ_OPTIONS)
+        stack.callback(reads.terminate)
+        writes = await create_pool(settings.database, ROLE, process="wfe", max_size=_CONNECTIONS,
+                                   options=WRITE_OPTIONS)
+        stack.callback(writes.terminate)
+        context = make_context(settings, ambient, log, nonce_key=nonce_key, reads=reads, writes=writes)
+        await stack.enter_async_context(
+            Listener(settings.database, ROLE, "wfe", {"changed": on_change(context)}))
+        stack.callback(asyncio.create_task(context.notifier.run()).cancel)
+        tls_context = await _start_tls(settings, context, stack, stop) if settings.acme.tls else None
+        if stop.is_set():
+            return
+        listening = await Listening.start(App(context), sockets, tls_context)
+        ready()
+        await stop.wait()
+        await listening.drain(timeout_s=_DRAIN_S)
+
+
+def read_nonce_key(path: Path) -> bytes:
+    """The key that all servers of one CA share. Raises StartupError when it is missing or short."""
+    try:
+        key = path.read_bytes()
+    except OSError as fault:
+        raise StartupError(f"the nonce key cannot be read: {fault}") from fault
+    if len(key.strip()) < MIN_KEY_BYTES:
+        raise StartupError(f"{path}: the nonce key needs at least {MIN_KEY_BYTES} random bytes")
+    return key
+
+
+def make_context(
+    settings: Settings, ambient: Ambient, log: FilteringBoundLogger, *, nonce_key: bytes, reads: Pool, writes: Pool
+) -> Context:
+    """Everything that the settings say to the handlers."""
+    acme = settings.acme
+    if settings.ca.default_profile not in PROFILES:
+        raise StartupError(f"ca.default_profile: expected one of {', '.join(PROFILES)}, "
+                           f"got {settings.ca.default_profile!r}")
+    warm_up()
+    names = NamePolicy(
+        internal_suffixes=tuple(settings.ca.internal_suffixes), public=settings.policy == "public",
+        internal_prefixes=tuple(settings.va.allowed_prefixes), allow_loopback=settings.va.allow_loopback)
+    directory = directory_object(
+        acme.base_url, terms_of_service=acme.terms_of_service, website=acme.website,
+        caa_identities=settings.va.caa_identities,
+        profiles={profile.name: profile.description for profile in PROFILES.values()})
+    store = Store(reads=reads, writes=writes)
+    return Context(
+        base_url=acme.base_url, directory=msgspec.json.encode(directory), nonce_key=nonce_key,
+        order_policy=OrderPolicy(names=names, default_profile=settings.ca.default_profile),
+        lives=Lives(order=timedelta(seconds=acme.order_life_s),
+                    authorization=timedelta(seconds=acme.authorization_life_s)),
+        terms_of_service=acme.terms_of_service, finalize_wait_s=acme.finalize_wait_ms / 1000,
+        max_body_bytes=acme.max_body_bytes, ambient=ambient, store=store,
+        certificates=CertificateStore(reads=reads, writes=writes), waiters=Waiters(), notifier=Notifier(store, log),
+        log=log)
+
+
+def warm_up() -> None:
+    """Loads the public suffix list, a quarter of a second that no request should wait for."""
+    require_permitted(Identifier(type="dns", value="a.example"), NamePolicy(internal_suffixes=("*",), public=False))
+
+
+def on_change(context: Context) -> Callable[[str], None]:
+    """What a notification on `changed` does. The first "" says that we listen, a later one that we did not."""
+    listening = False
+
+    def callback(payload: str) -> None:
+        nonlocal listening
+        if not payload and listening:
+            context.store.refuse_nonces_before(context.ambient.now())
+        listening = True
+        context.waiters.wake(payload)
+
+    return callback
+
+
+async def _start_tls(
+    settings: Settings, context: Context, stack: AsyncExitStack, stop: asyncio.Event
+) -> ssl.SSLContext:
+    """A TLS context with a certificate, which is then kept fresh. Waits for the first one, or for the stop.
+
+    Raises StartupError when the files are somebody else's to make and cannot be used.
+    """
+    acme = settings.acme
+    if acme.tls_certificate is None or acme.tls_key is None:
+        raise StartupError("acme.tls_certificate and acme.tls_key: expected two file paths, because acme.tls is true")
+    files = tls.TlsFiles(certificate=acme.tls_certificate, key=acme.tls_key)
+    if not acme.service_names and tls.read_certificate(files) is None:
+        raise StartupError(f"{files.certificate} and {files.key} are not a certificate and its key; name the server in "
+                           "acme.service_names to have them made")
+    tls_context = tls.new_context()
+    keeper = ServiceCertificate(
+        context=tls_context, files=files, names=acme.service_names, certificates=context.certificates,
+        waiters=context.waiters, notifier=context.notifier, ambient=context.ambient, log=context.log)
+    stack.callback(asyncio.create_task(keeper.run()).cancel)
+    await wait_any(keeper.usable, stop)
+    return tls_context

@@ -1,0 +1,171 @@
+"""One HTTP request from its first byte to its answer: path, method, headers, then the handler of the resource.
+
+Whatever happens becomes an answer: a Problem is shown, a database that is away is 500 with Retry-After, anything else
+is 500 with an id that the log explains. Nothing that a client sends can make the process stop.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from acme_api.protocol import nonce, problem
+from acme_api.protocol.directory import Resource, Target, parse_path
+from acme_api.protocol.problem import Problem
+from acme_api.wfe import accounts, authorizations, certificates, key_change, orders, revocations
+from acme_api.wfe.context import Context
+from acme_api.wfe.request import Post, RequestAborted, Signer, authenticate, read_body
+from acme_api.wfe.response import JSON, Frame, Reply, render, render_preflight, render_problem
+from ca.pki.object_id import to_text
+from ca.process.postgres import UNAVAILABLE
+
+_Handler = Callable[[Context, Post], Awaitable[Reply]]
+
+MAX_HEADER_BYTES: Final = 16_384
+_MAX_IN_FLIGHT: Final = 2_000
+_BUSY_RETRY_AFTER_S: Final = 5
+_AWAY_RETRY_AFTER_S: Final = 3
+_ACCOUNT: Final = web.RequestKey("account", str)
+_READABLE: Final = (Resource.DIRECTORY, Resource.NEW_NONCE)
+_ALLOW_READABLE: Final = "GET, HEAD, POST, OPTIONS"
+_ALLOW_SIGNED: Final = "POST, OPTIONS"
+
+
+async def _directory(context: Context, post: Post) -> Reply:
+    """POST-as-GET (row T6)."""
+    post.require_read()
+    return Reply(body=context.directory, content_type=JSON)
+
+
+async def _new_nonce(_context: Context, post: Post) -> Reply:
+    """POST-as-GET (row T6); the nonce is in the headers of every answer."""
+    post.require_read()
+    return Reply()
+
+
+_HANDLERS: Final[dict[Resource, tuple[Signer, _Handler]]] = {
+    Resource.DIRECTORY: (Signer.ACCOUNT, _directory),
+    Resource.NEW_NONCE: (Signer.ACCOUNT, _new_nonce),
+    Resource.NEW_ACCOUNT: (Signer.NEW_KEY, accounts.new_account),
+    Resource.NEW_ORDER: (Signer.ACCOUNT, orders.new_order),
+    Resource.REVOKE_CERT: (Signer.EITHER, revocations.revoke_cert),
+    Resource.KEY_CHANGE: (Signer.ACCOUNT, key_change.key_change),
+    Resource.ACCOUNT: (Signer.ACCOUNT, accounts.account),
+    Resource.ORDERS: (Signer.ACCOUNT, accounts.orders),
+    Resource.ORDER: (Signer.ACCOUNT, orders.order),
+    Resource.FINALIZE: (Signer.ACCOUNT, orders.finalize),
+    Resource.AUTHORIZATION: (Signer.ACCOUNT, authorizations.authorization),
+    Resource.CHALLENGE: (Signer.ACCOUNT, authorizations.challenge),
+    Resource.CERTIFICATE: (Signer.ACCOUNT, certificates.certificate),
+}
+
+
+class App:
+    """Answers requests. Holds nothing but the context and the number of requests that are being answered."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._in_flight = 0
+
+    async def handle(self, http: web.BaseRequest) -> web.Response:
+        """The answer to one request; raises nothing but cancellation."""
+        started_s = asyncio.get_running_loop().time()
+        path = origin_form(http.raw_path)
+        self._in_flight += 1
+        fault: Problem | None = None
+        close = False
+        try:
+            response = await self._answer(http, path)
+        except Problem as raised:
+            fault = raised
+        except RequestAborted as aborted:
+            fault, close = aborted.problem, True
+        except UNAVAILABLE as away:
+            self._context.log.warning("the database is away", fault=str(away) or type(away).__name__)
+            fault = problem.server_internal("the database cannot be reached; try again",
+                                            retry_after_s=_AWAY_RETRY_AFTER_S)
+        except Exception:
+            fault = self._broken(http, path)
+        finally:
+            self._in_flight -= 1
+        if fault is not None:
+            response = render_problem(fault, self._frame(http, with_nonce=True), close=close)
+        self._log(http, path, response, fault, asyncio.get_running_loop().time() - started_s)
+        return response
+
+    def unparsable(self, fault: Problem) -> web.Response:
+        """The answer to what was no HTTP request; the connection is closed after it."""
+        frame = Frame(base_url=self._context.base_url, nonce=self._make_nonce(), has_origin=False)
+        return render_problem(fault, frame, close=True)
+
+    async def _answer(self, http: web.BaseRequest, path: str) -> web.Response:
+        if sum(len(name) + len(value) + 4 for name, value in http.raw_headers) > MAX_HEADER_BYTES:
+            raise RequestAborted(problem.malformed("the header is too large", status=431))
+        target = parse_path(path.partition("?")[0])
+        if target is None:
+            raise problem.not_found("there is nothing at this URL")
+        if http.method == "POST":
+            if self._in_flight > _MAX_IN_FLIGHT:
+                raise Problem("rateLimited", "the server is busy; try again", status=503,
+                              retry_after_s=_BUSY_RETRY_AFTER_S)
+            return await self._post(http, target, path)
+        readable = target.resource in _READABLE
+        allow = _ALLOW_READABLE if readable else _ALLOW_SIGNED
+        if http.method == "OPTIONS":
+            return render_preflight(allow, self._frame(http, with_nonce=False))
+        if not readable or http.method not in ("GET", "HEAD"):
+            raise Problem("malformed", f"{http.method[:20]} is not possible here", status=405, allow=allow)
+        if target.resource is Resource.DIRECTORY:
+            frame = self._frame(http, with_nonce=False, index=False)
+            return render(Reply(body=self._context.directory, content_type=JSON), frame)
+        # Rows N1, N2: HEAD is 200, GET is 204.
+        status = 200 if http.method == "HEAD" else 204
+        return render(Reply(status=status), self._frame(http, with_nonce=True))
+
+    async def _post(self, http: web.BaseRequest, target: Target, path: str) -> web.Response:
+        signer, handler = _HANDLERS[target.resource]
+        body = await read_body(http, self._context.max_body_bytes)
+        post = await authenticate(self._context, body, target=target, path=path, signer=signer)
+        if post.account is not None:
+            http[_ACCOUNT] = to_text(post.account.id)
+        reply = await handler(self._context, post)
+        index = target.resource is not Resource.DIRECTORY
+        return render(reply, self._frame(http, with_nonce=True, index=index))
+
+    def _frame(self, http: web.BaseRequest, *, with_nonce: bool, index: bool = True) -> Frame:
+        return Frame(base_url=self._context.base_url, nonce=self._make_nonce() if with_nonce else None,
+                     has_origin="Origin" in http.headers, index=index)
+
+    def _make_nonce(self) -> str:
+        ambient = self._context.ambient
+        return nonce.make_nonce(ambient.now(), ambient.random_bytes(nonce.RANDOM_BYTES), self._context.nonce_key)
+
+    def _broken(self, http: web.BaseRequest, path: str) -> Problem:
+        """Our fault: the client gets an id, the log gets everything else (row P8)."""
+        incident = self._context.ambient.random_bytes(8).hex()
+        self._context.log.exception("request broke", incident=incident, method=http.method, path=path)
+        return problem.server_internal(f"something went wrong here; the operator can look up {incident}",
+                                       retry_after_s=_AWAY_RETRY_AFTER_S)
+
+    def _log(self, http: web.BaseRequest, path: str, response: web.Response, fault: Problem | None,
+             took_s: float) -> None:
+        log = self._context.log
+        values: dict[str, object] = {"method": http.method, "path": path, "status": response.status,
+                                     "took_ms": round(took_s * 1000, 1)}
+        account = http.get(_ACCOUNT)
+        if account is not None:
+            values["account"] = account
+        if fault is not None:
+            values |= {"type": fault.type, "detail": fault.detail, "from": http.remote,
+                       "agent": http.headers.get("User-Agent", "")}
+        log.info("request", **values)
+
+
+def origin_form(raw: str) -> str:
+    """The path and query of a request target as they were sent; an absolute one loses scheme and authority, which
+    say nothing here (RFC 9112 3.2.2, row E7)."""
+    for scheme in ("http://", "https://"):
+        if raw[:len(scheme)].lower() == scheme:
+            return "/" + raw[len(scheme):].partition("/")[2]
+    return raw

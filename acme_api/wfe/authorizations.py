@@ -1,0 +1,84 @@
+"""Authorizations and challenges: read, answer, deactivate (RFC 8555 7.5)."""
+
+from dataclasses import replace
+from typing import Final
+
+from acme_api.protocol import directory, problem
+from acme_api.protocol.authorization import (
+    Authorization,
+    AuthorizationStatus,
+    Challenge,
+    Response,
+    authorization_object,
+    authorization_status,
+    challenge_object,
+    decide_response,
+    decide_update,
+    require_challenge,
+    require_shown,
+)
+from acme_api.wfe.context import Context
+from acme_api.wfe.request import Post
+from acme_api.wfe.response import Reply, json_reply
+from ca.pki.object_id import object_id
+
+_RETRY_AFTER_S: Final = 1
+VALIDATION_CHANNEL: Final = "validation"
+
+
+async def authorization(context: Context, post: Post) -> Reply:
+    """Reads, or deactivates (rows AZ1, AZ4, AZ5)."""
+    found = await _require_own(context, post)
+    if not post.is_read:
+        now = context.ambient.now()
+        if decide_update(found, post.json(), now):
+            await context.store.deactivate_authorization(found.id, now=now)
+            found = replace(found, facts=replace(found.facts, deactivated_at=now))
+    return json_reply(authorization_object(context.base_url, found, context.ambient.now()),
+                      retry_after_s=_retry_after_s(context, found))
+
+
+async def challenge(context: Context, post: Post) -> Reply:
+    """Reads, or starts the validation (RFC 8555 7.5.1, rows CH3, CH4). Members of the payload are ignored."""
+    found = await _require_own(context, post)
+    chosen = require_challenge(found, post.target.challenge_type)
+    now = context.ambient.now()
+    if post.is_read:
+        require_shown(found, now)
+        return _challenge_reply(context, found, chosen)
+    post.json()
+    if decide_response(found, chosen.type, now) is Response.START:
+        await context.store.insert_validation_request(
+            object_id(now, context.ambient.random_bytes(16)), found, chosen.type, post.owner.thumbprint, now=now)
+        context.notifier.notify(VALIDATION_CHANNEL)
+        stored = await context.store.authorization(found.id)
+        found = stored or found
+        if found.responding != chosen.type and found.facts.validation is None:
+            # Somebody else's answer to another challenge was first (row E81).
+            decide_response(found, chosen.type, now)
+    return _challenge_reply(context, found, chosen)
+
+
+def _challenge_reply(context: Context, found: Authorization, chosen: Challenge) -> Reply:
+    """certbot gives up without the `up` link, lego polls where it leads (rows CB1, L3)."""
+    return json_reply(
+        challenge_object(context.base_url, found, chosen, context.ambient.now()),
+        location=directory.challenge_url(context.base_url, found.id, chosen.type),
+        links=((directory.authorization_url(context.base_url, found.id), "up"),),
+        retry_after_s=_retry_after_s(context, found))
+
+
+def _retry_after_s(context: Context, found: Authorization) -> int | None:
+    """While the VA works: an integer, never 0 (row CH8)."""
+    status = authorization_status(found.facts, context.ambient.now())
+    return _RETRY_AFTER_S if status is AuthorizationStatus.PENDING and found.responding is not None else None
+
+
+async def _require_own(context: Context, post: Post) -> Authorization:
+    """The authorization of the URL. Raises Problem: 404 when there is none, 403 when it is another's (row J12)."""
+    found = await context.store.authorization(post.target.object_id)
+    if found is None:
+        raise problem.not_found("there is no such authorization")
+    if found.account_id != post.owner.id:
+        raise problem.unauthorized("this authorization belongs to another account")
+    return found

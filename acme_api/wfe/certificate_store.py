@@ -1,0 +1,226 @@
+"""What the role acme_wfe does with finalize requests, certificates, revocations and its own service certificate.
+
+The other half of store.py, on the same two pools.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from acme_api.protocol.jws import SignedRequest
+from acme_api.protocol.revocation import RevocationPlan
+from ca.pki.identifier import Identifier
+from ca.pki.tbs import assemble
+from ca.process.postgres import Pool
+
+# The order's authorizations with the latest look at CAA, and whether any account has the key of the CSR (row FI5).
+_FINALIZE_FACTS: Final = """
+SELECT v.authorization_id, v.challenge_type, v.thumbprint, greatest(v.caa_checked_at, (
+    SELECT max(k.checked_at) FROM caa_checks k WHERE k.authorization_id = v.authorization_id AND k.problem IS NULL
+    )) AS caa_checked_at, EXISTS (SELECT FROM accounts WHERE thumbprint = $2) AS key_is_an_accounts
+FROM unnest($1::bytea[]) AS u (id) JOIN validations v ON v.authorization_id = u.id
+"""
+# One finalization an order, whatever happens in parallel (row FI10), and none when an authorization is deactivated at
+# this moment: FOR SHARE waits for who is doing that, and looks again.
+_FINALIZE: Final = """
+WITH live AS (
+    SELECT id FROM authorizations WHERE id = ANY($8::bytea[]) AND deactivated_at IS NULL FOR SHARE
+), finalized AS (
+    INSERT INTO finalizations (order_id, requested_at, jwk, jws_protected, jws_payload, jws_signature)
+    SELECT $1, $2, $3, $4, $5, $6 WHERE (SELECT count(*) FROM live) = cardinality($8::bytea[])
+    ON CONFLICT (order_id) DO NOTHING RETURNING order_id
+), queued AS (
+    INSERT INTO issuance_requests (id, kind, requested_at) SELECT order_id, 'order', $2 FROM finalized
+), checked AS (
+    INSERT INTO validation_requests (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at)
+    SELECT n.id, 'caa', n.authorization_id, $7, n.challenge_type, n.thumbprint, $2
+    FROM finalized, unnest($9::bytea[], $10::bytea[], $11::text[], $12::bytea[])
+        AS n (id, authorization_id, challenge_type, thumbprint)
+    ON CONFLICT (authorization_id, kind) DO NOTHING
+)
+SELECT order_id FROM finalized
+"""
+_CHAIN: Final = """
+SELECT c.account_id, c.tbs, s.signature, chain.certificates,
+    (SELECT max(position) FROM issuer_chains WHERE issuer_id = c.issuer_id) AS last_position
+FROM issuances i
+JOIN certificates c ON c.serial = i.serial
+JOIN certificate_signatures s ON s.serial = i.serial
+LEFT JOIN issuer_chains chain ON chain.issuer_id = c.issuer_id AND chain.position = $3
+WHERE i.request_id = $1 AND i.serial = $2
+    AND NOT EXISTS (SELECT FROM ocsp_requests q WHERE q.serial = $2 AND q.version = 0)
+"""
+_CERTIFICATE: Final = """
+SELECT c.account_id, c.not_after, c.tbs, s.signature
+FROM certificates c JOIN certificate_signatures s ON s.serial = c.serial WHERE c.serial = $1
+"""
+_LIVE_CERTIFICATE_HAS_KEY: Final = """
+SELECT EXISTS (SELECT FROM certificates WHERE spki_sha256 = $1 AND not_after > $2)
+"""
+_AUTHORIZED: Final = """
+SELECT DISTINCT v.identifier_type, v.identifier_value, v.wildcard
+FROM unnest($2::text[], $3::text[], $4::boolean[]) AS w (type, value, wildcard)
+JOIN authorizations a ON a.account_id = $1 AND a.identifier_value = w.value AND a.identifier_type = w.type
+    AND a.wildcard = w.wildcard AND a.deactivated_at IS NULL
+JOIN validations v ON v.authorization_id = a.id AND v.account_id = $1 AND v.identifier_value = w.value
+    AND v.identifier_type = w.type AND v.wildcard = w.wildcard AND v.problem IS NULL AND v.valid_until > $5
+"""
+# Requests for one certificate are decided one after the other, so that one of many is the first (row E101).
+_LOCK_SERIAL: Final = "SELECT pg_advisory_xact_lock(hashtextextended('chancery revocation ' || encode($1, 'hex'), 0))"
+_REVOKED_FOR: Final = """
+SELECT reason FROM (SELECT reason FROM revocations WHERE serial = $1
+    UNION ALL SELECT reason FROM revocation_requests WHERE serial = $1) AS known
+ORDER BY (reason = 1) DESC LIMIT 1
+"""
+_INSERT_REVOCATION_REQUEST: Final = """
+INSERT INTO revocation_requests (id, serial, reason, authority, evidence, requested_at)
+VALUES ($1, $2, $3, $4, $5, $6)
+"""
+_REQUEST_SERVICE_CERTIFICATE: Final = """
+WITH requested AS (
+    INSERT INTO service_requests (id, requested_at, csr) VALUES ($1, $2, $3) RETURNING id
+)
+INSERT INTO issuance_requests (id, kind, requested_at) SELECT id, 'service', $2 FROM requested
+"""
+_SERVICE_RESULT: Final = """
+SELECT r.problem AS refusal, c.tbs, s.signature, chain.certificates
+FROM service_requests q
+LEFT JOIN refusals r ON r.request_id = q.id
+LEFT JOIN issuances i ON i.request_id = q.id
+LEFT JOIN certificates c ON c.serial = i.serial
+LEFT JOIN certificate_signatures s ON s.serial = i.serial
+LEFT JOIN issuer_chains chain ON chain.issuer_id = c.issuer_id AND chain.position = 0
+WHERE q.id = $1
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """A validation that stands behind an authorization of an order, and when CAA was last found to permit."""
+
+    authorization_id: bytes
+    challenge_type: str
+    thumbprint: bytes
+    caa_checked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalizeFacts:
+    """What finalize has to know beside the order itself."""
+
+    controls: tuple[Control, ...]
+    key_is_an_accounts: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """A certificate with what stands above it (None: there is no such chain). DER, `last_position` of the chains."""
+
+    account_id: bytes | None
+    certificate: bytes
+    above: tuple[bytes, ...] | None
+    last_position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCertificate:
+    """A certificate of ours, DER as it was given out."""
+
+    account_id: bytes | None
+    not_after: datetime
+    certificate: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceResult:
+    """What became of the request for a service certificate: a refusal, a chain in DER, or neither yet."""
+
+    refusal: dict[str, Any] | None
+    chain: tuple[bytes, ...] | None
+
+
+class CertificateStore:
+    """Statements and the values they take and give; decisions are the protocol package's."""
+
+    def __init__(self, *, reads: Pool, writes: Pool) -> None:
+        self._reads = reads
+        self._writes = writes
+
+    async def finalize_facts(self, authorization_ids: Sequence[bytes], key_thumbprint: bytes) -> FinalizeFacts:
+        """The validations behind an order, and whether the key to be certified is some account's."""
+        rows = await self._reads.fetch(_FINALIZE_FACTS, list(authorization_ids), key_thumbprint)
+        return FinalizeFacts(
+            controls=tuple(Control(authorization_id=row["authorization_id"], challenge_type=row["challenge_type"],
+                                   thumbprint=row["thumbprint"], caa_checked_at=row["caa_checked_at"])
+                           for row in rows),
+            key_is_an_accounts=any(row["key_is_an_accounts"] for row in rows))
+
+    async def finalize(
+        self, order_id: bytes, account_id: bytes, authorization_ids: Sequence[bytes], *, signed: SignedRequest,
+        jwk: str, rechecks: Sequence[tuple[bytes, Control]], now: datetime,
+    ) -> bool:
+        """Stores the signed request and queues the issuance; False when the order was finalized meanwhile, or an
+        authorization deactivated. `rechecks` are (new request id, validation) whose CAA set is to be looked at."""
+        return await self._writes.fetchval(
+            _FINALIZE, order_id, now, jwk, signed.protected_bytes, signed.payload_bytes, signed.signature, account_id,
+            list(authorization_ids), [request_id for request_id, _ in rechecks],
+            [control.authorization_id for _, control in rechecks], [control.challenge_type for _, control in rechecks],
+            [control.thumbprint for _, control in rechecks]) is not None
+
+    async def chain(self, order_id: bytes, serial: bytes, *, position: int) -> Chain | None:
+        """The certificate of an order with one of its chains, once it is published."""
+        row = await self._reads.fetchrow(_CHAIN, order_id, serial, position)
+        if row is None:
+            return None
+        return Chain(account_id=row["account_id"], certificate=assemble(row["tbs"], row["signature"]),
+                     above=None if row["certificates"] is None else tuple(row["certificates"]),
+                     last_position=row["last_position"] or 0)
+
+    async def certificate(self, serial: bytes) -> StoredCertificate | None:
+        """A signed certificate by its serial number."""
+        row = await self._reads.fetchrow(_CERTIFICATE, serial)
+        return None if row is None else StoredCertificate(
+            account_id=row["account_id"], not_after=row["not_after"],
+            certificate=assemble(row["tbs"], row["signature"]))
+
+    async def live_certificate_has_key(self, spki_sha256: bytes, *, now: datetime) -> bool:
+        """Whether a certificate that has not expired holds this key (row E51)."""
+        return bool(await self._reads.fetchval(_LIVE_CERTIFICATE_HAS_KEY, spki_sha256, now))
+
+    async def authorized(
+        self, account_id: bytes, identifiers: Sequence[Identifier], *, now: datetime
+    ) -> frozenset[Identifier]:
+        """Those of the identifiers that the account has a valid authorization for."""
+        rows = await self._reads.fetch(
+            _AUTHORIZED, account_id, [each.type for each in identifiers], [each.base for each in identifiers],
+            [each.is_wildcard for each in identifiers], now)
+        return frozenset(Identifier(
+            type=row["identifier_type"],
+            value=f"*.{row['identifier_value']}" if row["wildcard"] else row["identifier_value"]) for row in rows)
+
+    async def request_revocation(
+        self, request_id: bytes, serial: bytes, evidence: dict[str, Any], *, now: datetime,
+        decide: Callable[[int | None], RevocationPlan],
+    ) -> None:
+        """Queues what `decide` makes of the reason that the certificate is, or is about to be, revoked for.
+
+        What `decide` raises ends the transaction, and nothing is stored.
+        """
+        async with self._writes.acquire() as connection, connection.transaction():
+            await connection.execute(_LOCK_SERIAL, serial)
+            plan = decide(await connection.fetchval(_REVOKED_FOR, serial))
+            await connection.execute(_INSERT_REVOCATION_REQUEST, request_id, serial, plan.reason, plan.authority,
+                                     evidence, now)
+
+    async def request_service_certificate(self, request_id: bytes, csr: bytes, *, now: datetime) -> None:
+        """Queues the issuance of a certificate for our own server."""
+        await self._writes.execute(_REQUEST_SERVICE_CERTIFICATE, request_id, now, csr)
+
+    async def service_result(self, request_id: bytes) -> ServiceResult:
+        """What became of it."""
+        row = await self._reads.fetchrow(_SERVICE_RESULT, request_id)
+        if row is None or row["signature"] is None:
+            return ServiceResult(refusal=None if row is None else row["refusal"], chain=None)
+        return ServiceResult(refusal=None, chain=(assemble(row["tbs"], row["signature"]),
+                                                  *(row["certificates"] or ())))

@@ -1,0 +1,33 @@
+"""What every handler is given: wired once at start, never changed."""
+
+from dataclasses import dataclass
+
+from structlog.typing import FilteringBoundLogger
+
+from acme_api.protocol.new_order import OrderPolicy
+from acme_api.protocol.order import Lives
+from acme_api.wfe.certificate_store import CertificateStore
+from acme_api.wfe.notifier import Notifier
+from acme_api.wfe.store import Store
+from acme_api.wfe.waiters import Waiters
+from ca.process.ambient import Ambient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Configuration, the world, and the database of one WFE process."""
+
+    base_url: str
+    directory: bytes
+    nonce_key: bytes
+    order_policy: OrderPolicy
+    lives: Lives
+    terms_of_service: str
+    finalize_wait_s: float
+    max_body_bytes: int
+    ambient: Ambient
+    store: Store
+    certificates: CertificateStore
+    waiters: Waiters
+    notifier: Notifier
+    log: FilteringBoundLogger

@@ -1,0 +1,131 @@
+"""newOrder, an order, finalize (RFC 8555 7.4)."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from acme_api.protocol import directory, problem
+from acme_api.protocol.jws import jwk_of_public_key, thumbprint
+from acme_api.protocol.new_order import parse_new_order
+from acme_api.protocol.order import (
+    ENTROPY_PER_NAME_BYTES,
+    ENTROPY_PER_ORDER_BYTES,
+    Order,
+    OrderStatus,
+    order_object,
+    order_status,
+    parse_finalize,
+    plan_order,
+    require_ready,
+)
+from acme_api.protocol.problem import problem_from_refusal
+from acme_api.wfe.certificate_store import Control
+from acme_api.wfe.context import Context
+from acme_api.wfe.request import Post
+from acme_api.wfe.response import Reply, json_reply
+from acme_api.wfe.waiters import wait_for
+from ca.pki.csr import Csr, CsrError, parse_csr, require_names
+from ca.pki.object_id import object_id
+from ca.pki.profile import require_profile
+from ca.pki.refusal import Refusal
+
+ISSUANCE_CHANNEL: Final = "issuance"
+_RETRY_AFTER_S: Final = 1
+# BR 3.2.2.8: a look at CAA holds for eight hours. A validation is reused while that leaves an hour for the order, and
+# looked at again half an hour before, so that the CA never finds one that ran out between finalize and signature.
+_REUSE_CAA: Final = timedelta(hours=7)
+_RECHECK_CAA: Final = timedelta(hours=7, minutes=30)
+_REUSE_LEFT: Final = timedelta(hours=1)
+
+
+async def new_order(context: Context, post: Post) -> Reply:
+    """Plans and stores an order with its authorizations (rows OR1 to OR9, OR15). Always 201 (row W1)."""
+    now = context.ambient.now()
+    request = parse_new_order(post.json(), context.order_policy, now)
+    # A validation that is fresh enough belongs to an authorization that was made at most so long ago.
+    oldest = now - context.lives.authorization - _REUSE_CAA - _REUSE_LEFT
+    reusable = await context.store.reusable(
+        post.owner.id, request.identifiers, made_after=object_id(oldest, bytes(16)), valid_until=now + _REUSE_LEFT,
+        caa_after=now - _REUSE_CAA)
+    entropy = context.ambient.random_bytes(
+        ENTROPY_PER_ORDER_BYTES + len(request.identifiers) * ENTROPY_PER_NAME_BYTES)
+    plan = plan_order(request, account_id=post.owner.id, reusable=reusable, now=now, lives=context.lives,
+                      entropy=entropy)
+    await context.store.insert_order(plan.order, plan.new_authorizations,
+                                     expires_at=now.replace(microsecond=0) + context.lives.authorization)
+    return _order_reply(context, plan.order, status=201)
+
+
+async def order(context: Context, post: Post) -> Reply:
+    """Reads an order (row OR14)."""
+    found = await _require_own(context, post)
+    post.require_read()
+    return _order_reply(context, found)
+
+
+async def finalize(context: Context, post: Post) -> Reply:
+    """Takes the CSR, queues the issuance and waits a little for the certificate (rows FI1 to FI10)."""
+    found = await _require_own(context, post)
+    now = context.ambient.now()
+    csr_der = parse_finalize(post.json())
+    require_ready(found, now)
+    csr = _require_csr(csr_der, found)
+    facts = await context.certificates.finalize_facts(
+        found.authorization_ids, thumbprint(jwk_of_public_key(csr.spki_der)))
+    if facts.key_is_an_accounts:
+        raise problem.bad_csr("the key of the CSR is the key of an account; a certificate needs one of its own")
+    rechecks = [(object_id(now, context.ambient.random_bytes(16)), control)
+                for control in facts.controls if _needs_recheck(control, now)]
+    with context.waiters.waiting_for(found.id) as changed:
+        stored = await context.certificates.finalize(
+            found.id, found.account_id, found.authorization_ids, signed=post.signed, jwk=post.jwk, rechecks=rechecks,
+            now=now)
+        if not stored:
+            raise problem.order_not_ready("the order was finalized, or an authorization deactivated, meanwhile")
+        if rechecks:
+            context.notifier.notify("validation")
+        context.notifier.notify(ISSUANCE_CHANNEL)
+        deadline = now + timedelta(seconds=context.finalize_wait_s)
+        while True:
+            left_s = (deadline - context.ambient.now()).total_seconds()
+            woken = left_s > 0 and await wait_for(changed, timeout_s=left_s)
+            found = await context.store.order(found.id) or found
+            if not woken or order_status(found.facts, context.ambient.now()) is not OrderStatus.PROCESSING:
+                return _order_reply(context, found)
+
+
+def _require_csr(csr_der: bytes, found: Order) -> Csr:
+    """The CSR, when it asks for what was ordered. Raises badCSR; the order stays ready (row FI3)."""
+    try:
+        require_profile(found.profile, found.identifiers)
+    except Refusal as fault:
+        # Withdrawn since the order was made (row PR4).
+        raise problem_from_refusal(fault) from fault
+    try:
+        csr = parse_csr(csr_der)
+        require_names(csr, found.identifiers)
+    except CsrError as fault:
+        raise problem.bad_csr(fault.detail) from fault
+    return csr
+
+
+def _needs_recheck(control: Control, now: datetime) -> bool:
+    return control.caa_checked_at is None or control.caa_checked_at < now - _RECHECK_CAA
+
+
+async def _require_own(context: Context, post: Post) -> Order:
+    """The order of the URL. Raises Problem: 404 when there is none, 403 when it is another's (row J12)."""
+    found = await context.store.order(post.target.object_id)
+    if found is None:
+        raise problem.not_found("there is no such order")
+    if found.account_id != post.owner.id:
+        raise problem.unauthorized("this order belongs to another account")
+    return found
+
+
+def _order_reply(context: Context, found: Order, *, status: int = 200) -> Reply:
+    """Every answer about an order has its Location (rows OR14, K1, X2)."""
+    now = context.ambient.now()
+    processing = order_status(found.facts, now) is OrderStatus.PROCESSING
+    return json_reply(order_object(context.base_url, found, now), status=status,
+                      location=directory.order_url(context.base_url, found.id),
+                      retry_after_s=_RETRY_AFTER_S if processing else None)

@@ -1,0 +1,298 @@
+"""What the role acme_wfe does with nonces, accounts, orders and authorizations (certificates: certificate_store.py).
+
+Two pools: `reads`, whose sessions do not wait for the disk (synchronous_commit off), for reading and for nonces, and
+`writes`, where a commit is on disk before anybody is told.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from acme_api.protocol.account import Account
+from acme_api.protocol.authorization import Authorization, AuthorizationFacts, Challenge, Validation
+from acme_api.protocol.nonce import issued_at_s
+from acme_api.protocol.order import Order, OrderFacts, ReusableAuthorization
+from ca.pki.identifier import Identifier
+from ca.process.postgres import Pool, Record, UniqueViolation
+
+READ_OPTIONS: Final = {"synchronous_commit": "off", "plan_cache_mode": "force_generic_plan"}
+WRITE_OPTIONS: Final = {"plan_cache_mode": "force_generic_plan"}
+
+# Burns the nonce and loads the account in one round trip. The commit does not wait for the disk: what a crash of the
+# server could forget is younger than the crash, and every nonce made before the server's last start, or before its
+# last recovery (which resets its statistics), is refused here; $4 does the same after a failover, which no server
+# tells of itself. That keeps a nonce single use at no cost.
+_SPEND: Final = """
+WITH spent AS (
+    INSERT INTO spent_nonces (nonce)
+    SELECT $1::bytea WHERE $1 IS NOT NULL AND to_timestamp($2::float8) >= greatest(
+        pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_wal), $4::timestamptz)
+    ON CONFLICT DO NOTHING RETURNING 1
+)
+SELECT EXISTS (SELECT FROM spent) AS fresh, account.id, account.thumbprint, account.jwk, account.contacts,
+    account.terms_agreed_at, account.deactivated_at, account.revoked_at
+FROM (VALUES (1)) AS one (row) LEFT JOIN accounts AS account ON """
+_SPEND_BY_ID: Final = _SPEND + "account.id = $3"
+_SPEND_BY_THUMBPRINT: Final = _SPEND + "account.thumbprint = $3"
+
+_ACCOUNT_EXISTS: Final = "SELECT EXISTS (SELECT FROM accounts WHERE id = $1)"
+_ACCOUNT_BY_THUMBPRINT: Final = """
+SELECT id, thumbprint, jwk, contacts, terms_agreed_at, deactivated_at, revoked_at FROM accounts WHERE thumbprint = $1
+"""
+_INSERT_ACCOUNT: Final = """
+INSERT INTO accounts (id, created_at, thumbprint, jwk, contacts, terms_agreed_at) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (thumbprint) DO NOTHING RETURNING id
+"""
+_SET_CONTACTS: Final = "UPDATE accounts SET contacts = $2 WHERE id = $1"
+_DEACTIVATE_ACCOUNT: Final = "UPDATE accounts SET deactivated_at = $2 WHERE id = $1 AND deactivated_at IS NULL"
+# The link and the new key come together or not at all; of two changes at once the second finds its old key gone.
+_CHANGE_KEY: Final = """
+WITH changed AS (
+    UPDATE accounts SET thumbprint = $3, jwk = $4
+    WHERE id = $1 AND thumbprint = $2 AND deactivated_at IS NULL AND revoked_at IS NULL RETURNING id
+)
+INSERT INTO key_changes (account_id, changed_at, old_thumbprint, new_thumbprint, jws)
+SELECT id, $5, $2, $3, $6 FROM changed RETURNING account_id
+"""
+
+# Every fact that an order's status depends on, in one statement; authorizations as arrays in the identifiers' order.
+_ORDER: Final = """
+SELECT o.id, o.account_id, o.expires_at, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile,
+    o.not_before, o.not_after, f.order_id IS NOT NULL AS finalized, r.problem AS refusal, i.serial,
+    s.serial IS NOT NULL AND NOT EXISTS (
+        SELECT FROM ocsp_requests q WHERE q.serial = i.serial AND q.version = 0) AS published, z.*
+FROM orders o
+LEFT JOIN finalizations f ON f.order_id = o.id
+LEFT JOIN refusals r ON r.request_id = o.id
+LEFT JOIN issuances i ON i.request_id = o.id
+LEFT JOIN certificate_signatures s ON s.serial = i.serial
+CROSS JOIN LATERAL (
+    SELECT array_agg(coalesce(a.expires_at, o.expires_at) ORDER BY u.position) AS expiries,
+        array_agg(a.deactivated_at ORDER BY u.position) AS deactivations,
+        array_agg(v.challenge_type ORDER BY u.position) AS methods,
+        array_agg(v.validated_at ORDER BY u.position) AS validated,
+        array_agg(v.valid_until ORDER BY u.position) AS valid_until,
+        jsonb_agg(v.problem ORDER BY u.position) AS problems
+    FROM unnest(o.authorization_ids) WITH ORDINALITY AS u (id, position)
+    LEFT JOIN authorizations a ON a.id = u.id
+    LEFT JOIN validations v ON v.authorization_id = u.id) z
+"""
+_ORDER_BY_ID: Final = _ORDER + "WHERE o.id = $1"
+_ORDERS_OF_ACCOUNT: Final = _ORDER + """
+WHERE o.account_id = $1 AND ($2::bytea IS NULL OR o.id < $2) ORDER BY o.id DESC LIMIT $3
+"""
+_OWNS_ORDER: Final = "SELECT EXISTS (SELECT FROM orders WHERE id = $1 AND account_id = $2)"
+_REUSABLE: Final = """
+SELECT DISTINCT ON (w.position) w.position, a.id, a.expires_at, a.deactivated_at, v.challenge_type, v.validated_at,
+    v.valid_until, v.problem
+FROM unnest($2::text[], $3::text[], $4::boolean[]) WITH ORDINALITY AS w (type, value, wildcard, position)
+JOIN authorizations a ON a.account_id = $1 AND a.identifier_value = w.value AND a.identifier_type = w.type
+    AND a.wildcard = w.wildcard AND a.id >= $5 AND a.deactivated_at IS NULL
+JOIN validations v ON v.authorization_id = a.id AND v.problem IS NULL AND v.valid_until > $6
+    AND v.validated_at < a.expires_at AND (v.caa_checked_at > $7 OR a.identifier_type = 'ip')
+ORDER BY w.position, v.caa_checked_at DESC NULLS LAST
+"""
+_INSERT_ORDER: Final = """
+WITH authorized AS (
+    INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, expires_at,
+        challenge_types, challenge_tokens)
+    SELECT id, $2, type, value, wildcard, $10, string_to_array(types, ' '), string_to_array(tokens, ' ')
+    FROM unnest($11::bytea[], $12::text[], $13::text[], $14::boolean[], $15::text[], $16::text[])
+        AS n (id, type, value, wildcard, types, tokens)
+)
+INSERT INTO orders (id, account_id, expires_at, identifier_types, identifier_values, authorization_ids, profile,
+    not_before, not_after)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+"""
+
+_AUTHORIZATION: Final = """
+SELECT a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard, a.expires_at, a.challenge_types,
+    a.challenge_tokens, a.deactivated_at, v.challenge_type, v.validated_at, v.valid_until, v.problem,
+    (SELECT q.challenge_type FROM validation_requests q WHERE q.authorization_id = a.id AND q.kind = 'challenge')
+        AS responding
+FROM authorizations a LEFT JOIN validations v ON v.authorization_id = a.id
+WHERE a.id = $1
+"""
+_DEACTIVATE_AUTHORIZATION: Final = """
+UPDATE authorizations SET deactivated_at = $2 WHERE id = $1 AND deactivated_at IS NULL
+"""
+_INSERT_VALIDATION_REQUEST: Final = """
+INSERT INTO validation_requests (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at)
+SELECT $1, 'challenge', $2, $3, $4, $5, $6
+WHERE NOT EXISTS (SELECT FROM validations WHERE authorization_id = $2)
+ON CONFLICT (authorization_id, kind) DO NOTHING
+"""
+_NOTIFY: Final = "SELECT pg_notify(channel, '') FROM unnest($1::text[]) AS channel"
+
+
+class KeyTaken(Exception):
+    """The key already belongs to an account."""
+
+    def __init__(self, account_id: bytes) -> None:
+        super().__init__(account_id.hex())
+        self.account_id = account_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpentNonce:
+    """`fresh`: the nonce was good and is dead from now on. `account` None: there is none of that URL or key."""
+
+    fresh: bool
+    account: Account | None
+
+
+class Store:
+    """Statements and the values they take and give; decisions are the protocol package's."""
+
+    def __init__(self, *, reads: Pool, writes: Pool) -> None:
+        self._reads = reads
+        self._writes = writes
+        self._no_nonce_before: datetime | None = None
+
+    def refuse_nonces_before(self, moment: datetime) -> None:
+        """Called when the connection to the database was lost: another server may have taken over, and may not have
+        seen the last nonces being spent."""
+        self._no_nonce_before = moment
+
+    async def spend_nonce(
+        self, nonce: bytes | None, *, account_id: bytes | None = None, thumbprint: bytes | None = None
+    ) -> SpentNonce:
+        """Burns the nonce (None: there is nothing to burn) and loads the account by its id or by its key."""
+        statement = _SPEND_BY_THUMBPRINT if thumbprint is not None else _SPEND_BY_ID
+        row = await self._reads.fetchrow(statement, nonce, None if nonce is None else float(issued_at_s(nonce)),
+                                         thumbprint if thumbprint is not None else account_id,
+                                         self._no_nonce_before)
+        if row is None:
+            raise AssertionError("the statement gives one row")
+        return SpentNonce(fresh=row["fresh"], account=None if row["id"] is None else _account(row))
+
+    async def account_exists(self, account_id: bytes) -> bool:
+        """Whether there is such an account."""
+        return bool(await self._reads.fetchval(_ACCOUNT_EXISTS, account_id))
+
+    async def account_of_key(self, thumbprint: bytes) -> Account | None:
+        """The account that has this key now."""
+        row = await self._reads.fetchrow(_ACCOUNT_BY_THUMBPRINT, thumbprint)
+        return None if row is None else _account(row)
+
+    async def insert_account(self, account: Account, *, created_at: datetime) -> bool:
+        """Stores a new account; False when its key has an account already (row AC9)."""
+        return await self._writes.fetchval(
+            _INSERT_ACCOUNT, account.id, created_at, account.thumbprint, account.jwk, list(account.contacts),
+            account.terms_agreed_at) is not None
+
+    async def set_contacts(self, account_id: bytes, contacts: Sequence[str]) -> None:
+        """Replaces an account's contacts."""
+        await self._writes.execute(_SET_CONTACTS, account_id, list(contacts))
+
+    async def deactivate_account(self, account_id: bytes, *, now: datetime) -> None:
+        """Closes an account for ever."""
+        await self._writes.execute(_DEACTIVATE_ACCOUNT, account_id, now)
+
+    async def change_key(
+        self, account_id: bytes, *, old_thumbprint: bytes, new_thumbprint: bytes, new_jwk: str, jws: str, now: datetime
+    ) -> bool:
+        """Gives the account its new key; False when the old one is not its key any more. Raises KeyTaken."""
+        try:
+            return await self._writes.fetchval(
+                _CHANGE_KEY, account_id, old_thumbprint, new_thumbprint, new_jwk, now, jws) is not None
+        except UniqueViolation:
+            owner = await self.account_of_key(new_thumbprint)
+            if owner is None:
+                raise
+            raise KeyTaken(owner.id) from None
+
+    async def order(self, order_id: bytes) -> Order | None:
+        """An order with all its facts."""
+        row = await self._reads.fetchrow(_ORDER_BY_ID, order_id)
+        return None if row is None else _order(row)
+
+    async def orders_of_account(self, account_id: bytes, *, before: bytes | None, limit: int) -> list[Order]:
+        """The account's orders with all their facts, newest first, older than the order `before`."""
+        return [_order(row) for row in await self._reads.fetch(_ORDERS_OF_ACCOUNT, account_id, before, limit)]
+
+    async def owns_order(self, account_id: bytes, order_id: bytes) -> bool:
+        """Whether the order exists and is the account's."""
+        return bool(await self._reads.fetchval(_OWNS_ORDER, order_id, account_id))
+
+    async def reusable(
+        self, account_id: bytes, identifiers: Sequence[Identifier], *, made_after: bytes, valid_until: datetime,
+        caa_after: datetime,
+    ) -> Mapping[Identifier, ReusableAuthorization]:
+        """Valid authorizations of the account for identifiers, by identifier (row OR15)."""
+        rows = await self._reads.fetch(
+            _REUSABLE, account_id, [each.type for each in identifiers], [each.base for each in identifiers],
+            [each.is_wildcard for each in identifiers], made_after, valid_until, caa_after)
+        return {identifiers[row["position"] - 1]: ReusableAuthorization(id=row["id"], facts=_facts(row))
+                for row in rows}
+
+    async def insert_order(self, order: Order, new: Sequence[Authorization], *, expires_at: datetime) -> None:
+        """Stores an order and its new authorizations in one transaction; `expires_at` is the authorizations'."""
+        await self._writes.execute(
+            _INSERT_ORDER, order.id, order.account_id, order.facts.expires_at,
+            [each.type for each in order.identifiers], [each.value for each in order.identifiers],
+            list(order.authorization_ids), order.profile, order.not_before, order.not_after, expires_at,
+            [each.id for each in new], [each.identifier_type for each in new], [each.identifier_value for each in new],
+            [each.wildcard for each in new], [" ".join(c.type for c in each.challenges) for each in new],
+            [" ".join(c.token for c in each.challenges) for each in new])
+
+    async def authorization(self, authorization_id: bytes) -> Authorization | None:
+        """An authorization with all its facts."""
+        row = await self._reads.fetchrow(_AUTHORIZATION, authorization_id)
+        return None if row is None else _authorization(row)
+
+    async def deactivate_authorization(self, authorization_id: bytes, *, now: datetime) -> None:
+        """Takes an authorization out of use for ever."""
+        await self._writes.execute(_DEACTIVATE_AUTHORIZATION, authorization_id, now)
+
+    async def insert_validation_request(
+        self, request_id: bytes, authorization: Authorization, challenge_type: str, thumbprint: bytes, *, now: datetime
+    ) -> None:
+        """Asks the VA to validate; nothing is stored when it is asked already or has answered."""
+        await self._writes.execute(_INSERT_VALIDATION_REQUEST, request_id, authorization.id, authorization.account_id,
+                                   challenge_type, thumbprint, now)
+
+    async def notify(self, channels: Sequence[str]) -> None:
+        """Wakes the processes that listen on the channels."""
+        await self._reads.execute(_NOTIFY, list(channels))
+
+
+def _account(row: Record) -> Account:
+    return Account(id=row["id"], thumbprint=row["thumbprint"], jwk=row["jwk"], contacts=tuple(row["contacts"]),
+                   terms_agreed_at=row["terms_agreed_at"], deactivated_at=row["deactivated_at"],
+                   revoked_at=row["revoked_at"])
+
+
+def _facts(row: Record) -> AuthorizationFacts:
+    validation = None
+    if row["challenge_type"] is not None:
+        validation = Validation(challenge_type=row["challenge_type"], validated_at=row["validated_at"],
+                                valid_until=row["valid_until"], problem=row["problem"])
+    return AuthorizationFacts(expires_at=row["expires_at"], deactivated_at=row["deactivated_at"],
+                              validation=validation)
+
+
+def _authorization(row: Record) -> Authorization:
+    return Authorization(
+        id=row["id"], account_id=row["account_id"], identifier_type=row["identifier_type"],
+        identifier_value=row["identifier_value"], wildcard=row["wildcard"], responding=row["responding"],
+        facts=_facts(row), challenges=tuple(
+            Challenge(type=kind, token=token)
+            for kind, token in zip(row["challenge_types"], row["challenge_tokens"], strict=True)))
+
+
+def _order(row: Record) -> Order:
+    columns: Sequence[Sequence[Any]] = [row[name] for name in (
+        "expiries", "deactivations", "methods", "validated", "valid_until", "problems")]
+    authorizations = tuple(AuthorizationFacts(
+        expires_at=expires_at, deactivated_at=deactivated_at, validation=None if method is None else Validation(
+            challenge_type=method, validated_at=validated_at, valid_until=valid_until, problem=problem))
+        for expires_at, deactivated_at, method, validated_at, valid_until, problem in zip(*columns, strict=True))
+    return Order(
+        id=row["id"], account_id=row["account_id"], profile=row["profile"], not_before=row["not_before"],
+        not_after=row["not_after"], serial=row["serial"], authorization_ids=tuple(row["authorization_ids"]),
+        identifiers=tuple(Identifier(type=kind, value=value) for kind, value in zip(
+            row["identifier_types"], row["identifier_values"], strict=True)),
+        facts=OrderFacts(expires_at=row["expires_at"], authorizations=authorizations, finalized=row["finalized"],
+                         refusal=row["refusal"], published=row["published"]))

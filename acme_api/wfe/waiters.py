@@ -1,0 +1,42 @@
+"""Who waits for what: the channel `changed` carries the id of whatever became different."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Waiters:
+    """Wakes by id. A wake-up says "look again", never what there is to see, so one too many does no harm."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, set[asyncio.Event]] = {}
+
+    def wake(self, payload: str) -> None:
+        """Called with each notification: the hexadecimal id, or "" when some may have been missed."""
+        for events in self._events.values() if not payload else (self._events.get(payload, ()),):
+            for event in events:
+                event.set()
+
+    @contextmanager
+    def waiting_for(self, object_id: bytes) -> Iterator[asyncio.Event]:
+        """An event that is set when the object changes. Entered before the request is stored, it misses nothing."""
+        key, event = object_id.hex(), asyncio.Event()
+        self._events.setdefault(key, set()).add(event)
+        try:
+            yield event
+        finally:
+            events = self._events[key]
+            events.discard(event)
+            if not events:
+                del self._events[key]
+
+
+async def wait_for(event: asyncio.Event, *, timeout_s: float) -> bool:
+    """Whether the event was set within `timeout_s`; it is clear afterwards."""
+    try:
+        async with asyncio.timeout(max(timeout_s, 0)):
+            await event.wait()
+    except TimeoutError:
+        return False
+    event.clear()
+    return True
