@@ -23,6 +23,7 @@ from ca.process.postgres import SOCKET_DIRECTORY_FILE
 _SERVER_USER = "chancery-postgres"
 _SOCKET_PATH_LIMIT_BYTES = 100
 _STOP_TIMEOUT_S = 30
+_NOT_RUNNING = 3  # exit code of pg_ctl status
 _START_TIMEOUT_S = 60
 SUPERUSER = "postgres"
 
@@ -70,10 +71,17 @@ class EmbeddedPostgres:
         (self.secrets_dir / SOCKET_DIRECTORY_FILE).write_text(f"{socket_directory}\n", "utf-8")
 
     def is_running(self) -> bool:
-        """Whether a server runs on this directory."""
-        command = [str(_binary("pg_ctl")), "status", "-s", "-D", str(self.directory)]
-        return subprocess.run(command, check=False, capture_output=True, user=_user_name(_server_user()),
-                              cwd="/").returncode == 0
+        """Whether a server runs on this directory. Raises StartupError when that cannot be told."""
+        owner = _server_user()
+        if not (self.directory / "PG_VERSION").exists():
+            return False
+        if owner is not None:
+            _make_traversable([self.directory.parent, _binary("pg_ctl").parent])
+        command = [str(_binary("pg_ctl")), "status", "-D", str(self.directory)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, user=_user_name(owner), cwd="/")
+        if done.returncode not in (0, _NOT_RUNNING):
+            raise StartupError(f"the embedded PostgreSQL cannot be asked: {(done.stdout + done.stderr).strip()}")
+        return done.returncode == 0
 
     def stop(self) -> None:
         """Fast shutdown: connections are ended, everything committed is on disk. Does nothing when none runs."""
