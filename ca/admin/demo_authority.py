@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ca.admin.ceremony.act import run_ceremony
-from ca.admin.ceremony.outputs import OutputError
-from ca.admin.ceremony.plan import PlanError, load_demo_plan
+from ca.admin.ceremony.errors import CeremonyError
+from ca.admin.ceremony.plan import load_demo_plan
 from ca.admin.ceremony.result import CeremonyResult
 from ca.admin.ceremony.store import record_ceremony
 from ca.pki.crl import slug
@@ -47,7 +47,7 @@ async def hold_ceremony(settings: Settings, ambient: Ambient, on_progress: Calla
     """
     try:
         result = await asyncio.to_thread(_make_hierarchy, settings, ambient, on_progress)
-    except (HsmError, PlanError, OutputError) as fault:
+    except (HsmError, CeremonyError) as fault:
         raise StartupError(str(fault)) from fault
     (settings.data_dir / "roots.pem").write_text(result.roots_pem, "ascii")
     connection = await connect(settings.database, "ca_admin", process="ceremony")

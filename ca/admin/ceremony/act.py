@@ -18,14 +18,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from ca.admin.ceremony.checks import CheckError, require_certificate, require_cross
+from ca.admin.ceremony.checks import require_certificate, require_cross
+from ca.admin.ceremony.errors import CheckError, PlanError
 from ca.admin.ceremony.hierarchy import Builder, Existing, Hierarchy, Sign
 from ca.admin.ceremony.lint import LintType, require_clean
 from ca.admin.ceremony.outputs import INDEX, KeyRecord, Outputs
-from ca.admin.ceremony.plan import CeremonyPlan, PlanError, require_sensible, require_two_tokens
+from ca.admin.ceremony.plan import CeremonyPlan, require_sensible, require_two_tokens
 from ca.admin.ceremony.read import verify_signatures
 from ca.admin.ceremony.result import CaCertificate, CeremonyResult
 from ca.admin.ceremony.stand_in import StandIn, kind_of
+from ca.pki.ca_certificate import CaCertificateError
+from ca.pki.ca_crl import CaCrlError
 from ca.pki.issuer import read_issuer
 from ca.pki.tbs import assemble
 from ca.process.ambient import Ambient
@@ -54,8 +57,8 @@ def run_ceremony(
 
     `operators` are the people who gave the command, `inputs` the files they gave (name -> bytes); both are in the
     transcript. `online_hsm` is None when there are no intermediates to make. Synchronous, and to be called in one
-    thread: it uses the tokens. Raises RefusedError for a second run; PlanError, LintError, CheckError, HsmError and the
-    errors of the profile otherwise; then nothing is released.
+    thread: it uses the tokens. Raises RefusedError for a second run, another CeremonyError or HsmError when something
+    is wrong; then nothing is released.
     """
     require_sensible(plan, "plan")
     if online_hsm is not None:
@@ -124,7 +127,10 @@ class _Act:
         def sign(signer: str, tbs: bytes, kind: LintType, what: str) -> bytes:
             return self._linted_with_stand_in(signer, tbs, kind)
 
-        self._builder({name: key.spki for name, key in self.stand_ins.items()}, sign).build()
+        try:
+            self._builder({name: key.spki for name, key in self.stand_ins.items()}, sign).build()
+        except (CaCertificateError, CaCrlError) as fault:
+            raise PlanError(f"plan: {fault}") from fault
         self.outputs.log("rehearsal ok: every certificate and CRL of the plan is lint-clean")
 
     def make_online_keys(self) -> dict[str, bytes]:

@@ -4,12 +4,9 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.verification import VerificationError
 
+from ca.admin.ceremony.errors import CheckError
 from ca.pki.issuer import read_issuer
 from ca.pki.public_key import PublicKeyError, require_acceptable
-
-
-class CheckError(Exception):
-    """An object does not verify. It must not be used."""
 
 
 def require_certificate(certificate_der: bytes, issuer_der: bytes) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from ca.admin.ceremony.outputs import OutputError, leftover_of
+from ca.admin.ceremony.errors import OutputError
+from ca.admin.ceremony.outputs import leftover_of
 from ca.process.settings import HsmSettings
 from hsm.generate import destroy_key
 from hsm.token import Token

@@ -16,6 +16,8 @@ from pkilint.cabf.serverauth.serverauth_constants import CertificateType
 from pkilint.pkix import certificate, crl, extension, name
 from pkilint.validation import ValidationFindingSeverity
 
+from ca.admin.ceremony.errors import LintError
+
 
 class LintType(Enum):
     """What the object is meant to be, in the words of the linter."""
@@ -24,10 +26,6 @@ class LintType(Enum):
     CROSS = "INTERNAL_CROSS_CA"
     INTERMEDIATE = "INTERNAL_UNCONSTRAINED_TLS_CA"
     ROOT_CRL = "ARL"
-
-
-class LintError(Exception):
-    """The linter objects; the message has every finding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,20 +14,14 @@ from pathlib import Path
 
 import msgspec
 
+from ca.admin.ceremony.errors import OutputError, RefusedError
+
 MANIFEST = "SHA256SUMS"
 TRANSCRIPT = "transcript.txt"
 KEYS = "keys.jsonl"
 INDEX = "ceremony.json"
 _READ_ONLY = 0o444
 _WRITABLE = 0o222
-
-
-class OutputError(Exception):
-    """The directory cannot be written, or is not what a ceremony released."""
-
-
-class RefusedError(OutputError):
-    """A ceremony is held once: its outputs, or what an interrupted run left, are there already."""
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):

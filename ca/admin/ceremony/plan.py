@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ca.admin.ceremony.errors import PlanError
 from ca.pki.crl import slug
 from ca.process.settings import HsmSettings
 
@@ -23,10 +24,6 @@ _LONGEST_CRL_DAYS = 365
 # RFC 5280 5.3.1 as far as BR 7.2.2 lets them stand for a CA certificate.
 REASONS = {"keyCompromise": 1, "cACompromise": 2, "affiliationChanged": 3, "superseded": 4, "cessationOfOperation": 5,
            "privilegeWithdrawn": 9}
-
-
-class PlanError(Exception):
-    """The plan cannot be carried out; the message is one line with file, key and expected form."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

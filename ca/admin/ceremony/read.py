@@ -5,9 +5,10 @@ from pathlib import Path
 
 import msgspec
 
-from ca.admin.ceremony.checks import CheckError, require_certificate, require_crl, require_cross
+from ca.admin.ceremony.checks import require_certificate, require_crl, require_cross
+from ca.admin.ceremony.errors import CheckError, OutputError
 from ca.admin.ceremony.hierarchy import Hierarchy
-from ca.admin.ceremony.outputs import INDEX, OutputError, manifest_sha256, verify_files
+from ca.admin.ceremony.outputs import INDEX, manifest_sha256, verify_files
 from ca.admin.ceremony.result import CaCertificate, CaCrl, CeremonyResult, Role
 
 

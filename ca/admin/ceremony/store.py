@@ -8,6 +8,7 @@ from typing import Final
 
 from cryptography import x509
 
+from ca.admin.ceremony.errors import RecordError
 from ca.admin.ceremony.result import CaCertificate, CeremonyResult
 from ca.process.postgres import Connection
 
@@ -35,10 +36,6 @@ UPSERT_FILE = """
 INSERT INTO published_files (path, content_type, body, created_at) VALUES ($1, $2, $3, $4)
 ON CONFLICT (path) DO UPDATE SET body = excluded.body, created_at = excluded.created_at
 """
-
-
-class RecordError(Exception):
-    """The database holds something else under the same name."""
 
 
 async def record_ceremony(connection: Connection, result: CeremonyResult) -> list[str]:
