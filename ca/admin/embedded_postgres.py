@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ca.process.lifecycle import StartupError
 from ca.process.postgres import SOCKET_DIRECTORY_FILE
@@ -78,7 +79,7 @@ class EmbeddedPostgres:
         if owner is not None:
             _make_traversable([self.directory.parent, _binary("pg_ctl").parent])
         command = [str(_binary("pg_ctl")), "status", "-D", str(self.directory)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, user=_user_name(owner), cwd="/")
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", **_as_user(owner))
         if done.returncode not in (0, _NOT_RUNNING):
             raise StartupError(f"the embedded PostgreSQL cannot be asked: {(done.stdout + done.stderr).strip()}")
         return done.returncode == 0
@@ -145,8 +146,9 @@ def _server_user() -> pwd.struct_passwd | None:
         return pwd.getpwnam(_SERVER_USER)
 
 
-def _user_name(owner: pwd.struct_passwd | None) -> str | None:
-    return owner.pw_name if owner else None
+def _as_user(owner: pwd.struct_passwd | None) -> dict[str, Any]:
+    """Arguments of subprocess: the user with its own group only, since root's would decide over access as well."""
+    return {} if owner is None else {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
 
 
 def _make_traversable(directories: Sequence[Path]) -> None:
@@ -167,14 +169,14 @@ def _write_as_owner(path: Path, text: str, owner: pwd.struct_passwd | None) -> N
 
 
 def _run(command: Sequence[str], owner: pwd.struct_passwd | None, failure: str) -> None:
-    _run_plain([str(_binary(command[0])), *command[1:]], failure, user=_user_name(owner))
+    _run_plain([str(_binary(command[0])), *command[1:]], failure, owner=owner)
 
 
-def _run_plain(command: Sequence[str], failure: str, *, user: str | None = None) -> None:
+def _run_plain(command: Sequence[str], failure: str, *, owner: pwd.struct_passwd | None = None) -> None:
     # Output goes to a file, not a pipe: the server inherits it and would keep a pipe open for ever.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, user=user,
-                              group=user, extra_groups=[] if user else None, cwd="/", start_new_session=True)
+        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
+                              start_new_session=True, **_as_user(owner))
         if done.returncode != 0:
             output.seek(0)
             lines = output.read().strip().splitlines()
