@@ -8,7 +8,7 @@ from pkcs11 import Attribute
 
 from hsm.errors import KeyGenerationError, KeyNotFoundError
 from hsm.generate import PRIVATE_TEMPLATE, KeySpec, destroy_key, generate_key
-from hsm.key import private_key
+from hsm.key import private_key, sign_many
 from tests.fixtures_hsm import SoftHsm, make_softhsm
 
 
@@ -48,6 +48,15 @@ def test_a_key_with_other_attributes_is_destroyed(empty_token: SoftHsm, attribut
         with pytest.raises(KeyGenerationError, match=f"CKA_{attribute.name} is {value}.*destroyed"):
             generate_key(token, label="weak", key_id=b"weak", spec=KeySpec.P_256, private_template=template)
         assert token.list_keys() == before
+
+
+def test_a_key_that_wants_the_pin_each_time(empty_token: SoftHsm) -> None:
+    """CKA_ALWAYS_AUTHENTICATE, as a root's key may have it: the PIN is given before each signature."""
+    template = {**PRIVATE_TEMPLATE, Attribute.ALWAYS_AUTHENTICATE: True}
+    with empty_token.open(writable=True) as token:
+        key = generate_key(token, label="careful", key_id=b"careful", spec=KeySpec.P_256, private_template=template)
+        assert len(sign_many(key, [b"one", b"two"])) == 2
+        assert len(sign_many(key, [b"three"])) == 1
 
 
 def test_a_label_is_used_once(empty_token: SoftHsm) -> None:

@@ -238,7 +238,7 @@ def _print(result: CeremonyResult, output: str) -> None:
         })
         return
     print_facts([("ceremony", result.title), ("held", f"{result.held_at:%Y-%m-%d %H:%M:%S} UTC"),
-                 ("directory", str(result.directory)), ("manifest", f"SHA-256 {result.manifest_sha256}")])
+                 ("directory", str(result.directory)), ("SHA-256", result.manifest_sha256)])
     print_table(
         [Column(title="certificate"), Column(title="role", whole=True), Column(title="issuer"),
          Column(title="until", whole=True)],

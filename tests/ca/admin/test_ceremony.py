@@ -372,6 +372,15 @@ def test_plans_are_checked_as_a_whole(old: str, new: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_plan_of_the_procedure_is_a_plan() -> None:
+    """What hsm/CEREMONY.md tells people to write can be run."""
+    text = (Path(__file__).parents[3] / "hsm" / "CEREMONY.md").read_text("utf-8")
+    [block] = re.findall(r"^```toml\n(title = .*?)^```", text, re.DOTALL | re.MULTILINE)
+    plan = parse_plan(block.encode(), "CEREMONY.md", Path())
+    assert [root.key for root in plan.roots] == ["rsa-4096", "p-384"]
+    assert plan.root_hsm is not None
+
+
 def test_an_existing_key_of_the_online_token_stays(tmp_path: Path) -> None:
     """Discarding destroys the keys of the journal alone: one that was there before is left."""
     root, online = make_softhsm(tmp_path / "root", "Root"), make_softhsm(tmp_path / "online", "Online")
