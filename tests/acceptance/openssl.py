@@ -31,8 +31,8 @@ def ocsp_status(demo: Demo, *, leaf: Path, issuer: Path, arguments: tuple[str, .
     url = next(str(item.access_location.value) for item in access
                if item.access_method == x509.oid.AuthorityInformationAccessOID.OCSP)
     assert url == demo.ocsp_url
-    text = openssl("ocsp", "-CAfile", str(demo.roots), "-issuer", str(issuer), "-cert", str(leaf), "-url", url,
-                   *arguments)
+    text = openssl("ocsp", "-CAfile", str(demo.roots), "-issuer", str(issuer), *arguments, "-cert", str(leaf),
+                   "-url", url)
     assert "Response verify OK" in text, text
     found = re.search(rf"{re.escape(str(leaf))}: (\w+)", text)
     assert found, text

@@ -113,6 +113,7 @@ def test_certbot_gets_a_wildcard_by_dns(demo: Demo, tmp_path: Path, acceptance_d
 
 def test_certbot_reads_a_refusal(demo: Demo, tmp_path: Path, acceptance_dns: DnsProgram) -> None:
     """A CAA record of another CA stops issuance, and certbot shows the reason in words."""
+    acceptance_dns.post("set", name="caa.certbot.example", type="A", values=["127.0.0.1"])
     acceptance_dns.post("set", name="caa.certbot.example", type="CAA", values=['0 issue "other.example"'])
     with pytest.raises(AssertionError, match="CAA"):
         _issue(demo, tmp_path, "caa.certbot.example", "ecdsa")
