@@ -192,8 +192,8 @@ def _run(name: str, place: Place, scenarios: Sequence[_Scenario]) -> int:
     # Stopped from outside, it still stops what it started and reports what it has.
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(_run_all(report, console, place, scenarios))
-    report.show(console)
     path = report.write(place.report_dir, name)
+    report.show(console)
     console.print(f"written to {path}", style="dim", markup=False)
     return 1 if report.errors else 0
 
@@ -202,7 +202,7 @@ async def _run_all(report: Report, console: Console, place: Place, scenarios: Se
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    session = Session(report=report, console=console, running=place.running,
+    session = Session(report=report, console=console, running=place.running, report_dir=place.report_dir,
                       data_dir=None if place.running else place.data_dir)
     async with session:
         for scenario in scenarios:

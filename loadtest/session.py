@@ -14,6 +14,8 @@ from loadtest.ocsp_load import Subject
 from loadtest.program import ProgramFault
 from loadtest.report import Report
 
+_KEPT_BYTES = 200_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
@@ -33,6 +35,7 @@ class Session:
     console: Console
     running: Running | None
     data_dir: Path | None
+    report_dir: Path
     work: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="chancery-loadtest-")))
     challenges: ChallengeServer = field(default_factory=ChallengeServer)
     synthetic: list[Subject] = field(default_factory=list)     # made-up certificates that have been signed for
@@ -55,6 +58,8 @@ class Session:
                 await self._chancery.stop()
             except ProgramFault as fault:
                 self.report.errors.append(str(fault))
+        if self.report.errors:
+            self._keep_logs()
         remove_tree(self.work)
 
     async def chancery(self) -> Chancery:
@@ -71,6 +76,18 @@ class Session:
         self.report.details["file system"] = _file_system(found.data_dir or self.work)
         await self.challenges.start(found.http_01_port)
         return found
+
+    def _keep_logs(self) -> None:
+        """The ends of the logs of what was started here, beside the report: its directory is about to go."""
+        data_dir = self.data_dir or self.work / "ca"
+        logs = [self.work / "chancery.log", *(data_dir / "log").glob("*.log"), data_dir / "postgres" / "server.log"]
+        place = self.report_dir / f"{self.report.started_at:%Y%m%dT%H%M%SZ}-logs"
+        for log in logs:
+            if log.exists():
+                place.mkdir(parents=True, exist_ok=True)
+                (place / log.name).write_bytes(log.read_bytes()[-_KEPT_BYTES:])
+        if place.exists():
+            self.report.note(f"logs are in {place}")
 
     def steps(self, description: str, total: int) -> "Steps":
         """A progress bar."""
