@@ -16,6 +16,7 @@ from hsm.errors import (
     ModuleUnusableError,
     PinFileError,
     PinRefusedError,
+    TokenFaultError,
     TokenInUseError,
     TokenLostError,
     TokenMissingError,
@@ -139,6 +140,22 @@ def test_a_token_that_stays_away_is_an_error_and_may_come_back_later(tmp_path: P
         (tmp_path / "hsm" / "tokens").rmdir()
         (tmp_path / "away").rename(tmp_path / "hsm" / "tokens")
         assert token.list_keys() == []
+
+
+def test_other_faults_of_the_token_are_not_tried_again(softhsm_token: SoftHsm) -> None:
+    """What opening again cannot heal is one clear line at once, and the session stays usable."""
+    pauses: list[float] = []
+    calls: list[object] = []
+
+    def act(session: object) -> None:
+        calls.append(session)
+        raise pkcs11.MechanismInvalid
+
+    with _open(softhsm_token, pauses) as token:
+        with pytest.raises(TokenFaultError, match="token 'Chancery Tests': MechanismInvalid"):
+            token.within(act)
+        assert (len(calls), pauses) == (1, [])
+        assert len(token.list_keys()) == 2
 
 
 @_SEARCH_OF_LOST_SESSION
