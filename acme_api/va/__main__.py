@@ -2,9 +2,7 @@
 
 import asyncio
 import ipaddress
-import os
 import resource
-import socket
 from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version
@@ -31,6 +29,7 @@ from ca.process.http import parse_listen
 from ca.process.lifecycle import StartupError, ready, run_process
 from ca.process.postgres import Listener, create_pool
 from ca.process.settings import Settings
+from ca.process.worker import is_dead, worker_name
 
 ROLE: Final = "acme_va"
 _DESCRIPTORS_PER_VALIDATION: Final = 4
@@ -50,9 +49,11 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     wake = asyncio.Event()
     pool = await create_pool(settings.database, ROLE, process="va")
     try:
-        leased_by = f"{socket.gethostname()}:{os.getpid()}:{ambient.random_bytes(8).hex()}"
-        performer = Performer(store=VaStore(pool, leased_by=leased_by), checker=checker, lanes=lanes,
-                              log=structlog.get_logger())
+        store = VaStore(pool, leased_by=f"{worker_name()}:{ambient.random_bytes(8).hex()}")
+        dead = [worker for worker in await store.lease_holders() if is_dead(worker)]
+        if dead:
+            await store.free_dead(dead)
+        performer = Performer(store=store, checker=checker, lanes=lanes, log=structlog.get_logger())
         async with Listener(settings.database, ROLE, "va", {"validation": lambda _payload: wake.set()}):
             ready()
             await performer.run(wake=wake, stop=stop)

@@ -57,6 +57,15 @@ UPDATE validation_requests SET leased_by = NULL, leased_until = '-infinity', att
 WHERE leased_by = $1 AND id <> ALL($2::bytea[])
 """
 
+LEASE_HOLDERS: Final = """
+SELECT DISTINCT leased_by FROM validation_requests WHERE leased_by IS NOT NULL AND leased_until > now()
+"""
+
+# What processes held that are dead: their validations begin anew at once.
+FREE_DEAD: Final = """
+UPDATE validation_requests SET leased_by = NULL, leased_until = '-infinity' WHERE leased_by = ANY($1::text[])
+"""
+
 DROP: Final = "DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1"
 
 # The one completing transaction: the request goes and the outcome comes together. A result that comes after the lease
@@ -145,6 +154,14 @@ class VaStore:
     async def release_strays(self, known: Sequence[bytes]) -> None:
         """Gives back at once what is leased by us without our knowledge, `known` being what we do know of."""
         await self._pool.execute(RELEASE_STRAYS, self._leased_by, list(known))
+
+    async def lease_holders(self) -> list[str]:
+        """Who holds leases that have not run out."""
+        return [row["leased_by"] for row in await self._pool.fetch(LEASE_HOLDERS)]
+
+    async def free_dead(self, workers: Sequence[str]) -> None:
+        """Gives back what processes held that are known to be dead."""
+        await self._pool.execute(FREE_DEAD, list(workers))
 
     async def drop(self, request: ClaimedRequest) -> None:
         """Takes a request off the queue that nobody waits for."""

@@ -59,9 +59,11 @@ def worker_name() -> str:
 def is_dead(worker: str) -> bool:
     """Whether a lease's holder is a process of this host that no longer runs, so that its lease may be freed at once.
 
-    False for another host's process and when in doubt (a process id that was given out again): the lease runs out then.
+    The name may go on behind the process id (`host:pid:more`). False for another host's process and when in doubt (a
+    process id that was given out again): the lease runs out then.
     """
-    host, _, pid = worker.rpartition(":")
+    host, _, rest = worker.partition(":")
+    pid = rest.partition(":")[0]
     if host != socket.gethostname() or not pid.isdigit():
         return False
     try:

@@ -1,10 +1,11 @@
 """The claim loop: it works while there is work, wakes at once, and survives a step that fails."""
 
 import asyncio
+import subprocess
 
 import structlog
 
-from ca.process.worker import run_claim_loop
+from ca.process.worker import is_dead, run_claim_loop, worker_name
 
 _LOG = structlog.get_logger()
 
@@ -68,3 +69,15 @@ async def test_a_wake_up_during_a_step_is_not_lost() -> None:
 
     await asyncio.wait_for(run_claim_loop(wake=wake, poll_s=3600, stop=stop, step=step, log=_LOG), timeout=5)
     assert steps == 2
+
+
+def test_a_lease_of_a_dead_process_of_this_host_is_known() -> None:
+    """Only a process of this host that no longer runs is dead; anything else keeps its lease until it runs out."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    host = worker_name().partition(":")[0]
+    assert is_dead(f"{host}:{ended.pid}")
+    assert is_dead(f"{host}:{ended.pid}:abcdef")
+    assert not is_dead(worker_name())
+    assert not is_dead(f"elsewhere.example:{ended.pid}")
+    assert not is_dead("nonsense")
