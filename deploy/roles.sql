@@ -37,6 +37,7 @@ GRANT INSERT ON issuances, certificates, certificate_names, certificate_signatur
 GRANT INSERT, UPDATE (reason, version, evidence) ON revocations TO ca_issuer;
 GRANT INSERT (serial, version, issuer_id, request_id, requested_at) ON ocsp_requests TO ca_issuer;
 GRANT SELECT (serial, version) ON ocsp_requests TO ca_issuer;
+GRANT EXECUTE ON FUNCTION ask_for_caa_checks(bytea[], bytea[]) TO ca_issuer;
 
 -- CRL and AIA server: reads what is published.
 GRANT SELECT ON issuers, crls, published_files TO ca_reader;

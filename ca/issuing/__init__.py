@@ -1,3 +1,7 @@
-"""The process that holds the issuing keys: `cycle` (CYCLE.md explains it), `evidence` (the right to issue), `service`
-(certificates of our own services), `signer` (lint and HSM), `revoke`, `crls`, and the statements of role ca_issuer in
-`store` and `revocation_store`. It listens on nothing and opens no connection but PostgreSQL."""
+"""The process that holds the issuing keys. It listens on nothing and opens no connection but PostgreSQL.
+
+`cycle` is the issuance cycle (CYCLE.md explains it); `evidence` derives the right to issue, `service` that of our own
+services, `grant` is its value; `authorities` are the issuers with their keys, `signer` lints and signs, `audit` keeps
+the record; `revoke` carries out revocations, `crls` publishes; `store` and `revocation_store` hold every statement of
+the role ca_issuer; `policy` is the configuration's part in it.
+"""

@@ -1,80 +1,141 @@
 """`chancery run ca`: issues, revokes and makes CRLs until it is told to stop."""
 
 import asyncio
+import gc
+from contextlib import suppress
+from datetime import datetime
+from typing import Final
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from ca.issuing import store
-from ca.issuing.crls import CrlPublisher
-from ca.issuing.cycle import IssuanceCycle
-from ca.issuing.prelint import Prelint
+from ca.issuing.audit import AuditTrail
+from ca.issuing.authorities import Authority, open_authorities
+from ca.issuing.crls import DEBOUNCE_S, CrlPublisher
+from ca.issuing.cycle import IssuingProcess, issue_batch
+from ca.issuing.policy import IssuancePolicy, issuance_policy
 from ca.issuing.revoke import revoke_requested
-from ca.issuing.signer import open_signers
-from ca.pki.identifier import NamePolicy
-from ca.process.ambient import system_ambient
+from ca.issuing.signer import Signer
+from ca.pki import lint
+from ca.pki.identifier import Identifier, IdentifierError, require_permitted
+from ca.process.ambient import Ambient, system_ambient
 from ca.process.lifecycle import StartupError, ready, run_process
 from ca.process.postgres import Listener, Pool, create_pool
 from ca.process.settings import Settings
-from ca.process.worker import run_claim_loop
+from ca.process.worker import is_dead, run_claim_loop, worker_name
 from hsm.errors import HsmError
 from hsm.thread import HsmThread
 
-_ROLE = "ca_issuer"
-_POLL_S = 1.0
-_CRL_POLL_S = 10.0
+ROLE: Final = "ca_issuer"
+BATCH: Final = 16
+_POLL_S: Final = 1.0
+_CRL_POLL_S: Final = 10.0
+_RETRY_AFTER_FAULT_S: Final = 1.0
+_CAUTIOUS_TURNS: Final = 20
 
 
 def main(settings: Settings) -> int:
     """Runs the CA; returns the exit code."""
 
     async def run(stop: asyncio.Event) -> None:
-        pool = await create_pool(settings.database, _ROLE, process="ca", max_size=4)
-        token = settings.hsm
-        try:
-            thread = await HsmThread.open(module=token.module, token_label=token.token_label, pin_file=token.pin_file,
-                                          conf=token.conf)
-        except HsmError as fault:
-            await pool.close()
-            raise StartupError(str(fault)) from fault
-        async with pool, thread:
-            await _serve(settings, pool, thread, stop)
+        policy = issuance_policy(settings)
+        async with (await create_pool(settings.database, ROLE, process="ca") as pool,
+                    await _open_token(settings) as thread):
+            await _serve(settings, policy, pool, thread, stop)
 
     return run_process("ca", run)
 
 
-def name_policy(settings: Settings) -> NamePolicy:
-    """Which names the configuration lets this CA certify."""
-    return NamePolicy(internal_suffixes=tuple(settings.ca.internal_suffixes), public=settings.policy == "public",
-                      internal_prefixes=tuple(settings.va.allowed_prefixes), allow_loopback=settings.va.allow_loopback)
+async def _open_token(settings: Settings) -> HsmThread:
+    try:
+        return await HsmThread.open(module=settings.hsm.module, token_label=settings.hsm.token_label,
+                                    pin_file=settings.hsm.pin_file, conf=settings.hsm.conf)
+    except HsmError as fault:
+        raise StartupError(str(fault)) from fault
 
 
-async def _serve(settings: Settings, pool: Pool, thread: HsmThread, stop: asyncio.Event) -> None:
-    log = structlog.get_logger()
+async def _serve(
+    settings: Settings, policy: IssuancePolicy, pool: Pool, thread: HsmThread, stop: asyncio.Event
+) -> None:
+    log: FilteringBoundLogger = structlog.get_logger()
     ambient = system_ambient()
-    signers = await open_signers(thread, await store.issuers(pool))
-    prelint = Prelint(public=settings.policy == "public")
-    cycle = IssuanceCycle(pool=pool, thread=thread, signers=signers, prelint=prelint, settings=settings,
-                          policy=name_policy(settings), ambient=ambient, log=log)
-    crls = CrlPublisher(pool=pool, thread=thread, signers=signers, prelint=prelint,
-                        crl_base_url=settings.ca.crl_base_url, ambient=ambient, log=log)
-    issue, revoke, publish = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    audit = AuditTrail(log=log)
+    signer = Signer(thread, audit)
+    authorities = await _authorities(pool, thread, ambient.now())
+    for authority in authorities.values():
+        signer.prepare(authority.issuer)
+    _warm_up(policy)
+    ca = IssuingProcess(pool=pool, ambient=ambient, policy=policy, authorities=authorities, signer=signer, audit=audit,
+                        log=log, worker=worker_name())
+    publisher = CrlPublisher(pool=pool, ambient=ambient, policy=policy, authorities=authorities, signer=signer,
+                             audit=audit, log=log)
+    await _free_dead_leases(pool)
+    issue, revoke = asyncio.Event(), asyncio.Event()
 
-    def wake(_: str) -> None:
+    def wake(_payload: str) -> None:
         issue.set()
         revoke.set()
 
-    async def carry_out_revocations() -> bool:
-        worked = await revoke_requested(pool, ambient, log, on_changed=crls.mark_changed)
-        if worked:
-            publish.set()
+    await publisher.publish_missing()
+    async with Listener(settings.database, ROLE, "ca", {"issuance": wake}), asyncio.TaskGroup() as tasks:
+        tasks.create_task(run_claim_loop(wake=issue, poll_s=_POLL_S, stop=stop, step=IssuanceTurns(ca).step, log=log))
+        tasks.create_task(run_claim_loop(wake=revoke, poll_s=_POLL_S, stop=stop, log=log,
+                                         step=lambda: _revoke(pool, ambient, audit, publisher, log)))
+        tasks.create_task(run_claim_loop(wake=publisher.wake, poll_s=_CRL_POLL_S, stop=stop, log=log,
+                                         step=lambda: _publish(publisher)))
+        ready()
+
+
+class IssuanceTurns:
+    """Turns of the cycle. After a fault, requests are taken one by one for a while, so that one which breaks the
+    database's rules cannot hold up those that were claimed with it."""
+
+    def __init__(self, ca: IssuingProcess) -> None:
+        self._ca = ca
+        self._cautious_turns = 0
+
+    async def step(self) -> bool:
+        """One batch. A fault gives the claimed requests back for another try soon, and is raised."""
+        try:
+            worked = await issue_batch(self._ca, 1 if self._cautious_turns else BATCH)
+        except Exception:
+            self._cautious_turns = _CAUTIOUS_TURNS
+            await store.give_back(self._ca.pool, worker=self._ca.worker, after_s=_RETRY_AFTER_FAULT_S)
+            raise
+        self._cautious_turns = max(0, self._cautious_turns - 1)
         return worked
 
-    await cycle.free_dead_leases()
-    async with Listener(settings.database, _ROLE, "ca", {"issuance": wake}):
-        # First: the CRL that a certificate names exists before the certificate does.
-        await crls.publish_due()
-        ready()
-        await asyncio.gather(
-            run_claim_loop(wake=issue, poll_s=_POLL_S, stop=stop, step=cycle.issue_claimed, log=log),
-            run_claim_loop(wake=revoke, poll_s=_POLL_S, stop=stop, step=carry_out_revocations, log=log),
-            run_claim_loop(wake=publish, poll_s=_CRL_POLL_S, stop=stop, step=crls.publish_due, log=log))
+
+async def _revoke(
+    pool: Pool, ambient: Ambient, audit: AuditTrail, publisher: CrlPublisher, log: FilteringBoundLogger
+) -> bool:
+    changed = await revoke_requested(pool, ambient, audit, log)
+    publisher.mark(changed or [])
+    return changed is not None
+
+
+async def _publish(publisher: CrlPublisher) -> bool:
+    if publisher.is_marked:
+        await asyncio.sleep(DEBOUNCE_S)
+    return await publisher.publish_due()
+
+
+async def _authorities(pool: Pool, thread: HsmThread, now: datetime) -> dict[int, Authority]:
+    return await thread.run(open_authorities, thread.token, await store.issuers(pool), now)
+
+
+def _warm_up(policy: IssuancePolicy) -> None:
+    """What the first certificate should not wait for: the linters, the public suffix list, a collection of garbage."""
+    lint.warm_up()
+    with suppress(IdentifierError):
+        require_permitted(Identifier(type="dns", value="a.example"), policy.names)
+    gc.collect()
+    gc.freeze()
+
+
+async def _free_dead_leases(pool: Pool) -> None:
+    """Takes back at once what a killed process of this host held."""
+    dead = [worker for worker in await store.lease_holders(pool) if is_dead(worker)]
+    if dead:
+        await store.free_leases(pool, dead)

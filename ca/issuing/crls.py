@@ -1,116 +1,197 @@
-"""Makes CRLs: one for every shard at the start, again within seconds after a revocation, and on cadence.
+"""Publishes CRLs: one for every shard at the start, anew within seconds of a revocation, and all of them regularly.
 
-BR 4.9.7: within 24 hours after a revocation and every 4 days; we make every shard anew after 6 hours, with a life of 9
-days. Whoever of several CA processes takes a shard's lock makes its next CRL.
+BR 4.9.7 wants a CRL within 24 hours of a revocation and every 4 days; we make each shard's anew after 6 hours, with a
+life of 9 days. Any CA process may make a CRL; a lock on the shard sees to it that only one does. An expired certificate
+stays listed until it has been in one CRL made after its end (RFC 5280 3.3).
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
 from ca.issuing import revocation_store as store
-from ca.issuing.prelint import Prelint
-from ca.issuing.signer import IssuerSigner, Signers, sign
-from ca.pki.crl import CrlEntry, crl_number, require_next, shard_url, tbs_crl
+from ca.issuing.audit import AuditTrail
+from ca.issuing.authorities import Authority
+from ca.issuing.policy import IssuancePolicy
+from ca.issuing.revocation_store import IssuedCertificate
+from ca.issuing.signer import Signer
+from ca.issuing.store import notify
+from ca.pki.crl import (
+    LIFE_S,
+    REFRESH_S,
+    CrlEntry,
+    CrlError,
+    crl_number,
+    crl_serials,
+    require_next,
+    require_nothing_lost,
+    shard_url,
+    tbs_crl,
+)
+from ca.pki.lint import crl_allowances, lint_crl, require_clean
+from ca.pki.refusal import Refusal
+from ca.pki.serial import shard as shard_of
 from ca.pki.tbs import assemble
 from ca.process.ambient import Ambient
 from ca.process.postgres import Connection, Pool
-from hsm.thread import HsmThread
 
-CADENCE: Final = timedelta(hours=6)
-LIFE: Final = timedelta(days=9)
-# A revocation that commits while a CRL is made may carry an earlier time. So a shard with a revocation shortly before
-# its newest CRL is made once more, when every transaction of that time has ended.
-_OVERLAP: Final = timedelta(seconds=30)
-_SECOND: Final = timedelta(seconds=1)
+# After a revocation the shard waits this long for others that come with it.
+DEBOUNCE_S: Final = 0.5
+# How often revocations are looked for whose CRL another process should have made and did not, and how far back beyond
+# the last look: longer than any transaction lasts or any clock is off.
+_LOOK_EVERY_S: Final = 60
+_LOOK_BACK_S: Final = 600
+_RETRY_S: Final = 1.0
+
+ShardKey = tuple[int, int]
 
 
 class CrlPublisher:
-    """The CRLs of all issuers."""
+    """The CRLs of all issuers of this process."""
 
     def __init__(
         self,
         *,
         pool: Pool,
-        thread: HsmThread,
-        signers: Signers,
-        prelint: Prelint,
-        crl_base_url: str,
         ambient: Ambient,
+        policy: IssuancePolicy,
+        authorities: Mapping[int, Authority],
+        signer: Signer,
+        audit: AuditTrail,
         log: FilteringBoundLogger,
     ) -> None:
         self._pool = pool
-        self._thread = thread
-        self._signers = signers
-        self._prelint = prelint
-        self._base_url = crl_base_url
         self._ambient = ambient
+        self._policy = policy
+        self._authorities = authorities
+        self._signer = signer
+        self._audit = audit
         self._log = log
-        self._changed: set[tuple[int, int]] = set()
+        self._dirty: set[ShardKey] = set()
+        self._listed: dict[ShardKey, tuple[datetime, set[bytes]]] = {}
+        self._looked_at: datetime | None = None
+        self.wake = asyncio.Event()
 
-    def mark_changed(self, issuer_id: int, serial: bytes) -> None:
-        """A revocation's reason changed, which its time does not show; the cadence covers a restart before the CRL."""
-        signer = self._signers.by_id.get(issuer_id)
-        if signer is not None:
-            self._changed.add((issuer_id, serial[-1] % signer.crl_shards))
+    def mark(self, certificates: Iterable[IssuedCertificate]) -> None:
+        """Says that the status of these certificates has changed, so that their shards need a new CRL."""
+        for certificate in certificates:
+            authority = self._authorities.get(certificate.issuer_id)
+            if authority is not None:
+                self._dirty.add((authority.id, shard_of(certificate.serial, authority.crl_shards)))
+        if self._dirty:
+            self.wake.set()
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether a status has changed since the last CRLs."""
+        return bool(self._dirty)
+
+    async def publish_missing(self) -> None:
+        """Makes the first CRL of every shard that has none: a certificate never names a CRL that does not exist."""
+        made = await store.latest_crls(self._pool, self._shards())
+        await self._publish_all({key for key in self._shards() if key not in made})
 
     async def publish_due(self) -> bool:
-        """Makes every CRL that is missing, dirty or old; False, because it leaves nothing to be done at once."""
-        now = self._ambient.now()
-        latest = await store.latest_crls(self._pool)
-        changed, self._changed = self._changed, set()
-        dirty = changed | await self._dirty(latest, now)
-        for signer in self._signers.by_id.values():
-            for shard in range(signer.crl_shards):
-                known = latest.get((signer.id, shard))
-                if known is None or known.this_update + CADENCE <= now or (signer.id, shard) in dirty:
-                    await self._publish(signer, shard)
+        """Makes every CRL that is missing, changed or six hours old. Always False: what is left waits for `wake`."""
+        dirty, self._dirty = self._dirty, set()
+        left = dirty
+        try:
+            left = dirty & await self._publish_all(dirty | await self._due(self._ambient.now()))
+        finally:
+            self._dirty |= left
+        if left:
+            # Another process has the lock of a shard, and may have read it before our revocation was committed.
+            asyncio.get_running_loop().call_later(_RETRY_S, self.wake.set)
         return False
 
-    async def _dirty(
-        self, latest: dict[tuple[int, int], store.LatestCrl], now: datetime
-    ) -> set[tuple[int, int]]:
-        """Shards with a revocation that their newest CRL cannot have seen."""
-        oldest = min((crl.this_update for crl in latest.values()), default=now) - _OVERLAP
-        found = set()
-        for issuer_id, last_byte, revoked_at in await store.revoked_since(self._pool, oldest):
-            signer = self._signers.by_id.get(issuer_id)
-            if signer is not None:
-                shard = last_byte % signer.crl_shards
-                known = latest.get((issuer_id, shard))
-                if known is None or revoked_at > known.this_update or (
-                        revoked_at > known.this_update - _OVERLAP and now - known.this_update > _OVERLAP):
-                    found.add((issuer_id, shard))
-        return found
+    async def _publish_all(self, due: set[ShardKey]) -> set[ShardKey]:
+        """Makes CRLs; returns the shards without one, because another process has them or because it was refused."""
+        left = set()
+        for key in sorted(due):
+            try:
+                if not await self._publish(key):
+                    left.add(key)
+            except (CrlError, Refusal):
+                # One shard's trouble: the others get theirs, and an operator sees the age of this one.
+                self._log.exception("CRL refused", issuer=self._authorities[key[0]].name, shard=key[1])
+                left.add(key)
+        return left
 
-    async def _publish(self, signer: IssuerSigner, shard: int) -> None:
-        async with self._pool.acquire() as connection, connection.transaction():
-            if not await store.lock_shard(connection, signer.id, shard):
-                return
-            await self._make(connection, signer, shard)
+    def _shards(self) -> list[ShardKey]:
+        return [(authority.id, shard) for authority in self._authorities.values()
+                for shard in range(authority.crl_shards)]
 
-    async def _make(self, connection: Connection, signer: IssuerSigner, shard: int) -> None:
-        previous = await store.latest_of_shard(connection, signer.id, shard)
-        now = self._ambient.now()
+    async def _due(self, now: datetime) -> set[ShardKey]:
+        made = await store.latest_crls(self._pool, self._shards())
+        oldest = now - timedelta(seconds=REFRESH_S)
+        due = {key for key in self._shards() if key not in made or made[key] <= oldest}
+        if self._looked_at is None or now - self._looked_at >= timedelta(seconds=_LOOK_EVERY_S):
+            since = self._looked_at or min(made.values(), default=now)
+            for serial, issuer_id in await store.revoked_since(self._pool, since - timedelta(seconds=_LOOK_BACK_S)):
+                authority = self._authorities.get(issuer_id)
+                if authority is not None:
+                    key = (issuer_id, shard_of(serial, authority.crl_shards))
+                    if key not in due and serial not in await self._serials(key, made[key]):
+                        due.add(key)
+            self._looked_at = now
+        return due
+
+    async def _serials(self, key: ShardKey, made_at: datetime) -> set[bytes]:
+        """The serial numbers in the newest CRL of a shard, read once for each CRL."""
+        listed = self._listed.get(key)
+        if listed is None or listed[0] != made_at:
+            async with self._pool.acquire() as connection:
+                latest = await store.latest_crl(connection, *key)
+            listed = (latest.this_update, crl_serials(latest.der)) if latest is not None else (made_at, set())
+            self._listed[key] = listed
+        return listed[1]
+
+    async def _publish(self, key: ShardKey) -> bool:
+        """Makes the next CRL of a shard; False when another process is doing so."""
+        authority, shard = self._authorities[key[0]], key[1]
+        async with self._pool.acquire() as connection:
+            async with connection.transaction():
+                if not await store.lock_shard(connection, *key):
+                    return False
+                previous = await store.latest_crl(connection, *key)
+                now = self._ambient.now()
+                number = crl_number(now)
+                require_next(number, None if previous is None else previous.number)
+                entries = await self._entries(connection, authority, shard, previous, now)
+                crl, next_update = await self._sign(authority, shard, number, now, entries)
+                await store.insert_crl(connection, issuer_id=authority.id, shard=shard, number=number,
+                                       this_update=now, next_update=next_update, entries=len(entries), der=crl)
+            self._listed[key] = (now, {entry.serial for entry in entries})
+            await notify(connection, [("crl", "")])
+        return True
+
+    async def _entries(
+        self, connection: Connection, authority: Authority, shard: int, previous: store.LatestCrl | None, now: datetime
+    ) -> list[CrlEntry]:
+        """What the CRL lists. Raises CrlError when an entry of the last one would vanish before its time."""
+        not_expired_at = now if previous is None else previous.this_update
+        entries = await store.crl_entries(connection, issuer_id=authority.id, shard=shard,
+                                          shards=authority.crl_shards, not_expired_at=not_expired_at)
+        if previous is not None:
+            gone = crl_serials(previous.der) - {entry.serial for entry in entries}
+            if gone:
+                require_nothing_lost(gone, entries, await store.expired_among(connection, list(gone), not_expired_at))
+        return entries
+
+    async def _sign(
+        self, authority: Authority, shard: int, number: int, now: datetime, entries: list[CrlEntry]
+    ) -> tuple[bytes, datetime]:
+        """The CRL and its nextUpdate, linted before and verified after the signature. Raises Refusal, HsmError."""
         this_update = now.replace(microsecond=0)
-        next_update = min(this_update + LIFE - _SECOND, signer.issuer.validity.not_after)
-        number = crl_number(now)
-        require_next(number, None if previous is None else previous.number)
-        # An expired certificate stays until it has been in one CRL after its end (RFC 5280 3.3).
-        entries = await store.crl_entries(connection, issuer_id=signer.id, shard=shard, shards=signer.crl_shards,
-                                          expired_after=this_update if previous is None else previous.this_update)
-        url = shard_url(self._base_url, signer.name, shard)
-        tbs = tbs_crl(issuer=signer.issuer, url=url, number=number, this_update=this_update, next_update=next_update,
-                      entries=_listed(entries))
-        self._prelint.require_clean_crl(tbs, issuer=signer.issuer, url=url)
-        self._log.info("signing CRL", audit=True, issuer=signer.name, shard=shard, number=number, entries=len(entries))
-        signature = (await sign(self._thread, signer, [tbs]))[0]
-        await store.insert_crl(connection, issuer_id=signer.id, shard=shard, number=number, this_update=now,
-                               next_update=next_update, entries=len(entries), der=assemble(tbs, signature))
-
-
-def _listed(entries: Sequence[store.RevokedEntry]) -> list[CrlEntry]:
-    return [CrlEntry(serial=entry.serial, revoked_at=entry.revoked_at.replace(microsecond=0), reason=entry.reason)
-            for entry in entries]
+        next_update = min(this_update + timedelta(seconds=LIFE_S - 1), authority.issuer.validity.not_after)
+        url = shard_url(self._policy.crl_base_url, authority.name, shard)
+        tbs = tbs_crl(issuer=authority.issuer, url=url, number=number, this_update=this_update,
+                      next_update=next_update, entries=entries)
+        require_clean(lint_crl(self._signer.sign_for_lint(tbs, authority.issuer), authority.issuer, url),
+                      crl_allowances(public=self._policy.names.public), "the CRL")
+        self._audit.signing("crl", key=authority.name, tbs=tbs, subject=f"{url} number {number}")
+        signature = (await self._signer.sign(authority, "crl", [tbs]))[0]
+        return assemble(tbs, signature), next_update

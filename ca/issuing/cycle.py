@@ -1,213 +1,240 @@
-"""The issuance cycle. CYCLE.md explains why the steps stand in this order; nobody reorders them.
+"""The issuance cycle. CYCLE.md tells why each step is where it is; `issue_batch` is the cycle, on one page.
 
-A batch of claimed requests goes through each step together, so that under load they share two commits and one trip to
-the token's thread, and a single request waits for nobody.
+A batch of claimed requests goes through each step together, so that under load the commits and the way to the HSM are
+shared. The steps must not change places: each is durable before the next begins, and a process that dies between any
+two leaves a request that is finished later with the serial number that it has, or begun anew when it has none.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
-from acme_api.protocol.problem import Problem, problem_from_refusal
+from acme_api.protocol.jws import jwk_of_public_key, thumbprint
+from acme_api.protocol.problem import problem_from_refusal, server_internal
 from ca.issuing import store
-from ca.issuing.evidence import CaaIsStale, ProvenOrder, require_right
-from ca.issuing.prelint import Prelint
-from ca.issuing.service import SERVICE_PROFILE, require_service
-from ca.issuing.signer import IssuerSigner, Signers, sign
+from ca.issuing.audit import AuditTrail
+from ca.issuing.authorities import Authority, choose
+from ca.issuing.evidence import Evidence, judge_order, load_evidence
+from ca.issuing.grant import CaaIsStale, Grant
+from ca.issuing.policy import IssuancePolicy
+from ca.issuing.service import judge_service
+from ca.issuing.signer import Signer
 from ca.issuing.store import ClaimedRequest, NewIntent, StoredIntent
 from ca.pki.crl import ca_issuers_url, shard_url
-from ca.pki.identifier import NamePolicy
-from ca.pki.profile import require_profile
-from ca.pki.refusal import Refusal
-from ca.pki.serial import serial_number, shard
+from ca.pki.lint import allowances, lint_certificate, require_clean
+from ca.pki.object_id import object_id, to_text
+from ca.pki.refusal import Refusal, RefusalReason
+from ca.pki.revocation import PROVING_AUTHORITIES
+from ca.pki.serial import serial_hex, serial_number, shard
 from ca.pki.tbs import StatusUrls, tbs_certificate
 from ca.pki.validity import validity
 from ca.process.ambient import Ambient
-from ca.process.postgres import Pool
-from ca.process.settings import Settings
-from ca.process.worker import is_dead, worker_name
-from hsm.thread import HsmThread
+from ca.process.postgres import Connection, Pool
 
-_LEASE: Final = timedelta(seconds=30)
-_BATCH: Final = 32
-_CAA_PAUSE: Final = timedelta(seconds=1)
-# After this a request that cannot be finished for want of a CAA answer is refused instead of waiting on.
-_CAA_PATIENCE: Final = timedelta(minutes=5)
+_CAA_WAIT_S: Final = 1.0
+_BROKEN_WAIT_S: Final = 5.0
+# A request that breaks our own rules' code this often will break it for ever: the order ends, the log has the trace.
+_MAX_BREAKS: Final = 5
+
+
+def _no_test_watches(_step: int) -> None:
+    """In production nothing happens between two steps."""
+
+
+@dataclass(slots=True, kw_only=True)
+class IssuingProcess:
+    """What the cycle works with. `after_step` is where tests end the process between two steps."""
+
+    pool: Pool
+    ambient: Ambient
+    policy: IssuancePolicy
+    authorities: Mapping[int, Authority]
+    signer: Signer
+    audit: AuditTrail
+    log: FilteringBoundLogger
+    worker: str
+    after_step: Callable[[int], None] = field(default=_no_test_watches)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """A request whose right to a certificate is proven."""
+class Verdicts:
+    """What the rules say about a batch of requests that have no intent yet."""
 
-    request: ClaimedRequest
-    account_id: bytes | None
-    profile: str
-    proven: ProvenOrder
-    not_before: datetime | None = None
-    not_after: datetime | None = None
+    grants: Sequence[Grant] = ()
+    stale: Sequence[CaaIsStale] = ()
+    refusals: Mapping[bytes, dict[str, Any]] = field(default_factory=dict)
+    broken: Sequence[bytes] = ()
 
 
-class IssuanceCycle:
-    """One CA process: its issuers, its token, its role in the database."""
-
-    def __init__(
-        self,
-        *,
-        pool: Pool,
-        thread: HsmThread,
-        signers: Signers,
-        prelint: Prelint,
-        settings: Settings,
-        policy: NamePolicy,
-        ambient: Ambient,
-        log: FilteringBoundLogger,
-    ) -> None:
-        self._pool = pool
-        self._thread = thread
-        self._signers = signers
-        self._prelint = prelint
-        self._settings = settings
-        self._policy = policy
-        self._ambient = ambient
-        self._log = log
-        self._worker = worker_name()
-
-    async def free_dead_leases(self) -> None:
-        """Takes back at once what a killed process of this host held."""
-        holders = await store.lease_holders(self._pool, now=self._ambient.now())
-        dead = [worker for worker in holders if is_dead(worker)]
-        if dead:
-            await store.free_leases(self._pool, dead)
-
-    async def issue_claimed(self) -> bool:
-        """One batch through the whole cycle; returns whether there was any."""
-        # 1. Claim, and see what an earlier run has left.
-        requests = await store.claim(self._pool, worker=self._worker, now=self._ambient.now(), lease=_LEASE,
-                                     limit=_BATCH)
-        if not requests:
+async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
+    """Takes up to `limit` requests through the cycle; False when there was none. Faults of the database and of the HSM
+    are raised: the requests stay in the queue, and what has been committed is gone on with."""
+    async with ca.pool.acquire() as connection:
+        # 1. Claim requests and load what is stored about them. What an earlier run began goes on at step 5.
+        claimed = await store.claim(connection, worker=ca.worker, limit=limit)
+        if not claimed:
             return False
-        left = await store.intents(self._pool, [request.id for request in requests])
-        signed = [intent.request_id for intent in left.values() if intent.signed]
-        if signed:
-            async with self._pool.acquire() as connection:
-                await store.end_requests(connection, signed)
-        # 2. Derive the right to issue anew. A refusal is final; what has to wait for CAA goes back to the queue.
-        wanted = await self._derive([request for request in requests if request.id not in left])
-        # 3. Serial number and TBSCertificate, linted under a throw-away key.
-        intents = [intent for item in wanted if (intent := await self._prepare(item)) is not None]
-        # 4. Commit the intent: from here on the serial number counts as given out (OCSP and CRL cover it).
-        if intents:
-            async with self._pool.acquire() as connection:
-                ours = await store.commit_intents(connection, intents, now=self._ambient.now())
-        else:
-            ours = set()
-        unsigned = [StoredIntent(request_id=item.request_id, serial=item.serial, issuer_id=item.issuer_id, tbs=item.tbs,
-                                 signed=False) for item in intents if item.request_id in ours]
-        unsigned += [intent for intent in left.values() if not intent.signed]
-        # 5 to 8 for each issuer.
-        for issuer_id in {intent.issuer_id for intent in unsigned}:
-            await self._sign(self._signers.by_id[issuer_id], [item for item in unsigned if item.issuer_id == issuer_id])
-        return True
+        now = ca.ambient.now()
+        begun = await store.intents(connection, [request.id for request in claimed])
+        fresh = [request for request in claimed if request.id not in begun]
+        evidence = await load_evidence(connection, fresh, now)
+        ca.after_step(1)
+        # 2. Derive the right to issue again, from what the front end cannot have made.
+        verdicts = await _judge(ca, connection, fresh, evidence, now)
+        ca.after_step(2)
+        # 3. Serial number and TBSCertificate; sign a copy with a throw-away key; lint it.
+        drafts, unfit = await _draft(ca, verdicts.grants, await store.issuer_switches(connection), now)
+        await _settle(ca, connection, verdicts, unfit, now)
+        ca.after_step(3)
+        # 4. COMMIT the intent: from now on the serial number counts as issued, can be revoked and has OCSP coverage.
+        if drafts:
+            ours = await store.commit_intents(connection, drafts, worker=ca.worker, now=now)
+            await store.notify(connection, [("ocsp_due", "")])
+            begun |= {draft.request_id: StoredIntent(request_id=draft.request_id, serial=draft.serial, tbs=draft.tbs,
+                                                     issuer_id=draft.issuer_id, signed=False)
+                      for draft in drafts if draft.request_id in ours}
+        ca.after_step(4)
+        unsigned = [intent for intent in begun.values() if not intent.signed]
+        signed: list[tuple[bytes, bytes]] = []
+        for authority in _authorities_of(ca, unsigned):
+            intents = [intent for intent in unsigned if intent.issuer_id == authority.id]
+            # 5. Say what is going to be signed.
+            for intent in intents:
+                ca.audit.signing("certificate", key=authority.name, tbs=intent.tbs, subject=serial_hex(intent.serial))
+            ca.after_step(5)
+            # 6. The HSM signs the very TBS bytes that were linted. 7. Each signature has to verify.
+            signatures = await ca.signer.sign(authority, "certificate", [intent.tbs for intent in intents])
+            signed += zip((intent.serial for intent in intents), signatures, strict=True)
+        ca.after_step(7)
+        # [Certificate transparency goes here: the object above is then a precertificate.]
+        # 8. COMMIT the signatures, end the requests, tell who waits.
+        if begun:
+            await store.commit_signatures(connection, signed, list(begun), now=ca.ambient.now())
+            ca.after_step(8)
+            await store.notify(connection, [("changed", request_id.hex()) for request_id in begun])
+    return True
 
-    async def _sign(self, signer: IssuerSigner, intents: Sequence[StoredIntent]) -> None:
-        # 5. Audit what is about to be signed.
-        for intent in intents:
-            self._log.info("signing certificate", audit=True, serial=intent.serial.hex(), issuer=signer.name,
-                           tbs_sha256=self._prelint.digest(intent.tbs))
-        # 6. The HSM signs exactly the committed bytes. 7. Each signature is verified before anything else happens.
-        signatures = await sign(self._thread, signer, [intent.tbs for intent in intents])
-        # [Certificate Transparency: the signed object would be a precertificate, and its submission stands here.]
-        # 8. Commit the certificates and end the requests.
-        async with self._pool.acquire() as connection:
-            await store.commit_signatures(
-                connection, [(intent.request_id, intent.serial, signature)
-                             for intent, signature in zip(intents, signatures, strict=True)], now=self._ambient.now())
-        for intent in intents:
-            self._log.info("signed certificate", audit=True, serial=intent.serial.hex(), issuer=signer.name)
 
-    async def _derive(self, requests: Sequence[ClaimedRequest]) -> list[_Wanted]:
-        by_kind = {kind: [request for request in requests if request.kind == kind] for kind in ("order", "service")}
-        return [*await self._derive_orders(by_kind["order"]), *await self._derive_services(by_kind["service"])]
-
-    async def _derive_orders(self, requests: Sequence[ClaimedRequest]) -> list[_Wanted]:
-        if not requests:
-            return []
-        orders = await store.orders(self._pool, [request.id for request in requests])
-        validations = await store.validations(
-            self._pool, [key for order in orders.values() for key in order.authorization_ids])
-        changes = await store.key_changes(self._pool, sorted({order.account_id for order in orders.values()}))
-        wanted, waiting = [], []
-        for request in requests:
-            order = orders.get(request.id)
-            if order is None:
-                self._log.error("a request in the queue has no finalized order", order=request.id.hex())
-                continue
-            now = self._ambient.now()
-            try:
-                proven = require_right(order, validations, changes.get(order.account_id, ()), now=now,
-                                       base_url=self._settings.acme.base_url, policy=self._policy)
-            except Refusal as refusal:
-                await self._refuse(request, problem_from_refusal(refusal))
-            except CaaIsStale:
-                if now - request.requested_at > _CAA_PATIENCE:
-                    await self._refuse(request, Problem("serverInternal", "the CAA records could not be looked at in "
-                                                                          "time; order again"))
-                else:
-                    waiting.append(request.id)
-            else:
-                wanted.append(_Wanted(request=request, account_id=order.account_id, profile=order.profile,
-                                      proven=proven, not_before=order.not_before, not_after=order.not_after))
-        if waiting:
-            await store.defer(self._pool, waiting, until=self._ambient.now() + _CAA_PAUSE, worker=self._worker)
-        return wanted
-
-    async def _derive_services(self, requests: Sequence[ClaimedRequest]) -> list[_Wanted]:
-        if not requests:
-            return []
-        csrs = await store.service_csrs(self._pool, [request.id for request in requests])
-        wanted = []
-        for request in requests:
-            try:
-                proven = require_service(csrs[request.id], self._settings.ca.service_names)
-            except Refusal as refusal:
-                await self._refuse(request, problem_from_refusal(refusal))
-            else:
-                wanted.append(_Wanted(request=request, account_id=None, profile=SERVICE_PROFILE, proven=proven))
-        return wanted
-
-    async def _prepare(self, item: _Wanted) -> NewIntent | None:
-        """Step 3 for one request; None when it was refused, or when there is no issuer and it stays in the queue."""
-        key = item.proven.csr.key
+async def _judge(
+    ca: IssuingProcess, connection: Connection, requests: Sequence[ClaimedRequest], evidence: Evidence, now: datetime
+) -> Verdicts:
+    """Step 2 for each request; one that breaks our own code does not hold up the others."""
+    grants: list[Grant] = []
+    stale: list[CaaIsStale] = []
+    refusals: dict[bytes, dict[str, Any]] = {}
+    broken: list[bytes] = []
+    for request in requests:
         try:
-            signer = self._signers.for_key(key.kind)
-        except LookupError as fault:
-            self._log.error("cannot issue", reason=str(fault), request=item.request.id.hex())
-            return None
-        now = self._ambient.now()
-        serial = serial_number(now, self._ambient.random_bytes(16))
-        ca = self._settings.ca
-        try:
-            profile = require_profile(item.profile, item.proven.identifiers)
-            period = validity(now, length_s=profile.length_s, issuer=signer.issuer.validity,
-                              requested_not_before=item.not_before, requested_not_after=item.not_after)
-            tbs = tbs_certificate(
-                profile=profile, issuer=signer.issuer, serial=serial, validity=period,
-                identifiers=item.proven.identifiers, key=key,
-                urls=StatusUrls(ocsp=ca.ocsp_url, ca_issuers=ca_issuers_url(ca.aia_base_url, signer.name),
-                                crl=shard_url(ca.crl_base_url, signer.name, shard(serial, signer.crl_shards))))
-            self._prelint.require_clean_certificate(tbs, profile=profile.name, issuer=signer.issuer)
+            verdict = _judge_one(ca, request, evidence, now)
         except Refusal as refusal:
-            await self._refuse(item.request, problem_from_refusal(refusal))
-            return None
-        return NewIntent(
-            request_id=item.request.id, account_id=item.account_id, serial=serial, issuer_id=signer.id,
-            profile=profile.name, not_before=period.not_before, not_after=period.not_after, spki_sha256=key.sha256,
-            names=tuple(identifier.value for identifier in item.proven.identifiers), tbs=tbs)
+            refusals[request.id] = _refuse(ca, request.id, refusal)
+        except Exception:
+            ca.log.exception("request breaks the rules' code", request=to_text(request.id), attempts=request.attempts)
+            if request.attempts >= _MAX_BREAKS:
+                refusals[request.id] = server_internal("the certificate could not be made").to_json()
+            else:
+                broken.append(request.id)
+        else:
+            if isinstance(verdict, Grant):
+                grants.append(verdict)
+            elif isinstance(verdict, CaaIsStale):
+                stale.append(verdict)
+    kept = []
+    refused_keys = await _refused_keys(ca, connection, grants)
+    for grant in grants:
+        if grant.key.sha256 in refused_keys:
+            refusals[grant.request_id] = _refuse(ca, grant.request_id, Refusal(
+                RefusalReason.BAD_PUBLIC_KEY, "this key is compromised, an account's, or a CA's: use a new one"))
+        else:
+            kept.append(grant)
+    return Verdicts(grants=kept, stale=stale, refusals=refusals, broken=broken)
 
-    async def _refuse(self, request: ClaimedRequest, problem: Problem) -> None:
-        self._log.info("refused", audit=True, request=request.id.hex(), type=problem.type, detail=problem.detail)
-        async with self._pool.acquire() as connection:
-            await store.commit_refusal(connection, request.id, problem.to_json(), now=self._ambient.now())
+
+def _judge_one(
+    ca: IssuingProcess, request: ClaimedRequest, evidence: Evidence, now: datetime
+) -> Grant | CaaIsStale | None:
+    """None: nothing that a subscriber or a service asked for stands behind the entry of the queue."""
+    if request.kind == "service":
+        csr_der = evidence.service_csrs.get(request.id)
+        return None if csr_der is None else judge_service(request.id, csr_der, ca.policy)
+    order = evidence.orders.get(request.id)
+    return None if order is None else judge_order(order, evidence, ca.policy, now)
+
+
+async def _refused_keys(ca: IssuingProcess, connection: Connection, grants: Sequence[Grant]) -> set[bytes]:
+    if not grants:
+        return set()
+    keys = [(grant.key.sha256, thumbprint(jwk_of_public_key(grant.key.spki_der))) for grant in grants]
+    own = {grant.key.sha256 for grant in grants
+           if any(grant.key.spki_der == authority.issuer.spki_der for authority in ca.authorities.values())}
+    return own | await store.refused_keys(connection, keys, proving=PROVING_AUTHORITIES)
+
+
+async def _draft(
+    ca: IssuingProcess, grants: Sequence[Grant], switches: Mapping[int, bool], now: datetime
+) -> tuple[list[NewIntent], dict[bytes, dict[str, Any]]]:
+    """Step 3 for each grant: what is to be committed, and the refusals of what may not be."""
+    drafts = []
+    refusals = {}
+    for grant in grants:
+        try:
+            drafts.append(_draft_one(ca, grant, choose(ca.authorities, switches, grant.key.kind), now))
+        except Refusal as refusal:
+            refusals[grant.request_id] = _refuse(ca, grant.request_id, refusal)
+        # Linting takes milliseconds: revocations and the lease's clock go on in between.
+        await asyncio.sleep(0)
+    return drafts, refusals
+
+
+def _draft_one(ca: IssuingProcess, grant: Grant, authority: Authority, now: datetime) -> NewIntent:
+    """The certificate without its signature, linted. Raises Refusal."""
+    serial = serial_number(now, ca.ambient.random_bytes(16))
+    period = validity(now, length_s=grant.profile.length_s, issuer=authority.issuer.validity,
+                      requested_not_before=grant.not_before, requested_not_after=grant.not_after)
+    urls = StatusUrls(
+        ocsp=ca.policy.ocsp_url,
+        ca_issuers=ca_issuers_url(ca.policy.aia_base_url, authority.name),
+        crl=shard_url(ca.policy.crl_base_url, authority.name, shard(serial, authority.crl_shards)))
+    tbs = tbs_certificate(profile=grant.profile, issuer=authority.issuer, serial=serial, validity=period,
+                          identifiers=grant.identifiers, key=grant.key, urls=urls)
+    findings = lint_certificate(ca.signer.sign_for_lint(tbs, authority.issuer), authority.issuer)
+    require_clean(findings, allowances(grant.profile, public=ca.policy.names.public), "the certificate")
+    return NewIntent(
+        request_id=grant.request_id, account_id=grant.account_id, serial=serial, issuer_id=authority.id,
+        profile=grant.profile.name, not_before=period.not_before, not_after=period.not_after,
+        spki_sha256=grant.key.sha256, names=tuple(identifier.value for identifier in grant.identifiers), tbs=tbs)
+
+
+async def _settle(
+    ca: IssuingProcess, connection: Connection, verdicts: Verdicts, unfit: Mapping[bytes, dict[str, Any]], now: datetime
+) -> None:
+    """Ends the requests that are refused, and leaves the others for later that cannot be decided yet."""
+    refused = [request_id for request_id, problem in {**verdicts.refusals, **unfit}.items()
+               if await store.commit_refusal(connection, request_id, problem, worker=ca.worker, now=now)]
+    wakes = [("changed", request_id.hex()) for request_id in refused]
+    if verdicts.stale:
+        ids = {validation.authorization_id for each in verdicts.stale for validation in each.validations}
+        await store.ask_for_caa_checks(
+            connection, [(object_id(now, ca.ambient.random_bytes(16)), each) for each in ids])
+        await store.defer(connection, [each.request_id for each in verdicts.stale], worker=ca.worker,
+                          after_s=_CAA_WAIT_S)
+        wakes.append(("validation", ""))
+    if verdicts.broken:
+        await store.defer(connection, verdicts.broken, worker=ca.worker, after_s=_BROKEN_WAIT_S)
+    if wakes:
+        await store.notify(connection, wakes)
+
+
+def _refuse(ca: IssuingProcess, request_id: bytes, refusal: Refusal) -> dict[str, Any]:
+    """The problem document of a refusal, after the audit record of it."""
+    ca.audit.refused(request=to_text(request_id), reason=refusal.reason.value, detail=refusal.detail)
+    return problem_from_refusal(refusal).to_json()
+
+
+def _authorities_of(ca: IssuingProcess, intents: Sequence[StoredIntent]) -> list[Authority]:
+    """Whose signatures are wanted. Raises KeyError for an issuer whose key this process has not got."""
+    return [ca.authorities[issuer_id] for issuer_id in sorted({intent.issuer_id for intent in intents})]

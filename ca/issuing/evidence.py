@@ -1,127 +1,151 @@
-"""The right to issue, derived anew from what the VA saw and from what the subscriber signed.
+"""Step 2 of the cycle: the right to issue, derived again from what a captured front end cannot have made.
 
-Nothing that the WFE can write is believed: the names come from validations, which the VA inserts, and the request from
-a JWS whose key the domain itself published in its challenge (domain -> thumbprint -> JWS -> CSR). After a key rollover
-the stored rollover, signed by both keys, is the link between the two thumbprints.
+domain -> thumbprint: the validation says which account key the domain named in its answer; only the validation
+authority can write it. thumbprint -> JWS: the stored finalize request is verified again, by that key or by one that the
+account handed over to (RFC 8555 7.3.5, both signatures of each key change verified again). JWS -> order and CSR: its
+url is this order's finalize URL, and the CSR in its payload names exactly what is certified.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
-from acme_api.protocol.base64url import decode as base64url_decode
-from acme_api.protocol.directory import finalize_url, parse_account_url
+from acme_api.protocol.directory import account_url, finalize_url
 from acme_api.protocol.json_strict import JsonError, decode_object
-from acme_api.protocol.jwk import thumbprint
-from acme_api.protocol.jws import link_of_key_change, verify_stored
+from acme_api.protocol.jws import link_of_key_change, thumbprint, verify_stored
+from acme_api.protocol.order import parse_finalize
 from acme_api.protocol.problem import Problem
-from ca.issuing.store import StoredOrder, StoredValidation
-from ca.pki.csr import Csr, CsrError, parse_csr, require_names
-from ca.pki.domain_control import CaaCheck, Evidence, Validation, require_domain_control
-from ca.pki.identifier import Identifier, IdentifierError, NamePolicy, require_permitted
-from ca.pki.refusal import Refusal, RefusalReason
-
-_CAA_REASONS = {"caa": RefusalReason.CAA_FORBIDS}
-
-
-class CaaIsStale(Exception):
-    """The right to issue holds, but CAA has to be looked at again first; the VA has been asked to."""
+from ca.issuing import store
+from ca.issuing.grant import CaaIsStale, Grant, read_csr
+from ca.issuing.policy import IssuancePolicy
+from ca.issuing.store import ClaimedRequest, StoredOrder
+from ca.pki import domain_control
+from ca.pki.csr import CsrError, require_names
+from ca.pki.domain_control import CaaCheck, Validation, require_domain_control
+from ca.pki.identifier import Identifier, IdentifierError, parse_identifier, require_permitted
+from ca.pki.policy import CAA_CHECK_LIFE_S
+from ca.pki.profile import require_profile
+from ca.pki.refusal import IdentifierRefusal, Refusal, RefusalReason
+from ca.process.postgres import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProvenOrder:
-    """An order whose subscriber has the right to the certificate that the request asks for."""
+class Evidence:
+    """Everything stored about a batch of requests that have no certificate yet."""
 
-    identifiers: tuple[Identifier, ...]
-    csr: Csr
+    orders: Mapping[bytes, StoredOrder] = field(default_factory=dict)
+    service_csrs: Mapping[bytes, bytes] = field(default_factory=dict)
+    validations: Mapping[bytes, Validation] = field(default_factory=dict)
+    deactivated: Collection[bytes] = frozenset()
+    caa_checks: Sequence[CaaCheck] = ()
+    key_changes: Mapping[bytes, Sequence[str]] = field(default_factory=dict)
 
 
-def require_right(
-    order: StoredOrder,
-    validations: Mapping[bytes, StoredValidation],
-    key_changes: Sequence[str],
-    *,
-    base_url: str,
-    policy: NamePolicy,
-    now: datetime,
-) -> ProvenOrder:
-    """Raises Refusal when the right is not there, CaaIsStale when it has to wait for the VA."""
-    if not order.account_open:
-        raise Refusal(RefusalReason.ACCOUNT_CLOSED, "the account has been deactivated or revoked")
-    identifiers = tuple(Identifier(type=kind, value=value) for kind, value in order.identifiers)
-    csr, signer = _signed_request(order, base_url)
+async def load_evidence(connection: Connection, requests: Sequence[ClaimedRequest], now: datetime) -> Evidence:
+    """What is stored about the requests; key changes only where a validation names another key than the finalizer's."""
+    order_ids = [request.id for request in requests if request.kind == "order"]
+    service_ids = [request.id for request in requests if request.kind == "service"]
+    service_csrs = await store.service_csrs(connection, service_ids) if service_ids else {}
+    if not order_ids:
+        return Evidence(service_csrs=service_csrs)
+    orders = await store.orders(connection, order_ids)
+    ids = list({each for order in orders.values() for each in order.authorization_ids})
+    validations = {each.authorization_id: each for each in await store.validations(connection, ids)}
+    moved = {order.account_id for order in orders.values()
+             if any(each in validations and validations[each].thumbprint != thumbprint(order.jwk)
+                    for each in order.authorization_ids)}
+    oldest_useful = now - timedelta(seconds=CAA_CHECK_LIFE_S)
+    return Evidence(
+        orders=orders, service_csrs=service_csrs, validations=validations,
+        deactivated=await store.deactivated(connection, ids),
+        caa_checks=await store.caa_checks(connection, ids, since=oldest_useful),
+        key_changes=await store.key_changes(connection, list(moved)) if moved else {})
+
+
+def judge_order(order: StoredOrder, evidence: Evidence, policy: IssuancePolicy, now: datetime) -> Grant | CaaIsStale:
+    """The right to the order's certificate. Raises Refusal when there is none."""
+    if order.account_closed:
+        raise Refusal(RefusalReason.ACCOUNT_CLOSED, "the account was closed before the certificate was signed")
+    identifiers = _permitted(order.identifiers, policy)
+    profile = require_profile(order.profile, identifiers)
+    control = require_domain_control(domain_control.Evidence(
+        account_id=order.account_id, identifiers=identifiers,
+        validations=[evidence.validations[each] for each in order.authorization_ids if each in evidence.validations],
+        caa_checks=evidence.caa_checks, deactivated=evidence.deactivated, requested_at=order.finalized_at), now)
+    csr_der = _require_signed_by_subscriber(order, control.validations, evidence, policy.acme_base_url)
+    csr = read_csr(csr_der)
     try:
         require_names(csr, identifiers)
-        for identifier in identifiers:
-            require_permitted(identifier, policy)
     except CsrError as fault:
         raise Refusal(RefusalReason.BAD_CSR, fault.detail) from fault
-    except IdentifierError as fault:
-        raise Refusal(RefusalReason.REJECTED_IDENTIFIER, fault.detail) from fault
-    stored = [validations[key] for key in order.authorization_ids if key in validations]
-    control = require_domain_control(_evidence(order, identifiers, stored), now)
-    handed_over = _handed_over_to(signer, key_changes, base_url, order.account_id)
-    for validation in control.validations:
-        if validation.thumbprint not in handed_over:
-            raise Refusal(RefusalReason.NOT_AUTHORIZED,
-                          f"{validation.identifier.value} was validated for another account key than the one that "
-                          "signed this request")
     if control.stale_caa:
-        raise CaaIsStale
-    return ProvenOrder(identifiers=identifiers, csr=csr)
+        return CaaIsStale(request_id=order.id, validations=control.stale_caa)
+    return Grant(request_id=order.id, account_id=order.account_id, identifiers=identifiers, key=csr.key,
+                 profile=profile, not_before=order.not_before, not_after=order.not_after)
 
 
-def _signed_request(order: StoredOrder, base_url: str) -> tuple[Csr, bytes]:
-    """The CSR of the finalize request, and the thumbprint of the key that signed it for this very order."""
+def _permitted(pairs: Iterable[tuple[str, str]], policy: IssuancePolicy) -> tuple[Identifier, ...]:
+    """The identifiers of the order, each in its one spelling and permitted by the policy of today (row FI11)."""
+    identifiers = []
+    refused = []
+    for kind, value in pairs:
+        try:
+            identifier = parse_identifier(kind, value)
+            if identifier.value != value or identifier in identifiers:
+                raise Refusal(RefusalReason.BAD_REQUEST, "the order's identifiers are not normalised")
+            require_permitted(identifier, policy.names)
+        except IdentifierError as fault:
+            refused.append(IdentifierRefusal(identifier=Identifier(type=kind, value=value), detail=fault.detail,
+                                             reason=RefusalReason.REJECTED_IDENTIFIER))
+            continue
+        identifiers.append(identifier)
+    if refused:
+        raise Refusal(RefusalReason.REJECTED_IDENTIFIER, refused[0].detail if len(refused) == 1
+                      else "some names are not permitted", tuple(refused))
+    return tuple(identifiers)
+
+
+def _require_signed_by_subscriber(
+    order: StoredOrder, validations: Iterable[Validation], evidence: Evidence, base_url: str
+) -> bytes:
+    """The CSR of the finalize request, DER, when the key that the domains named stands behind it. Raises Refusal."""
+    account = account_url(base_url, order.account_id)
     try:
         signed = verify_stored(order.jws_protected, order.jws_payload, order.jws_signature, order.jwk)
-        if signed.url != finalize_url(base_url, order.id):
-            raise Refusal(RefusalReason.BAD_REQUEST, "the stored request was signed for another URL")
-        if signed.kid is None or parse_account_url(base_url, signed.kid) != order.account_id:
-            raise Refusal(RefusalReason.BAD_REQUEST, "the stored request was signed for another account")
-        csr_text = decode_object(order.jws_payload).get("csr")
-        if not isinstance(csr_text, str):
-            raise Refusal(RefusalReason.BAD_REQUEST, "the stored request has no CSR")
-        return parse_csr(base64url_decode(csr_text)), thumbprint(order.jwk)
-    except (Problem, JsonError, ValueError) as fault:
-        raise Refusal(RefusalReason.BAD_REQUEST, f"the stored request does not verify: {fault}") from fault
-    except CsrError as fault:
-        raise Refusal(RefusalReason.BAD_CSR, fault.detail) from fault
+        csr_der = parse_finalize(decode_object(order.jws_payload))
+    except (Problem, JsonError) as fault:
+        raise Refusal(RefusalReason.BAD_REQUEST,
+                      f"the stored finalize request is not a signed request: {fault}") from fault
+    if signed.url != finalize_url(base_url, order.id) or signed.kid != account:
+        raise Refusal(RefusalReason.BAD_REQUEST, "the stored finalize request was made for another order or account")
+    signer = thumbprint(order.jwk)
+    successors: dict[bytes, frozenset[bytes]] = {}
+    for validation in validations:
+        if validation.thumbprint == signer:
+            continue
+        if validation.thumbprint not in successors:
+            successors[validation.thumbprint] = _successors(
+                validation.thumbprint, evidence.key_changes.get(order.account_id, ()), account)
+        if signer not in successors[validation.thumbprint]:
+            raise Refusal(RefusalReason.NOT_AUTHORIZED,
+                          f"the key that finalized the order is not the one that {validation.identifier.value} was "
+                          "validated for, and no key change of the account leads from one to the other")
+    return csr_der
 
 
-def _handed_over_to(signer: bytes, key_changes: Sequence[str], base_url: str, account_id: bytes) -> frozenset[bytes]:
-    """The thumbprints whose holder is the signer: its own, and those that were rolled over to it, step by step."""
-    found = {signer}
-    for text in reversed(key_changes):
+def _successors(start: bytes, key_changes: Sequence[str], account: str) -> frozenset[bytes]:
+    """The keys that the account has handed over to since it had the key `start`, each link verified again."""
+    links: dict[bytes, set[bytes]] = {}
+    for text in key_changes:
         try:
             link = link_of_key_change(text)
         except Problem:
-            continue
-        if link.new_thumbprint in found and parse_account_url(base_url, link.account_url) == account_id:
-            found.add(link.old_thumbprint)
-    return frozenset(found)
-
-
-def _evidence(order: StoredOrder, identifiers: Sequence[Identifier], stored: Sequence[StoredValidation]) -> Evidence:
-    return Evidence(
-        account_id=order.account_id,
-        identifiers=identifiers,
-        validations=[Validation(
-            authorization_id=item.authorization_id, account_id=item.account_id,
-            identifier=Identifier(type=item.identifier_type, value=item.identifier_value),
-            wildcard=item.wildcard, method=item.challenge_type, thumbprint=item.thumbprint,
-            validated_at=item.validated_at, valid_until=item.valid_until, caa_checked_at=item.caa_checked_at)
-            for item in stored if item.succeeded and item.valid_until is not None],
-        caa_checks=[CaaCheck(
-            authorization_id=item.authorization_id, checked_at=item.rechecked_at,
-            refusal=_caa_refusal(item), detail=str((item.recheck_problem or {}).get("detail", "")))
-            for item in stored if item.rechecked_at is not None],
-        deactivated=[item.authorization_id for item in stored if item.deactivated],
-        requested_at=order.finalized_at)
-
-
-def _caa_refusal(item: StoredValidation) -> RefusalReason | None:
-    if item.recheck_problem is None:
-        return None
-    kind = str(item.recheck_problem.get("type", "")).rpartition(":")[2]
-    return _CAA_REASONS.get(kind, RefusalReason.DNS_FAILED)
+            continue        # It proves nothing; whoever stored it, the right has to come from elsewhere.
+        if link.account_url == account:
+            links.setdefault(link.old_thumbprint, set()).add(link.new_thumbprint)
+    reached: set[bytes] = set()
+    ahead = {start}
+    while ahead:
+        ahead = {new for old in ahead for new in links.get(old, ())} - reached
+        reached |= ahead
+    return frozenset(reached)

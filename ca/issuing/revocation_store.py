@@ -1,48 +1,66 @@
-"""The other half of `ca_issuer`: carry out revocations, read what a CRL lists, store CRLs."""
+"""The other half of the role ca_issuer: carry out revocations, read what a CRL lists, store CRLs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, Final, cast
 
-from ca.issuing.store import ask_for_ocsp
-from ca.process.postgres import Connection, Pool, Record
+from ca.pki.crl import CrlEntry
+from ca.pki.revocation import Authority, Revocation
+from ca.process.postgres import Connection, Pool
 
-_Executor: TypeAlias = Connection | Pool
-
-# Deleting is claiming: a second worker waits for the first one's commit and then finds the row gone.
-_TAKE = """
-DELETE FROM revocation_requests
-WHERE id IN (SELECT id FROM revocation_requests ORDER BY requested_at LIMIT $1)
-RETURNING id, serial, reason, authority, evidence
+# One process at a time carries out revocations, so that what it reads stays true until its commit.
+LOCK_REVOCATIONS: Final = "SELECT pg_try_advisory_xact_lock(hashtext('chancery revocations'))"
+REQUESTS: Final = """
+SELECT id, serial, reason, authority, evidence FROM revocation_requests ORDER BY requested_at, id LIMIT $1
 """
-# A revocation is never undone, and its time never moves; its reason may become keyCompromise later (spec 7).
-_REVOKE = """
-INSERT INTO revocations (serial, revoked_at, reason, version, authority, evidence) VALUES ($1, $2, $3, 1, $4, $5)
-ON CONFLICT (serial) DO UPDATE SET reason = excluded.reason, version = 2, evidence = excluded.evidence
-WHERE revocations.reason <> 1 AND excluded.reason = 1
-RETURNING version
+CERTIFICATES: Final = """
+SELECT serial, issuer_id, request_id, spki_sha256 FROM certificates WHERE serial = ANY($1)
 """
-_CERTIFICATES = "SELECT serial, issuer_id, request_id FROM certificates WHERE serial = ANY($1)"
-_LATEST_CRLS = """
-SELECT DISTINCT ON (issuer_id, shard) issuer_id, shard, number, this_update, next_update, entries
-FROM crls ORDER BY issuer_id, shard, number DESC
+SIBLINGS: Final = """
+SELECT serial, issuer_id, request_id, spki_sha256 FROM certificates WHERE spki_sha256 = ANY($1) AND not_after >= $2
 """
-_REVOKED_SINCE = """
-SELECT c.issuer_id, get_byte(r.serial, 17) AS last_byte, max(r.revoked_at) AS revoked_at
-FROM revocations r JOIN certificates c ON c.serial = r.serial WHERE r.revoked_at >= $1 GROUP BY 1, 2
+REVOCATIONS: Final = "SELECT serial, revoked_at, reason, version FROM revocations WHERE serial = ANY($1)"
+# A revocation is never undone, and its time never moves; its reason may become keyCompromise.
+REVOKE: Final = """
+INSERT INTO revocations (serial, revoked_at, reason, version, authority, evidence)
+SELECT * FROM unnest($1::bytea[], $2::timestamptz[], $3::smallint[], $4::smallint[], $5::text[], $6::jsonb[])
+ON CONFLICT (serial) DO UPDATE SET reason = excluded.reason, version = excluded.version, evidence = excluded.evidence
+WHERE revocations.version < excluded.version
 """
-_LOCK_SHARD = "SELECT pg_try_advisory_xact_lock(hashtext('chancery crl'), $1)"
-_LATEST_OF_SHARD = """
-SELECT number, this_update, entries FROM crls WHERE issuer_id = $1 AND shard = $2 ORDER BY number DESC LIMIT 1
+ASK_FOR_OCSP: Final = """
+INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at)
+SELECT serial, version, issuer_id, request_id, $5
+FROM unnest($1::bytea[], $2::smallint[], $3::smallint[], $4::bytea[]) AS t (serial, version, issuer_id, request_id)
+ON CONFLICT (serial, version) DO NOTHING
 """
-_ENTRIES = """
+END_REQUESTS: Final = "DELETE FROM revocation_requests WHERE id = ANY($1)"
+# One step down the primary key for each shard, however many old CRLs the table keeps.
+LATEST_CRLS: Final = """
+SELECT wanted.issuer_id, wanted.shard, latest.number, latest.this_update
+FROM unnest($1::smallint[], $2::smallint[]) AS wanted (issuer_id, shard)
+CROSS JOIN LATERAL (
+    SELECT number, this_update FROM crls WHERE crls.issuer_id = wanted.issuer_id AND crls.shard = wanted.shard
+    ORDER BY number DESC LIMIT 1
+) AS latest
+"""
+LATEST_CRL: Final = """
+SELECT number, this_update, der FROM crls WHERE issuer_id = $1 AND shard = $2 ORDER BY number DESC LIMIT 1
+"""
+REVOKED_SINCE: Final = """
+SELECT r.serial, c.issuer_id FROM revocations r JOIN certificates c ON c.serial = r.serial
+WHERE r.revoked_at >= $1
+"""
+LOCK_SHARD: Final = "SELECT pg_try_advisory_xact_lock(hashtext('chancery crl'), $1)"
+ENTRIES: Final = """
 SELECT r.serial, r.revoked_at, r.reason FROM revocations r JOIN certificates c ON c.serial = r.serial
-WHERE c.issuer_id = $1 AND get_byte(r.serial, 17) % $2 = $3 AND c.not_after >= $4 ORDER BY r.serial
+WHERE get_byte(r.serial, 17) = ANY($2::integer[]) AND c.issuer_id = $1 AND c.not_after >= $3
 """
-_INSERT_CRL = """
+EXPIRED_AMONG: Final = "SELECT serial FROM certificates WHERE serial = ANY($1) AND not_after < $2"
+INSERT_CRL: Final = """
 INSERT INTO crls (issuer_id, shard, number, this_update, next_update, entries, der) VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
+_SERIAL_VALUES: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,88 +70,126 @@ class RevocationRequest:
     id: bytes
     serial: bytes
     reason: int
-    authority: str
+    authority: Authority
     evidence: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevokedEntry:
-    """A line of a CRL."""
+class IssuedCertificate:
+    """A serial number that was given out, signed or only intended."""
 
     serial: bytes
-    revoked_at: datetime
-    reason: int
+    issuer_id: int
+    request_id: bytes
+    spki_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRevocation:
+    """A revocation with what it is stored with."""
+
+    revocation: Revocation
+    authority: Authority
+    evidence: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatestCrl:
-    """The newest CRL of a shard, without its bytes."""
+    """The newest CRL of a shard."""
 
     number: int
     this_update: datetime
-    entries: int
+    der: bytes
 
 
-async def take_requests(connection: Connection, limit: int) -> list[RevocationRequest]:
-    """Takes the oldest requests out of the queue, in the caller's transaction, which also carries them out."""
-    return [RevocationRequest(id=row["id"], serial=row["serial"], reason=row["reason"], authority=row["authority"],
-                              evidence=row["evidence"]) for row in await connection.fetch(_TAKE, limit)]
+async def lock_revocations(connection: Connection) -> bool:
+    """Whether this transaction alone carries out revocations now."""
+    return bool(await connection.fetchval(LOCK_REVOCATIONS))
 
 
-async def certificates(connection: Connection, serials: Sequence[bytes]) -> dict[bytes, tuple[int, bytes]]:
-    """(issuer id, request id) of each serial number that was ever given out, signed or only intended."""
-    return {row["serial"]: (row["issuer_id"], row["request_id"])
-            for row in await connection.fetch(_CERTIFICATES, list(serials))}
+async def requests(connection: Connection, limit: int) -> list[RevocationRequest]:
+    """The oldest requests of the queue."""
+    return [RevocationRequest(id=row["id"], serial=row["serial"], reason=row["reason"],
+                              authority=cast("Authority", row["authority"]), evidence=row["evidence"])
+            for row in await connection.fetch(REQUESTS, limit)]
 
 
-async def revoke(connection: Connection, request: RevocationRequest, *, now: datetime) -> int | None:
-    """Stores a revocation; its version (1, or 2 when a reason became keyCompromise), None when nothing changed."""
-    version: int | None = await connection.fetchval(_REVOKE, request.serial, now, request.reason, request.authority,
-                                                    request.evidence)
-    return version
+async def certificates(connection: Connection, serials: Sequence[bytes]) -> dict[bytes, IssuedCertificate]:
+    """Those of the serial numbers that were ever given out."""
+    return {row["serial"]: IssuedCertificate(**dict(row))
+            for row in await connection.fetch(CERTIFICATES, list(serials))}
 
 
-async def announce(
-    connection: Connection,
-    request_ids: Sequence[bytes],
-    ocsp: Sequence[tuple[bytes, int, int, bytes]],
-    *,
-    now: datetime,
+async def with_keys(
+    connection: Connection, spki_hashes: Sequence[bytes], *, now: datetime
+) -> dict[bytes, IssuedCertificate]:
+    """The unexpired certificates that have one of these keys, by serial number."""
+    return {row["serial"]: IssuedCertificate(**dict(row))
+            for row in await connection.fetch(SIBLINGS, list(spki_hashes), now)}
+
+
+async def revocations(connection: Connection, serials: Sequence[bytes]) -> dict[bytes, Revocation]:
+    """What is known of these serial numbers."""
+    return {row["serial"]: Revocation(**dict(row)) for row in await connection.fetch(REVOCATIONS, list(serials))}
+
+
+async def revoke(connection: Connection, changes: Sequence[StoredRevocation]) -> None:
+    """Stores revocations and upgrades, one for each serial number."""
+    await connection.execute(
+        REVOKE, [change.revocation.serial for change in changes], [change.revocation.revoked_at for change in changes],
+        [change.revocation.reason for change in changes], [change.revocation.version for change in changes],
+        [change.authority for change in changes], [change.evidence for change in changes])
+
+
+async def ask_for_ocsp(
+    connection: Connection, wanted: Sequence[tuple[IssuedCertificate, int]], *, now: datetime
 ) -> None:
-    """Queues the new OCSP responses and tells who asked, in the caller's transaction."""
-    if ocsp:
-        await ask_for_ocsp(connection, ocsp, now=now)
-    for request_id in request_ids:
-        await connection.execute("SELECT pg_notify('changed', $1)", request_id.hex())
+    """Queues a new OCSP response for each (certificate, version of its revocation)."""
+    await connection.execute(
+        ASK_FOR_OCSP, [certificate.serial for certificate, _ in wanted], [version for _, version in wanted],
+        [certificate.issuer_id for certificate, _ in wanted], [certificate.request_id for certificate, _ in wanted],
+        now)
 
 
-async def latest_crls(pool: _Executor) -> dict[tuple[int, int], LatestCrl]:
-    """The newest CRL of each (issuer id, shard)."""
-    return {(row["issuer_id"], row["shard"]): _latest(row) for row in await pool.fetch(_LATEST_CRLS)}
+async def end_requests(connection: Connection, ids: Sequence[bytes]) -> None:
+    """Takes requests off the queue."""
+    await connection.execute(END_REQUESTS, list(ids))
 
 
-async def revoked_since(pool: _Executor, since: datetime) -> list[tuple[int, int, datetime]]:
-    """(issuer id, last byte of the serial number, latest revocation) since a moment."""
-    return [(row["issuer_id"], row["last_byte"], row["revoked_at"]) for row in await pool.fetch(_REVOKED_SINCE, since)]
+async def latest_crls(pool: Pool, shards: Sequence[tuple[int, int]]) -> dict[tuple[int, int], datetime]:
+    """When the newest CRL of each (issuer id, shard) was made; those without one are missing."""
+    rows = await pool.fetch(LATEST_CRLS, [issuer_id for issuer_id, _ in shards], [shard for _, shard in shards])
+    return {(row["issuer_id"], row["shard"]): row["this_update"] for row in rows}
+
+
+async def revoked_since(pool: Pool, since: datetime) -> list[tuple[bytes, int]]:
+    """(serial, issuer id) of every revocation since a moment."""
+    return [(row["serial"], row["issuer_id"]) for row in await pool.fetch(REVOKED_SINCE, since)]
 
 
 async def lock_shard(connection: Connection, issuer_id: int, shard: int) -> bool:
-    """Whether this transaction alone may make the shard's next CRL."""
-    return bool(await connection.fetchval(_LOCK_SHARD, issuer_id * 256 + shard))
+    """Whether this transaction alone makes the shard's next CRL."""
+    return bool(await connection.fetchval(LOCK_SHARD, issuer_id * _SERIAL_VALUES + shard))
 
 
-async def latest_of_shard(connection: Connection, issuer_id: int, shard: int) -> LatestCrl | None:
+async def latest_crl(connection: Connection, issuer_id: int, shard: int) -> LatestCrl | None:
     """The newest CRL of one shard."""
-    row = await connection.fetchrow(_LATEST_OF_SHARD, issuer_id, shard)
-    return None if row is None else _latest(row)
+    row = await connection.fetchrow(LATEST_CRL, issuer_id, shard)
+    return None if row is None else LatestCrl(number=int(row["number"]), this_update=row["this_update"], der=row["der"])
 
 
 async def crl_entries(
-    connection: Connection, *, issuer_id: int, shard: int, shards: int, expired_after: datetime
-) -> list[RevokedEntry]:
-    """What a CRL lists, by serial number: revoked, and not expired when the last CRL before it was made."""
-    rows = await connection.fetch(_ENTRIES, issuer_id, shards, shard, expired_after)
-    return [RevokedEntry(serial=row["serial"], revoked_at=row["revoked_at"], reason=row["reason"]) for row in rows]
+    connection: Connection, *, issuer_id: int, shard: int, shards: int, not_expired_at: datetime
+) -> list[CrlEntry]:
+    """The revoked certificates of a shard that had not expired at a moment. `shards` divides 256."""
+    last_bytes = list(range(shard, _SERIAL_VALUES, shards))
+    return [CrlEntry(serial=row["serial"], revoked_at=row["revoked_at"], reason=row["reason"])
+            for row in await connection.fetch(ENTRIES, issuer_id, last_bytes, not_expired_at)]
+
+
+async def expired_among(connection: Connection, serials: Sequence[bytes], moment: datetime) -> set[bytes]:
+    """Those of the serial numbers whose certificates had expired at a moment."""
+    return {row["serial"] for row in await connection.fetch(EXPIRED_AMONG, list(serials), moment)}
 
 
 async def insert_crl(
@@ -147,10 +203,5 @@ async def insert_crl(
     entries: int,
     der: bytes,
 ) -> None:
-    """Stores a signed CRL and wakes the servers; part of the caller's transaction."""
-    await connection.execute(_INSERT_CRL, issuer_id, shard, number, this_update, next_update, entries, der)
-    await connection.execute("SELECT pg_notify('crl', '')")
-
-
-def _latest(row: Record) -> LatestCrl:
-    return LatestCrl(number=int(row["number"]), this_update=row["this_update"], entries=row["entries"])
+    """Stores a signed CRL."""
+    await connection.execute(INSERT_CRL, issuer_id, shard, number, this_update, next_update, entries, der)

@@ -1,23 +1,21 @@
-"""Certificates of our own services: without a challenge, but only for the names in the CA's own configuration."""
+"""Certificates of our own services, such as the front end's TLS certificate.
 
-from collections.abc import Collection
+No account asks for them and nobody validates them: the CA signs them for names that its own configuration lists, so a
+captured front end can get one for itself and for nothing else. Only here a name may have a single label.
+"""
 
-from ca.issuing.evidence import ProvenOrder
-from ca.pki.csr import CsrError, parse_csr
-from ca.pki.identifier import general_names
+from ca.issuing.grant import Grant, read_csr
+from ca.issuing.policy import IssuancePolicy
+from ca.pki.profile import TLSSERVER
 from ca.pki.refusal import Refusal, RefusalReason
 
-SERVICE_PROFILE = "tlsserver"
 
-
-def require_service(csr_der: bytes, names: Collection[str]) -> ProvenOrder:
-    """The request of one of our services. Raises Refusal for a name that the configuration does not list."""
-    try:
-        csr = parse_csr(csr_der, single_label=True)
-    except CsrError as fault:
-        raise Refusal(RefusalReason.BAD_CSR, fault.detail) from fault
-    foreign = sorted(name.value for name in csr.names if name.type != "dns" or name.value not in names)
+def judge_service(request_id: bytes, csr_der: bytes, policy: IssuancePolicy) -> Grant:
+    """The right to a service certificate. Raises Refusal unless every name is one of `ca.service_names`."""
+    csr = read_csr(csr_der, single_label=True)
+    foreign = csr.names - policy.service_names
     if foreign:
         raise Refusal(RefusalReason.REJECTED_IDENTIFIER,
-                      f"[ca] service_names does not list {', '.join(foreign)}")
-    return ProvenOrder(identifiers=general_names(csr.names), csr=csr)
+                      f"not among ca.service_names: {', '.join(sorted(name.value for name in foreign))}")
+    return Grant(request_id=request_id, account_id=None, identifiers=tuple(sorted(csr.names)), key=csr.key,
+                 profile=TLSSERVER)

@@ -1,97 +1,82 @@
-"""Issuers and their keys: what is about to be signed is linted first, what was signed is verified before it is used."""
+"""Signatures: first by a throw-away key, for the linter, then by the HSM over the very same bytes.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+The issuer's key does not occur in a TBS, so the linted object and the real one share one byte string (spec/pki.md 3.3).
+The throw-away keys live in memory, one for each kind of issuer key, and certify nothing that anybody trusts.
+"""
+
+from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from ca.issuing.store import StoredIssuer
-from ca.pki.issuer import Issuer, PublicKey, read_issuer
-from ca.pki.key_identifier import key_identifier
-from ca.process.lifecycle import StartupError
-from hsm.errors import HsmError
-from hsm.key import HsmPrivateKey, private_key, sign_many
+from ca.issuing.audit import AuditTrail, SignedKind
+from ca.issuing.authorities import Authority
+from ca.pki.issuer import Issuer, PublicKey
+from ca.pki.tbs import assemble
+from hsm.key import sign_many
 from hsm.thread import HsmThread
+
+_PADDING = padding.PKCS1v15()
 
 
 class SignatureFault(Exception):
-    """The token gave a signature that does not verify. Nothing is stored; an operator has to look at the token."""
+    """The HSM gave a signature that does not verify. A fault of the module, never a refusal; nothing is stored."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IssuerSigner:
-    """An issuer whose key this process can use."""
+class Signer:
+    """All that signs in this process, through the one thread of the HSM."""
 
-    id: int
-    name: str
-    active: bool
-    crl_shards: int
-    issuer: Issuer
-    key: HsmPrivateKey
+    def __init__(self, thread: HsmThread, audit: AuditTrail) -> None:
+        self._thread = thread
+        self._audit = audit
+        self._throw_away: dict[tuple[str, int], rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey] = {}
 
+    def prepare(self, issuer: Issuer) -> None:
+        """Makes the throw-away key for an issuer's kind of key; RSA takes its time, so not at the first certificate."""
+        self._throw_away_key(issuer)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signers:
-    """Every issuer of this CA, by id."""
+    def sign_for_lint(self, tbs: bytes, issuer: Issuer) -> bytes:
+        """Certificate or CRL over `tbs` with a signature that proves nothing."""
+        key = self._throw_away_key(issuer)
+        if isinstance(key, rsa.RSAPrivateKey):
+            return assemble(tbs, key.sign(tbs, _PADDING, hashes.SHA256()))
+        return assemble(tbs, key.sign(tbs, ec.ECDSA(_hash_of(key.curve))))
 
-    by_id: Mapping[int, IssuerSigner]
+    async def sign(self, authority: Authority, kind: SignedKind, messages: Sequence[bytes]) -> list[bytes]:
+        """Signatures over the messages, each verified with the issuer's public key before it goes anywhere.
 
-    def for_key(self, key_type: str) -> IssuerSigner:
-        """The active issuer with the same kind of key as the subscriber: RSA from RSA, EC from EC; the newest one.
-
-        Raises LookupError when there is none.
+        Raises SignatureFault, or an HsmError when the token does not answer; all of them are asked for again later.
         """
-        fitting = [signer for signer in self.by_id.values() if signer.active and signer.issuer.key_type == key_type]
-        if not fitting:
-            raise LookupError(f"no active issuer with an {key_type.upper()} key")
-        return max(fitting, key=lambda signer: signer.id)
+        signatures = await self._thread.run(sign_many, authority.key, messages)
+        for message, signature in zip(messages, signatures, strict=True):
+            try:
+                _verify(authority.issuer.public_key, signature, message)
+            except InvalidSignature as fault:
+                self._audit.signature_rejected(kind, key=authority.name, tbs=message)
+                raise SignatureFault(f"key {authority.name!r} gave a signature that does not verify: is the HSM broken?"
+                                     ) from fault
+            self._audit.signed(kind, key=authority.name, tbs=message, signature=signature)
+        return signatures
+
+    def _throw_away_key(self, issuer: Issuer) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+        public = issuer.public_key
+        kind = (issuer.key_type, public.key_size)
+        key = self._throw_away.get(kind)
+        if key is None:
+            key = (rsa.generate_private_key(65_537, public.key_size) if isinstance(public, rsa.RSAPublicKey)
+                   else ec.generate_private_key(public.curve))
+            self._throw_away[kind] = key
+        return key
 
 
-async def open_signers(thread: HsmThread, stored: Sequence[StoredIssuer]) -> Signers:
-    """Finds each issuer's key in the token. Raises StartupError.
-
-    Refuses a token that holds a root's key: the key that signed an issuer belongs into an offline token (spec 8.4).
-    """
-    if not stored:
-        raise StartupError("the database names no issuer: hold the ceremony first (`chancery ceremony run`)")
-    issuers = {item.id: read_issuer(item.certificate) for item in stored}
-    await _require_no_root(thread, list(issuers.values()))
-    found = {}
-    for item in stored:
-        issuer = issuers[item.id]
-        try:
-            key = await thread.run(private_key, thread.token, item.name, expected_spki=issuer.spki_der)
-        except HsmError as fault:
-            raise StartupError(str(fault)) from fault
-        found[item.id] = IssuerSigner(id=item.id, name=item.name, active=item.active, crl_shards=item.crl_shards,
-                                      issuer=issuer, key=key)
-    return Signers(by_id=found)
+def _verify(key: PublicKey, signature: bytes, message: bytes) -> None:
+    if isinstance(key, rsa.RSAPublicKey):
+        key.verify(signature, message, _PADDING, hashes.SHA256())
+    else:
+        key.verify(signature, message, ec.ECDSA(_hash_of(key.curve)))
 
 
-async def _require_no_root(thread: HsmThread, issuers: Sequence[Issuer]) -> None:
-    spkis = await thread.run(thread.token.public_key_spkis)
-    roots = {issuer.authority_key_id for issuer in issuers}
-    for spki in spkis:
-        if key_identifier(spki) in roots:
-            raise StartupError("the online token holds the key of a root: move it into a token of its own, which no "
-                               "online process can open")
-
-
-async def sign(thread: HsmThread, signer: IssuerSigner, messages: Sequence[bytes]) -> list[bytes]:
-    """Signatures over the messages, each verified with the issuer's public key. Raises SignatureFault, HsmError."""
-    signatures = await thread.run(sign_many, signer.key, messages)
-    for message, signature in zip(messages, signatures, strict=True):
-        _require_signature(signer.issuer.public_key, signature, message)
-    return signatures
-
-
-def _require_signature(key: PublicKey, signature: bytes, message: bytes) -> None:
-    try:
-        if isinstance(key, rsa.RSAPublicKey):
-            key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
-        else:
-            key.verify(signature, message, ec.ECDSA(hashes.SHA256() if key.key_size == 256 else hashes.SHA384()))
-    except InvalidSignature as fault:
-        raise SignatureFault("the token's signature does not verify with the issuer's public key") from fault
+def _hash_of(curve: ec.EllipticCurve) -> hashes.HashAlgorithm:
+    """BR 7.1.3.2.2: the hash follows the curve."""
+    return hashes.SHA256() if curve.key_size == 256 else hashes.SHA384()

@@ -1,81 +1,119 @@
-"""All that the database role `ca_issuer` does: claim requests, read evidence, store intents, signatures, refusals."""
+"""All that the database role ca_issuer does about issuance: claim, read evidence, store intents, signatures, refusals.
+
+Leases go by the database's clock, because the processes that share the queue may be on several machines. What decides
+is one statement each, so that it happens as a whole; NOTIFY is sent after the commit, because PostgreSQL serialises the
+commits of transactions that notify. revocation_store.py is the other half of the role.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Literal, TypeAlias
+from datetime import datetime
+from typing import Any, Final, Literal
 
+from ca.pki.domain_control import CaaCheck, Validation
+from ca.pki.identifier import Identifier
+from ca.pki.refusal import RefusalReason
 from ca.process.postgres import Connection, Pool, Record
 
-_Executor: TypeAlias = Connection | Pool
+LEASE_S: Final = 30
 
-_CLAIM = """
-UPDATE issuance_requests SET leased_by = $1, leased_until = $2, attempts = attempts + 1
-WHERE id IN (SELECT id FROM issuance_requests WHERE leased_until < $3
-             ORDER BY requested_at LIMIT $4 FOR UPDATE SKIP LOCKED)
-RETURNING id, kind, requested_at
+# Rows that another process is claiming are skipped, never waited for.
+CLAIM: Final = """
+WITH free AS (
+    SELECT id FROM issuance_requests WHERE leased_until < now() ORDER BY leased_until LIMIT $2 FOR UPDATE SKIP LOCKED
+)
+UPDATE issuance_requests AS request
+SET leased_by = $1, leased_until = now() + make_interval(secs => $3), attempts = least(request.attempts + 1, 32000)
+FROM free WHERE request.id = free.id
+RETURNING request.id, request.kind, request.attempts
 """
-_DEFER = "UPDATE issuance_requests SET leased_until = $2 WHERE id = ANY($1) AND leased_by = $3"
-_LEASE_HOLDERS = "SELECT DISTINCT leased_by FROM issuance_requests WHERE leased_by IS NOT NULL AND leased_until > $1"
-_FREE_LEASES = "UPDATE issuance_requests SET leased_until = '-infinity' WHERE leased_by = ANY($1)"
-_ORDERS = """
+DEFER: Final = """
+UPDATE issuance_requests SET leased_until = now() + make_interval(secs => $3) WHERE id = ANY($2) AND leased_by = $1
+"""
+GIVE_BACK: Final = """
+UPDATE issuance_requests SET leased_until = now() + make_interval(secs => $2)
+WHERE leased_by = $1 AND leased_until > now() + make_interval(secs => $2)
+"""
+LEASE_HOLDERS: Final = "SELECT DISTINCT leased_by FROM issuance_requests WHERE leased_until > now()"
+FREE_LEASES: Final = "UPDATE issuance_requests SET leased_until = '-infinity' WHERE leased_by = ANY($1)"
+INTENTS: Final = """
+SELECT i.request_id, c.serial, c.issuer_id, c.tbs, s.serial IS NOT NULL AS signed
+FROM issuances i JOIN certificates c ON c.serial = i.serial LEFT JOIN certificate_signatures s ON s.serial = i.serial
+WHERE i.request_id = ANY($1)
+"""
+ORDERS: Final = """
 SELECT o.id, o.account_id, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile,
-       o.not_before, o.not_after, f.requested_at, f.jwk, f.jws_protected, f.jws_payload, f.jws_signature,
-       a.deactivated_at AS account_deactivated_at, a.revoked_at AS account_revoked_at
+    o.not_before, o.not_after, f.requested_at, f.jwk, f.jws_protected, f.jws_payload, f.jws_signature,
+    coalesce(a.deactivated_at, a.revoked_at) IS NOT NULL AS account_closed
 FROM orders o JOIN finalizations f ON f.order_id = o.id JOIN accounts a ON a.id = o.account_id
 WHERE o.id = ANY($1)
 """
-_VALIDATIONS = """
-SELECT v.authorization_id, v.account_id, v.identifier_type, v.identifier_value, v.wildcard, v.challenge_type,
-       v.thumbprint, v.validated_at, v.valid_until, v.caa_checked_at, v.problem IS NULL AS succeeded,
-       z.deactivated_at, c.checked_at AS rechecked_at, c.problem AS recheck_problem
-FROM validations v
-LEFT JOIN authorizations z ON z.id = v.authorization_id
-LEFT JOIN LATERAL (SELECT checked_at, problem FROM caa_checks
-                   WHERE authorization_id = v.authorization_id ORDER BY checked_at DESC LIMIT 1) c ON true
-WHERE v.authorization_id = ANY($1)
+VALIDATIONS: Final = """
+SELECT authorization_id, account_id, identifier_type, identifier_value, wildcard, challenge_type, thumbprint,
+    validated_at, valid_until, caa_checked_at
+FROM validations WHERE authorization_id = ANY($1) AND problem IS NULL AND valid_until IS NOT NULL
 """
-_KEY_CHANGES = "SELECT account_id, jws FROM key_changes WHERE account_id = ANY($1) ORDER BY changed_at"
-_SERVICES = "SELECT id, csr FROM service_requests WHERE id = ANY($1)"
-_INTENTS = """
-SELECT i.request_id, c.serial, c.issuer_id, c.profile, c.tbs, s.serial IS NOT NULL AS signed
-FROM issuances i JOIN certificates c ON c.serial = i.serial
-LEFT JOIN certificate_signatures s ON s.serial = i.serial
-WHERE i.request_id = ANY($1)
+DEACTIVATED: Final = "SELECT id FROM authorizations WHERE id = ANY($1) AND deactivated_at IS NOT NULL"
+CAA_CHECKS: Final = """
+SELECT authorization_id, checked_at, problem FROM caa_checks WHERE authorization_id = ANY($1) AND checked_at > $2
 """
-_INSERT_ISSUANCES = """
-INSERT INTO issuances (request_id, serial) SELECT * FROM unnest($1::bytea[], $2::bytea[])
+KEY_CHANGES: Final = "SELECT account_id, jws FROM key_changes WHERE account_id = ANY($1) ORDER BY changed_at"
+SERVICE_REQUESTS: Final = "SELECT id, csr FROM service_requests WHERE id = ANY($1)"
+# A key that somebody proved to be lost (spec/pki.md 7), or that signs for an account (row FI5), is not certified.
+REFUSED_KEYS: Final = """
+SELECT spki_sha256 FROM unnest($1::bytea[], $2::bytea[]) AS wanted (spki_sha256, thumbprint)
+WHERE EXISTS (SELECT FROM accounts WHERE accounts.thumbprint = wanted.thumbprint)
+   OR EXISTS (SELECT FROM certificates c JOIN revocations r ON r.serial = c.serial
+              WHERE c.spki_sha256 = wanted.spki_sha256 AND r.reason = 1 AND r.authority = ANY($3))
+"""
+# The intent: fenced by the lease, one per request, and with it everything that makes the serial number known.
+COMMIT_INTENTS: Final = """
+WITH mine AS (
+    UPDATE issuance_requests SET leased_until = now() + make_interval(secs => $2)
+    WHERE id = ANY($3::bytea[]) AND leased_by = $1 RETURNING id
+), new AS (
+    SELECT * FROM unnest($3::bytea[], $4::bytea[], $5::bytea[], $6::smallint[], $7::text[], $8::timestamptz[],
+                         $9::timestamptz[], $10::bytea[], $11::bytea[])
+        AS t (request_id, serial, account_id, issuer_id, profile, not_before, not_after, spki_sha256, tbs)
+    WHERE request_id IN (SELECT id FROM mine)
+), issued AS (
+    INSERT INTO issuances (request_id, serial) SELECT request_id, serial FROM new
+    ON CONFLICT (request_id) DO NOTHING RETURNING request_id, serial
+), certified AS (
+    INSERT INTO certificates (serial, request_id, account_id, issuer_id, profile, not_before, not_after, spki_sha256,
+        tbs, created_at)
+    SELECT serial, request_id, account_id, issuer_id, profile, not_before, not_after, spki_sha256, tbs, $12
+    FROM new JOIN issued USING (request_id, serial)
+), named AS (
+    INSERT INTO certificate_names (reversed_name, serial)
+    SELECT reverse(name), serial FROM unnest($13::text[], $14::bytea[]) AS t (name, serial) JOIN issued USING (serial)
+), asked AS (
+    INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at)
+    SELECT serial, 0, issuer_id, request_id, $12 FROM new JOIN issued USING (request_id, serial)
+)
+SELECT request_id FROM issued
+"""
+COMMIT_SIGNATURES: Final = """
+WITH signed AS (
+    INSERT INTO certificate_signatures (serial, signed_at, signature)
+    SELECT serial, $3, signature FROM unnest($1::bytea[], $2::bytea[]) AS t (serial, signature)
+    ON CONFLICT (serial) DO NOTHING
+)
+DELETE FROM issuance_requests WHERE id = ANY($4)
+"""
+COMMIT_REFUSAL: Final = """
+WITH mine AS (
+    DELETE FROM issuance_requests WHERE id = $2 AND leased_by = $1 RETURNING id
+)
+INSERT INTO refusals (request_id, refused_at, problem) SELECT id, $3, $4 FROM mine
 ON CONFLICT (request_id) DO NOTHING RETURNING request_id
 """
-_INSERT_CERTIFICATES = """
-INSERT INTO certificates (serial, request_id, account_id, issuer_id, profile, not_before, not_after, spki_sha256, tbs,
-                          created_at)
-SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::smallint[], $5::text[], $6::timestamptz[],
-                     $7::timestamptz[], $8::bytea[], $9::bytea[], $10::timestamptz[])
+ASK_FOR_CAA_CHECKS: Final = "SELECT ask_for_caa_checks($1::bytea[], $2::bytea[])"
+NOTIFY: Final = """
+SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t (channel, payload)
 """
-_INSERT_NAMES = """
-INSERT INTO certificate_names (reversed_name, serial)
-SELECT DISTINCT reverse(name), serial FROM unnest($1::text[], $2::bytea[]) AS t (name, serial)
-"""
-_INSERT_OCSP_REQUESTS = """
-INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at)
-SELECT serial, version, issuer_id, request_id, $5 FROM unnest($1::bytea[], $2::smallint[], $3::smallint[], $4::bytea[])
-    AS t (serial, version, issuer_id, request_id)
-ON CONFLICT (serial, version) DO NOTHING
-"""
-_INSERT_SIGNATURES = """
-INSERT INTO certificate_signatures (serial, signed_at, signature)
-SELECT serial, $3, signature FROM unnest($1::bytea[], $2::bytea[]) AS t (serial, signature)
-ON CONFLICT (serial) DO NOTHING
-"""
-_INSERT_REFUSAL = """
-INSERT INTO refusals (request_id, refused_at, problem) VALUES ($1, $2, $3) ON CONFLICT (request_id) DO NOTHING
-"""
-_DELETE_REQUESTS = "DELETE FROM issuance_requests WHERE id = ANY($1)"
-_NOTIFY = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS t (payload)"
-_ISSUERS = "SELECT id, name, key_type, certificate, crl_shards, active FROM issuers ORDER BY id"
-
-RequestKind = Literal["order", "service"]
+ISSUERS: Final = "SELECT id, name, key_type, certificate, crl_shards, active FROM issuers ORDER BY id"
+ISSUER_SWITCHES: Final = "SELECT id, active FROM issuers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +121,8 @@ class ClaimedRequest:
     """An entry of the queue that is ours until the lease runs out."""
 
     id: bytes
-    kind: RequestKind
-    requested_at: datetime
+    kind: Literal["order", "service"]
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +131,6 @@ class StoredIssuer:
 
     id: int
     name: str
-    key_type: str
     certificate: bytes
     crl_shards: int
     active: bool
@@ -142,61 +179,144 @@ class StoredOrder:
     jws_protected: bytes
     jws_payload: bytes
     jws_signature: bytes
-    account_open: bool
+    account_closed: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredValidation:
-    """What the VA saw of one authorization, and its latest look at CAA."""
-
-    authorization_id: bytes
-    account_id: bytes
-    identifier_type: str
-    identifier_value: str
-    wildcard: bool
-    challenge_type: str
-    thumbprint: bytes
-    validated_at: datetime
-    valid_until: datetime | None
-    caa_checked_at: datetime | None
-    succeeded: bool
-    deactivated: bool
-    rechecked_at: datetime | None
-    recheck_problem: dict[str, Any] | None
+async def claim(connection: Connection, *, worker: str, limit: int) -> list[ClaimedRequest]:
+    """Takes up to `limit` requests, those that wait longest first; other workers' claims are passed over."""
+    return [ClaimedRequest(id=row["id"], kind=row["kind"], attempts=row["attempts"])
+            for row in await connection.fetch(CLAIM, worker, limit, LEASE_S)]
 
 
-async def claim(
-    pool: _Executor, *, worker: str, now: datetime, lease: timedelta, limit: int
-) -> list[ClaimedRequest]:
-    """Takes up to `limit` requests, the oldest first; other workers' claims are passed over."""
-    rows = await pool.fetch(_CLAIM, worker, now + lease, now, limit)
-    return [ClaimedRequest(id=row["id"], kind=row["kind"], requested_at=row["requested_at"]) for row in rows]
+async def defer(connection: Connection | Pool, ids: Sequence[bytes], *, worker: str, after_s: float) -> None:
+    """Leaves requests in the queue for some seconds: what they need is not there yet, or a fault has to pass."""
+    await connection.execute(DEFER, worker, list(ids), after_s)
 
 
-async def defer(pool: _Executor, ids: Sequence[bytes], *, until: datetime, worker: str) -> None:
-    """Leaves requests in the queue until a moment, because something that they need is not there yet."""
-    await pool.execute(_DEFER, list(ids), until, worker)
+async def give_back(pool: Pool, *, worker: str, after_s: float) -> None:
+    """Shortens every lease that a worker holds: after a fault its requests are taken up again soon, by anybody."""
+    await pool.execute(GIVE_BACK, worker, after_s)
 
 
-async def lease_holders(pool: _Executor, *, now: datetime) -> list[str]:
+async def lease_holders(pool: Pool) -> list[str]:
     """Who holds leases that have not run out."""
-    return [row["leased_by"] for row in await pool.fetch(_LEASE_HOLDERS, now)]
+    return [row["leased_by"] for row in await pool.fetch(LEASE_HOLDERS)]
 
 
-async def free_leases(pool: _Executor, workers: Sequence[str]) -> None:
+async def free_leases(pool: Pool, workers: Sequence[str]) -> None:
     """Gives back what workers held that are known to be dead."""
-    await pool.execute(_FREE_LEASES, list(workers))
+    await pool.execute(FREE_LEASES, list(workers))
 
 
-async def issuers(pool: _Executor) -> list[StoredIssuer]:
+async def issuers(pool: Pool) -> list[StoredIssuer]:
     """Every issuer that a ceremony made."""
-    return [StoredIssuer(id=row["id"], name=row["name"], key_type=row["key_type"], certificate=row["certificate"],
-                         crl_shards=row["crl_shards"], active=row["active"]) for row in await pool.fetch(_ISSUERS)]
+    return [StoredIssuer(id=row["id"], name=row["name"], certificate=row["certificate"], crl_shards=row["crl_shards"],
+                         active=row["active"]) for row in await pool.fetch(ISSUERS)]
 
 
-async def orders(pool: _Executor, ids: Sequence[bytes]) -> dict[bytes, StoredOrder]:
+async def issuer_switches(connection: Connection | Pool) -> dict[int, bool]:
+    """Issuer id -> whether it signs new certificates at present."""
+    return {row["id"]: row["active"] for row in await connection.fetch(ISSUER_SWITCHES)}
+
+
+async def intents(connection: Connection, request_ids: Sequence[bytes]) -> dict[bytes, StoredIntent]:
+    """Intents that an earlier run has committed for these requests, by request id."""
+    rows = await connection.fetch(INTENTS, list(request_ids))
+    return {row["request_id"]: StoredIntent(request_id=row["request_id"], serial=row["serial"],
+                                            issuer_id=row["issuer_id"], tbs=row["tbs"], signed=row["signed"])
+            for row in rows}
+
+
+async def orders(connection: Connection, ids: Sequence[bytes]) -> dict[bytes, StoredOrder]:
     """Orders that have been finalized, by id."""
-    return {row["id"]: _order(row) for row in await pool.fetch(_ORDERS, list(ids))}
+    return {row["id"]: _order(row) for row in await connection.fetch(ORDERS, list(ids))}
+
+
+async def validations(connection: Connection, authorization_ids: Sequence[bytes]) -> list[Validation]:
+    """The validations that succeeded."""
+    return [Validation(
+        authorization_id=row["authorization_id"], account_id=row["account_id"],
+        identifier=Identifier(type=row["identifier_type"], value=row["identifier_value"]), wildcard=row["wildcard"],
+        method=row["challenge_type"], thumbprint=row["thumbprint"], validated_at=row["validated_at"],
+        valid_until=row["valid_until"], caa_checked_at=row["caa_checked_at"])
+        for row in await connection.fetch(VALIDATIONS, list(authorization_ids))]
+
+
+async def deactivated(connection: Connection, authorization_ids: Sequence[bytes]) -> frozenset[bytes]:
+    """Which of the authorizations their subscriber has ended."""
+    return frozenset(row["id"] for row in await connection.fetch(DEACTIVATED, list(authorization_ids)))
+
+
+async def caa_checks(
+    connection: Connection, authorization_ids: Sequence[bytes], *, since: datetime
+) -> list[CaaCheck]:
+    """What later looks at CAA found since a moment."""
+    rows = await connection.fetch(CAA_CHECKS, list(authorization_ids), since)
+    return [_caa_check(row) for row in rows]
+
+
+async def key_changes(connection: Connection, account_ids: Sequence[bytes]) -> dict[bytes, list[str]]:
+    """The stored JWS of every key change of the accounts, the oldest first."""
+    found: dict[bytes, list[str]] = {}
+    for row in await connection.fetch(KEY_CHANGES, list(account_ids)):
+        found.setdefault(row["account_id"], []).append(row["jws"])
+    return found
+
+
+async def service_csrs(connection: Connection, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+    """The CSRs of requests for certificates of our own services, by request id."""
+    return {row["id"]: row["csr"] for row in await connection.fetch(SERVICE_REQUESTS, list(ids))}
+
+
+async def refused_keys(
+    connection: Connection, keys: Sequence[tuple[bytes, bytes]], *, proving: Sequence[str]
+) -> frozenset[bytes]:
+    """Of (SPKI SHA-256, JWK thumbprint): the SPKI hashes of keys that are compromised or an account's."""
+    rows = await connection.fetch(REFUSED_KEYS, [spki for spki, _ in keys], [thumbprint for _, thumbprint in keys],
+                                  list(proving))
+    return frozenset(row["spki_sha256"] for row in rows)
+
+
+async def commit_intents(
+    connection: Connection, new: Sequence[NewIntent], *, worker: str, now: datetime
+) -> set[bytes]:
+    """Stores intents; returns the request ids whose intent is ours.
+
+    Left out is a request that has an intent already, or whose lease has gone to another worker: one serial number each.
+    """
+    rows = await connection.fetch(
+        COMMIT_INTENTS, worker, LEASE_S, [item.request_id for item in new], [item.serial for item in new],
+        [item.account_id for item in new], [item.issuer_id for item in new], [item.profile for item in new],
+        [item.not_before for item in new], [item.not_after for item in new], [item.spki_sha256 for item in new],
+        [item.tbs for item in new], now, [name for item in new for name in item.names],
+        [item.serial for item in new for _ in item.names])
+    return {row["request_id"] for row in rows}
+
+
+async def commit_signatures(
+    connection: Connection, signed: Sequence[tuple[bytes, bytes]], ended: Sequence[bytes], *, now: datetime
+) -> None:
+    """Stores (serial, signature) and ends requests. A signature that is there already stays."""
+    await connection.execute(COMMIT_SIGNATURES, [serial for serial, _ in signed],
+                             [signature for _, signature in signed], now, list(ended))
+
+
+async def commit_refusal(
+    connection: Connection, request_id: bytes, problem: dict[str, Any], *, worker: str, now: datetime
+) -> bool:
+    """Stores why there will be no certificate and ends the request; False when another worker has it now."""
+    return await connection.fetchval(COMMIT_REFUSAL, worker, request_id, now, problem) is not None
+
+
+async def ask_for_caa_checks(connection: Connection, wanted: Sequence[tuple[bytes, bytes]]) -> None:
+    """Asks the VA to look at CAA again: (new request id, authorization id); an authorization is asked for once."""
+    await connection.execute(ASK_FOR_CAA_CHECKS, [request_id for request_id, _ in wanted],
+                             [authorization_id for _, authorization_id in wanted])
+
+
+async def notify(connection: Connection, wakes: Sequence[tuple[str, str]]) -> None:
+    """Sends (channel, payload), after what they are about has been committed."""
+    await connection.execute(NOTIFY, [channel for channel, _ in wakes], [payload for _, payload in wakes])
 
 
 def _order(row: Record) -> StoredOrder:
@@ -206,99 +326,14 @@ def _order(row: Record) -> StoredOrder:
         authorization_ids=tuple(row["authorization_ids"]), profile=row["profile"], not_before=row["not_before"],
         not_after=row["not_after"], finalized_at=row["requested_at"], jwk=row["jwk"],
         jws_protected=row["jws_protected"], jws_payload=row["jws_payload"], jws_signature=row["jws_signature"],
-        account_open=row["account_deactivated_at"] is None and row["account_revoked_at"] is None)
+        account_closed=row["account_closed"])
 
 
-async def validations(pool: _Executor, authorization_ids: Sequence[bytes]) -> dict[bytes, StoredValidation]:
-    """What the VA stored, by authorization id."""
-    rows = await pool.fetch(_VALIDATIONS, list(authorization_ids))
-    return {row["authorization_id"]: StoredValidation(
-        authorization_id=row["authorization_id"], account_id=row["account_id"],
-        identifier_type=row["identifier_type"], identifier_value=row["identifier_value"], wildcard=row["wildcard"],
-        challenge_type=row["challenge_type"], thumbprint=row["thumbprint"], validated_at=row["validated_at"],
-        valid_until=row["valid_until"], caa_checked_at=row["caa_checked_at"], succeeded=row["succeeded"],
-        deactivated=row["deactivated_at"] is not None, rechecked_at=row["rechecked_at"],
-        recheck_problem=row["recheck_problem"]) for row in rows}
-
-
-async def key_changes(pool: _Executor, account_ids: Sequence[bytes]) -> dict[bytes, list[str]]:
-    """The stored JWS of every key change of the accounts, the oldest first."""
-    found: dict[bytes, list[str]] = {}
-    for row in await pool.fetch(_KEY_CHANGES, list(account_ids)):
-        found.setdefault(row["account_id"], []).append(row["jws"])
-    return found
-
-
-async def service_csrs(pool: _Executor, ids: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The CSRs of requests for certificates of our own services, by request id."""
-    return {row["id"]: row["csr"] for row in await pool.fetch(_SERVICES, list(ids))}
-
-
-async def intents(pool: _Executor, request_ids: Sequence[bytes]) -> dict[bytes, StoredIntent]:
-    """Intents that an earlier run has committed for these requests, by request id."""
-    rows = await pool.fetch(_INTENTS, list(request_ids))
-    return {row["request_id"]: StoredIntent(request_id=row["request_id"], serial=row["serial"],
-                                            issuer_id=row["issuer_id"], tbs=row["tbs"], signed=row["signed"])
-            for row in rows}
-
-
-async def commit_intents(connection: Connection, new: Sequence[NewIntent], *, now: datetime) -> set[bytes]:
-    """Stores intents and asks for their first OCSP responses; returns the request ids that were still without one.
-
-    A request that another worker was quicker with is left out as a whole: one serial number a request.
-    """
-    async with connection.transaction():
-        rows = await connection.fetch(_INSERT_ISSUANCES, [item.request_id for item in new],
-                                      [item.serial for item in new])
-        ours = {row["request_id"] for row in rows}
-        kept = [item for item in new if item.request_id in ours]
-        if not kept:
-            return ours
-        serials = [item.serial for item in kept]
-        await connection.execute(
-            _INSERT_CERTIFICATES, serials, [item.request_id for item in kept], [item.account_id for item in kept],
-            [item.issuer_id for item in kept], [item.profile for item in kept], [item.not_before for item in kept],
-            [item.not_after for item in kept], [item.spki_sha256 for item in kept], [item.tbs for item in kept],
-            [now] * len(kept))
-        await connection.execute(_INSERT_NAMES, [name for item in kept for name in item.names],
-                                 [item.serial for item in kept for _ in item.names])
-        await ask_for_ocsp(connection, [(item.serial, 0, item.issuer_id, item.request_id) for item in kept], now=now)
-    return ours
-
-
-async def ask_for_ocsp(
-    connection: _Executor, requests: Sequence[tuple[bytes, int, int, bytes]], *, now: datetime
-) -> None:
-    """Queues (serial, version, issuer id, request id) for the pre-signer and wakes it, in the caller's transaction."""
-    columns = [list(column) for column in zip(*requests, strict=True)]
-    await connection.execute(_INSERT_OCSP_REQUESTS, *columns, now)
-    await connection.execute(_NOTIFY, "ocsp_due", [""])
-
-
-async def commit_signatures(
-    connection: Connection, signed: Sequence[tuple[bytes, bytes, bytes]], *, now: datetime
-) -> None:
-    """Stores (request id, serial, signature), ends the requests, and tells who waits for them."""
-    ids = [request_id for request_id, _, _ in signed]
-    async with connection.transaction():
-        await connection.execute(_INSERT_SIGNATURES, [serial for _, serial, _ in signed],
-                                 [signature for _, _, signature in signed], now)
-        await _end_requests(connection, ids)
-
-
-async def commit_refusal(connection: Connection, request_id: bytes, problem: dict[str, Any], *, now: datetime) -> None:
-    """Stores why there will be no certificate, ends the request, and tells who waits for it."""
-    async with connection.transaction():
-        await connection.execute(_INSERT_REFUSAL, request_id, now, problem)
-        await _end_requests(connection, [request_id])
-
-
-async def end_requests(connection: Connection, request_ids: Sequence[bytes]) -> None:
-    """Ends requests whose certificate is stored already (a worker died between its commit and this)."""
-    async with connection.transaction():
-        await _end_requests(connection, request_ids)
-
-
-async def _end_requests(connection: Connection, request_ids: Sequence[bytes]) -> None:
-    await connection.execute(_DELETE_REQUESTS, list(request_ids))
-    await connection.execute(_NOTIFY, "changed", [request_id.hex() for request_id in request_ids])
+def _caa_check(row: Record) -> CaaCheck:
+    problem = row["problem"]
+    if problem is None:
+        return CaaCheck(authorization_id=row["authorization_id"], checked_at=row["checked_at"], refusal=None)
+    forbids = str(problem.get("type", "")).endswith(":caa")
+    return CaaCheck(authorization_id=row["authorization_id"], checked_at=row["checked_at"],
+                    refusal=RefusalReason.CAA_FORBIDS if forbids else RefusalReason.DNS_FAILED,
+                    detail=str(problem.get("detail", "the CAA records could not be looked up")))

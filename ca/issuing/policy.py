@@ -1,0 +1,46 @@
+"""What the configuration means for issuance: read once, passed on as a value."""
+
+import ipaddress
+from dataclasses import dataclass
+
+from ca.pki.identifier import Identifier, IdentifierError, NamePolicy, parse_identifier
+from ca.process.lifecycle import StartupError
+from ca.process.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuancePolicy:
+    """Names that may be certified, and the URLs that stand in certificates for as long as they live."""
+
+    acme_base_url: str
+    names: NamePolicy
+    service_names: frozenset[Identifier]
+    ocsp_url: str
+    aia_base_url: str
+    crl_base_url: str
+
+
+def issuance_policy(settings: Settings) -> IssuancePolicy:
+    """The policy of the configuration. Raises StartupError for a service name that is no name."""
+    return IssuancePolicy(
+        acme_base_url=settings.acme.base_url,
+        names=NamePolicy(internal_suffixes=tuple(settings.ca.internal_suffixes), public=settings.policy == "public",
+                         internal_prefixes=tuple(settings.va.allowed_prefixes),
+                         allow_loopback=settings.va.allow_loopback),
+        service_names=frozenset(_service_name(name) for name in settings.ca.service_names),
+        ocsp_url=settings.ca.ocsp_url,
+        aia_base_url=settings.ca.aia_base_url,
+        crl_base_url=settings.ca.crl_base_url,
+    )
+
+
+def _service_name(name: str) -> Identifier:
+    try:
+        ipaddress.ip_address(name)
+        kind = "ip"
+    except ValueError:
+        kind = "dns"
+    try:
+        return parse_identifier(kind, name, single_label=True)
+    except IdentifierError as fault:
+        raise StartupError(f"ca.service_names: {fault.detail}") from fault
