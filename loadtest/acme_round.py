@@ -20,6 +20,7 @@ _STALL_S = 8.0
 _FEWEST_ORDERS = 100
 _ORDER_FAULTS = (AcmeFault, HttpFault, OSError, TimeoutError)
 NAMES_SUFFIX = "load.localhost"
+LOAD_GENERATOR = "load generator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +161,7 @@ def _start(target: Target, seconds_s: float) -> tuple[float, float, dict[str, fl
 
 
 def _cpu_s(target: Target) -> dict[str, float]:
-    return {**target.cpu_s(), "load generator": time.process_time()}
+    return {**target.cpu_s(), LOAD_GENERATOR: time.process_time()}
 
 
 def _finish(target: Target, accounts: list[AcmeAccount], found: Round, elapsed_s: float,

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -132,6 +133,12 @@ class WrkResult:
     socket_errors: int
     p50_ms: float
     p99_ms: float
+    server_cpu_s: float = 0.0
+
+    @property
+    def per_cpu_s(self) -> float:
+        """Answers for each second of the server's processor time; NaN when it was not seen."""
+        return self.requests / self.server_cpu_s if self.server_cpu_s else math.nan
 
 
 _SCRIPT = """

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from loadtest.process_cpu import tree_cpu_s
 from loadtest.program import Program, find_program, free_port
 
 
@@ -133,6 +134,10 @@ http {{
             server.stop()
             raise
         return cls(url=f"http://127.0.0.1:{port}", server=server)
+
+    def cpu_s(self) -> float:
+        """Processor seconds so far."""
+        return sum(tree_cpu_s([self.server.pid]).values())
 
     def stop(self) -> None:
         """Ends it."""

@@ -79,6 +79,12 @@ def postmaster_pid(data_dir: Path) -> int | None:
     return int(lines[0]) if lines and lines[0].strip().isdigit() else None
 
 
+def stolen_and_all() -> tuple[int, int]:
+    """Ticks since boot that the host gave to others while this machine wanted them, and all ticks."""
+    fields = [int(field) for field in _read(Path("/proc/stat")).partition("\n")[0].split()[1:9]]
+    return (fields[7], sum(fields)) if len(fields) == 8 else (0, 0)
+
+
 def _processes() -> Iterator[_Process]:
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():

@@ -8,7 +8,7 @@ report says so.
 
 from dataclasses import dataclass
 
-from loadtest.acme_round import Round, Target, closed_round, open_accounts, paced_round, prepare_orders
+from loadtest.acme_round import LOAD_GENERATOR, Round, Target, closed_round, open_accounts, paced_round, prepare_orders
 from loadtest.peers import Pebble, tls_trusting
 from loadtest.poll import PollPolicy
 from loadtest.process_cpu import tree_cpu_s
@@ -133,7 +133,18 @@ def _report_level(session: Session, accounts: int, mine: list[Round], theirs: li
             value=_scaled(median([figure(one) for one in mine]), scale),
             peer_value=_scaled(median([figure(one) for one in theirs]), scale),
             target=ORDERS_AT_8_ACCOUNTS if counts and accounts == _TARGET_ACCOUNTS else None))
+    session.report.add(Row(
+        scenario=_SCENARIO, figure=f"processor time of the servers an order, {_plural(accounts)}", unit="ms",
+        value=_server_cpu_ms(mine), peer="Pebble" if theirs else "", peer_value=_server_cpu_ms(theirs)))
     _report_cpu(session, {"Chancery": mine, "Pebble": theirs}, accounts, show=show_cpu)
+
+
+def _server_cpu_ms(rounds: list[Round]) -> float | None:
+    """Everything but the load generator; None when it could not be seen."""
+    counted = [one for one in rounds if not one.stalled]
+    orders = sum(len(one.orders_s) for one in counted)
+    spent_s = sum(seconds for one in counted for name, seconds in one.cpu_s.items() if name != LOAD_GENERATOR)
+    return spent_s * 1e3 / orders if orders and spent_s else None
 
 
 def _plural(accounts: int) -> str:

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -133,7 +133,7 @@ async def _patient_answer(connection: HttpConnection, subject: Subject, request:
 
 async def _load(session: Session, options: OcspOptions, origin: Origin, subjects: Sequence[Subject],
                 answer_bytes: int) -> None:
-    maker, work = RequestMaker(), session.peer_work()
+    maker, work, responder_cpu_s = RequestMaker(), session.peer_work(), await _responder_cpu_s(session)
     requests = [maker.request(subject, hashes.SHA1()) for subject in subjects]  # noqa: S303
     nginx = None
     if options.peer and Nginx.missing() is None:
@@ -150,21 +150,28 @@ async def _load(session: Session, options: OcspOptions, origin: Origin, subjects
                 theirs: list[WrkResult] = []
                 for number in range(options.rounds):
                     where = f"ocsp {method}, round {number + 1} of {options.rounds}"
-                    mine.append(await _one_run(steps, f"{where}, Chancery", options, origin, script))
+                    mine.append(await _one_run(steps, f"{where}, Chancery", options, origin, script, responder_cpu_s))
                     if nginx is not None:
                         theirs.append(await _one_run(steps, f"{where}, nginx", options, loopback_origin(nginx.url),
-                                                     script))
+                                                     script, nginx.cpu_s))
                 _report_load(session, method, len(subjects), answer_bytes, mine, theirs, bound)
     finally:
         if nginx is not None:
             nginx.stop()
 
 
-async def _one_run(steps: Steps, name: str, options: OcspOptions, origin: Origin, script: Path) -> WrkResult:
+async def _responder_cpu_s(session: Session) -> Callable[[], float]:
+    chancery = await session.chancery()
+    return lambda: chancery.cpu_s().get("ocsp", 0.0)
+
+
+async def _one_run(steps: Steps, name: str, options: OcspOptions, origin: Origin, script: Path,
+                   cpu_s: Callable[[], float]) -> WrkResult:
     steps.now(name)
+    before = cpu_s()
     found = await run_wrk(script, origin, connections=options.connections, seconds=options.seconds)
     steps.done()
-    return found
+    return replace(found, server_cpu_s=cpu_s() - before)
 
 
 def _report_load(session: Session, method: str, serials: int, answer_bytes: int, mine: Sequence[WrkResult],
@@ -180,6 +187,9 @@ def _report_load(session: Session, method: str, serials: int, answer_bytes: int,
                            note=f"random among {serials} serials, {answer_bytes} B",
                            value=median([one.per_s for one in mine]),
                            peer_value=median([one.per_s for one in theirs]), target=bound if theirs else None))
+    session.report.add(Row(scenario=_SCENARIO, figure=f"{method} answers per processor second of the server", unit="",
+                           peer=peer, value=median([one.per_cpu_s for one in mine]),
+                           peer_value=median([one.per_cpu_s for one in theirs])))
     session.report.add(Row(scenario=_SCENARIO, figure=f"{method} p99", unit="ms", peer=peer,
                            value=median([one.p99_ms for one in mine]),
                            peer_value=median([one.p99_ms for one in theirs])))
@@ -190,6 +200,7 @@ async def _many_responses(session: Session, options: OcspOptions, origin: Origin
     chancery = await session.chancery()
     require_own(chancery)
     maker, work, rates = RequestMaker(), session.peer_work(), []
+    responder_cpu_s = await _responder_cpu_s(session)
     async with connected(chancery) as connection:
         issuer = next(one for one in await active_issuers(connection) if one.key_type == "ec")
         held = await connection.fetchval("SELECT COALESCE(sum(count), 0)::bigint FROM ocsp_batches")
@@ -199,14 +210,15 @@ async def _many_responses(session: Session, options: OcspOptions, origin: Origin
             with session.steps(f"ocsp: {wanted} responses", len(chunks) + options.rounds) as steps:
                 for first in chunks:
                     part = sample if first == chunks[-1] else []
-                    await sign_made_up(connection, issuer, min(_FILL_CHUNK, wanted - first), part)
+                    await sign_made_up(connection, chancery, issuer, min(_FILL_CHUNK, wanted - first), part)
                     steps.done()
                 held = max(held, wanted)
                 session.synthetic = sample or session.synthetic
                 await _check_answers(session.synthetic[-_CHECKED:], origin)
                 script = write_script(work, "GET", [
                     maker.request(one, hashes.SHA1()) for one in session.synthetic])  # noqa: S303
-                runs = [await _one_run(steps, f"ocsp: GET among {wanted}", options, origin, script)
+                runs = [await _one_run(steps, f"ocsp: GET among {wanted}", options, origin, script,
+                                       responder_cpu_s)
                         for _ in range(options.rounds)]
             rates.append((held, median([one.per_s for one in runs])))
     (few, few_per_s), (many, many_per_s) = rates

@@ -7,7 +7,7 @@ signatures as the responder has different answers for it, which is asked, not as
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,7 @@ from loadtest.ocsp_load import OcspFault, RequestMaker, Subject, ask
 from loadtest.program import ProgramFault
 from loadtest.report import Row, median
 from loadtest.session import Session
-from loadtest.signing_loop import KeyKind, Token, backend_of, bare_rate_per_s, make_token
+from loadtest.signing_loop import BareRate, KeyKind, Token, backend_of, bare_rate, make_token
 from loadtest.synthetic import Issuer, SignedRound, active_issuers, require_own, sign_made_up
 from loadtest.targets import PRESIGN
 
@@ -50,17 +50,18 @@ async def run_presign(session: Session, options: PresignOptions) -> None:
         issuers = await active_issuers(connection)
         with session.steps("presign", len(issuers) * options.rounds * 2) as steps:
             for issuer in issuers:
-                bare, signed = [], []
+                bare: list[BareRate] = []
+                signed: list[SignedRound] = []
                 for number in range(options.rounds):
                     name = f"presign {_NAMES[issuer.key_type]}, round {number + 1} of {options.rounds}"
                     if token is not None:
                         steps.now(f"{name}, bare loop")
-                        bare.append(await bare_rate_per_s(token, cast(KeyKind, issuer.key_type), processes=processes,
+                        bare.append(await bare_rate(token, cast(KeyKind, issuer.key_type), processes=processes,
                                                           seconds_s=options.seconds_s))
                     steps.done()
                     steps.now(f"{name}, pre-signer")
                     count = options.ec_serials if issuer.key_type == "ec" else options.rsa_serials
-                    signed.append(await sign_made_up(connection, issuer, count, session.synthetic))
+                    signed.append(await sign_made_up(connection, chancery, issuer, count, session.synthetic))
                     steps.done()
                 await _report(session, settings, issuer, bare, signed, processes)
 
@@ -77,19 +78,24 @@ async def _token(session: Session, hsm: dict[str, str]) -> Token | None:
         return None
 
 
-async def _report(session: Session, settings: dict[str, dict[str, str]], issuer: Issuer, bare: Sequence[float],
+async def _report(session: Session, settings: dict[str, dict[str, str]], issuer: Issuer, bare: Sequence[BareRate],
                   signed: Sequence[SignedRound], processes: int) -> None:
     sample = [one for one in session.synthetic if one.issuer == issuer.certificate][-1]
     answers = await _signatures_per_serial(settings["ca"]["ocsp_url"], sample)
     rates = [one.serials * answers / one.elapsed_s for one in signed]
     session.report.details[f"presign {issuer.name}"] = {
-        "signatures_per_serial": answers, "processes": processes, "bare_per_s": [round(one, 1) for one in bare],
-        "rounds": [{"serials": one.serials, "elapsed_s": round(one.elapsed_s, 3), "batches": one.batches,
-                    "signatures_per_s": round(rate, 1)} for one, rate in zip(signed, rates, strict=True)]}
+        "signatures_per_serial": answers, "processes": processes, "bare": [asdict(one) for one in bare],
+        "rounds": [asdict(one) for one in signed]}
     session.report.add(Row(
         scenario=_SCENARIO, figure=f"signatures/s, {_NAMES[issuer.key_type]}", value=median(rates), unit="",
         note=f"{signed[-1].serials} serials, {signed[-1].batches} batches, {answers} signatures each",
-        peer=f"bare loop x {processes}" if bare else "", peer_value=median(bare), target=PRESIGN if bare else None))
+        peer=f"bare loop x {processes}" if bare else "", peer_value=median([one.per_s for one in bare]),
+        target=PRESIGN if bare else None))
+    per_cpu_s = [one.serials * answers / one.cpu_s["presign"] for one in signed if one.cpu_s.get("presign")]
+    session.report.add(Row(
+        scenario=_SCENARIO, figure=f"{_NAMES[issuer.key_type]}, per processor second of the signers", unit="",
+        value=median(per_cpu_s), peer="bare loop" if bare else "",
+        peer_value=median([one.per_cpu_s for one in bare])))
 
 
 async def _signatures_per_serial(url: str, subject: Subject) -> int:

@@ -11,10 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from loadtest.challenge_server import ChallengeServer
 from loadtest.chancery_process import Chancery, remove_tree
 from loadtest.ocsp_load import Subject
+from loadtest.process_cpu import stolen_and_all
 from loadtest.program import ProgramFault
 from loadtest.report import Report
 
 _KEPT_BYTES = 200_000
+_QUIET_LOAD = 0.7
+_QUIET_STOLEN = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +42,18 @@ class Session:
     work: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="chancery-loadtest-")))
     challenges: ChallengeServer = field(default_factory=ChallengeServer)
     synthetic: list[Subject] = field(default_factory=list)     # made-up certificates that have been signed for
+    _stolen_before: tuple[int, int] = (0, 0)
     _chancery: Chancery | None = None
     _progress: Progress | None = None
 
     async def __aenter__(self) -> "Session":
         self.work.chmod(0o755)  # the embedded PostgreSQL runs as another user when this one is root
+        load = os.getloadavg()[0]
+        self.report.details["load average before"] = load
+        if load > _QUIET_LOAD:
+            self.report.note(f"the load average was {load:.1f} before the start: other programs share this machine, so "
+                             "look at ratios and at processor time rather than at rates")
+        self._stolen_before = stolen_and_all()
         self._progress = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                                   TimeElapsedColumn(), console=self.console, transient=True)
         self._progress.start()
@@ -53,6 +63,10 @@ class Session:
         assert self._progress is not None
         self._progress.stop()
         await self.challenges.stop()
+        stolen, total = (after - before for after, before in zip(stolen_and_all(), self._stolen_before, strict=True))
+        self.report.details["processor time taken by the host"] = round(stolen / max(total, 1), 4)
+        if stolen > _QUIET_STOLEN * total:
+            self.report.note(f"the host took {stolen / total:.0%} of the processor time away from this machine")
         if self._chancery is not None:
             try:
                 await self._chancery.stop()

@@ -61,20 +61,31 @@ def backend_of(conf: Path | None) -> str:
     return found.group(1) if found else "file"
 
 
-async def bare_rate_per_s(token: Token, kind: KeyKind, *, processes: int, seconds_s: float) -> float:
-    """Signatures a second of that many loops at once. Raises ProgramFault."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BareRate:
+    """Signatures a second of all loops together, and for each second of processor time."""
+
+    per_s: float
+    per_cpu_s: float
+
+
+async def bare_rate(token: Token, kind: KeyKind, *, processes: int, seconds_s: float) -> BareRate:
+    """That many loops at once. Raises ProgramFault."""
     environ = {**os.environ, "SOFTHSM2_CONF": str(token.conf), "LOADTEST_PIN": token.pin}
     running = [await asyncio.create_subprocess_exec(
         sys.executable, "-m", "loadtest.signing_loop", "--module", token.module, "--key", kind, "--seconds",
         str(seconds_s), env=environ, cwd=_ROOT, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE) for _ in range(processes)]
-    total = 0.0
+    per_s, signatures, cpu_s = 0.0, 0, 0.0
     for process in running:
         output, errors = await process.communicate()
         if process.returncode != 0:
             raise ProgramFault(f"the bare signing loop failed: {errors.decode(errors='replace').strip()[-300:]}")
-        total += float(json.loads(output)["per_s"])
-    return total
+        found = json.loads(output)
+        per_s += float(found["per_s"])
+        signatures += int(found["signatures"])
+        cpu_s += float(found["cpu_s"])
+    return BareRate(per_s=per_s, per_cpu_s=signatures / cpu_s)
 
 
 def main() -> None:
@@ -92,7 +103,7 @@ def main() -> None:
         key = _make_key(session, arguments.key)
         mechanism = pkcs11.Mechanism.ECDSA if arguments.key == "ec" else pkcs11.Mechanism.RSA_PKCS
         prefix = b"" if arguments.key == "ec" else _DIGEST_INFO_SHA256
-        count, started = 0, time.perf_counter()
+        count, started, cpu_before = 0, time.perf_counter(), time.process_time()
         elapsed_s = 0.0
         while elapsed_s < arguments.seconds:
             for _ in range(50):
@@ -100,7 +111,8 @@ def main() -> None:
                 key.sign(prefix + hashlib.sha256(message).digest(), mechanism=mechanism)
                 count += 1
             elapsed_s = time.perf_counter() - started
-    print(json.dumps({"per_s": count / elapsed_s}))
+        cpu_s = time.process_time() - cpu_before
+    print(json.dumps({"per_s": count / elapsed_s, "signatures": count, "cpu_s": cpu_s}))
 
 
 def _make_key(session: Any, kind: str) -> Any:

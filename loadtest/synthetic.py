@@ -16,6 +16,7 @@ from cryptography import x509
 from loadtest.chancery_process import Chancery
 from loadtest.database import Connection
 from loadtest.ocsp_load import Subject
+from loadtest.process_cpu import spent_between
 from loadtest.program import ProgramFault
 
 _SERIAL_DAY_ZERO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -42,6 +43,7 @@ class SignedRound:
     serials: int
     elapsed_s: float
     batches: int
+    cpu_s: dict[str, float]     # by process
 
 
 def require_own(chancery: Chancery) -> None:
@@ -88,7 +90,8 @@ async def request_responses(connection: Connection, issuer: Issuer, serials: Seq
         await connection.execute("NOTIFY ocsp_due")
 
 
-async def sign_made_up(connection: Connection, issuer: Issuer, count: int, sample: list[Subject]) -> SignedRound:
+async def sign_made_up(connection: Connection, chancery: Chancery, issuer: Issuer, count: int,
+                       sample: list[Subject]) -> SignedRound:
     """Queues `count` new serial numbers and waits until none is left; some of them are added to `sample`.
 
     Raises ProgramFault when the queue stops moving.
@@ -97,6 +100,7 @@ async def sign_made_up(connection: Connection, issuer: Issuer, count: int, sampl
     await insert_certificates(connection, issuer, serials)
     last_batch = await connection.fetchval("SELECT COALESCE(max(id), 0) FROM ocsp_batches")
     await request_responses(connection, issuer, serials)
+    cpu_before = chancery.cpu_s()
     started = time.perf_counter()
     waiting, moved_at = count, started
     while waiting:
@@ -107,8 +111,9 @@ async def sign_made_up(connection: Connection, issuer: Issuer, count: int, sampl
         elif time.perf_counter() - moved_at > _STALL_S:
             raise ProgramFault(f"the pre-signer has left {waiting} of {count} serial numbers unsigned")
     elapsed_s = time.perf_counter() - started
+    cpu_s = spent_between(cpu_before, chancery.cpu_s())
     batches = await connection.fetchval("SELECT count(*) FROM ocsp_batches WHERE id > $1 AND issuer_id = $2",
                                         last_batch, issuer.id)
     room = max(1, _SAMPLE_LIMIT - len(sample))
     sample += [Subject(serial=int.from_bytes(serial, "big"), issuer=issuer.certificate) for serial in serials[-room:]]
-    return SignedRound(serials=count, elapsed_s=elapsed_s, batches=batches)
+    return SignedRound(serials=count, elapsed_s=elapsed_s, batches=batches, cpu_s=cpu_s)

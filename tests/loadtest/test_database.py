@@ -58,7 +58,7 @@ async def test_made_up_certificates_are_signed_for(chancery: Chancery, database:
     async with connected(chancery) as connection:
         issuer = (await active_issuers(connection))[0]
         before = await table_sizes(connection)
-        found = await sign_made_up(connection, issuer, 100, sample)
+        found = await sign_made_up(connection, chancery, issuer, 100, sample)
         rows = await connection.fetch("SELECT serial, issuer_id FROM certificates")
         grown = {name for name, size in (await table_sizes(connection)).items() if size.minus(before[name]).total}
         assert (await server_counters(connection)).transactions > 0
@@ -82,7 +82,7 @@ async def test_a_pre_signer_that_stands_still_is_a_fault(
     async with connected(chancery) as connection:
         issuer = (await active_issuers(connection))[0]
         with pytest.raises(ProgramFault, match="left 10 of 10"):
-            await sign_made_up(connection, issuer, 10, [])
+            await sign_made_up(connection, chancery, issuer, 10, [])
 
 
 async def test_what_cannot_be_reached_is_said(chancery: Chancery, tmp_path: Path) -> None:
