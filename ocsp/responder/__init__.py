@@ -1,2 +1,3 @@
-"""Serves pre-signed responses: `lookup` (request to response), `server` (HTTP/1.x on a bare protocol: the hot path),
-`memory` (the LMDB that all workers map), `tail` (follows the batch log into it), `store` (role ocsp_reader)."""
+"""Answers OCSP requests from what the pre-signer published: `tail` follows the batch log into `memory` (an LMDB file
+that all workers of a machine map), `answers` makes a response of a stored value, `server`, `connection`, `head` and
+`http_text` speak HTTP on a bare asyncio protocol, `store` has the statements of role ocsp_reader, which reads only."""

@@ -1,103 +1,259 @@
 """The responder's store: an LMDB file that every worker of the machine maps and one of them writes.
 
 It is derived data. What is in it was signed, so damage cannot make a wrong answer, only none; a file that cannot be
-read is thrown away and filled again from the batch log.
+read is left for a new, empty one, which is filled again from the batch log. Each such file is a generation with a
+directory of its own; the file `current` names the one in use, so that all workers move on together.
+
+    issuer id and serial number (20 octets) -> value of ocsp.protocol.batch; shorter keys are our own.
 """
 
+import fcntl
+import os
 import shutil
-from collections.abc import Iterable
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 
-from ocsp.protocol.batch import KEY_BYTES, replaces
+from ocsp.protocol.batch import KEY_BYTES, VALUE_NOT_AFTER, replaces
 
-# Keys of certificates have 20 octets, so this one cannot be one.
-_LAST_BATCH: Final = b"last batch"
-_MAX_READERS: Final = 256
-_LIVE_RUN: Final = 1_000
-_NEXT_UPDATE: Final = slice(10, 14)
+MemoryFault = lmdb.Error
+MemoryFull = lmdb.MapFullError
+# After these the file is not to be trusted; others (no reader slot left, map resized) go away by opening it again.
+_DAMAGE: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError,
+                  lmdb.VersionMismatchError, lmdb.BadTxnError)
+_MARK: Final = b"mark"
+_COMPLETE: Final = b"complete"
+_ISSUERS: Final = b"issuers"
+_MARK_FORM: Final = struct.Struct(">QQ")
+_MAX_READERS: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far the log has been applied: the last batch's id, and its time, which another log's batch would not have."""
+
+    batch_id: int = 0
+    produced_at_us: int = 0
 
 
 class ResponseMemory:
-    """Opened once a process. Reads are one lookup in the map; writes come from the one worker that holds the lock."""
+    """Opened once a process. `get` reads what was there at the last `renew`, without a system call."""
 
     def __init__(self, directory: Path, *, map_size_gib: int) -> None:
-        self._directory = directory / "responses"
+        self._directory = directory
         self._map_bytes = map_size_gib << 30
-        self._environment = self._open_or_remake()
+        self._environment: Any = None
+        self._reader: Any = None
+        self._generation = ""
+        self._distrusted = False
+        # Held while a thread works on the file, which must not be closed then.
+        self._in_use = threading.Lock()
+        self.get: Callable[[bytes], bytes | None] = _unreadable
+        self.complete = False
+        self._move_on(damaged=False)
 
-    def _open_or_remake(self) -> Any:
-        try:
-            environment = self._open()
-            with environment.begin() as transaction:
-                transaction.get(_LAST_BATCH)
-        except lmdb.Error:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            return self._open()
-        return environment
+    def renew(self) -> None:
+        """From now on `get` sees what has been written until now, in the generation that is current now."""
+        if self._distrusted and self._in_use.acquire(blocking=False):
+            with _held(self._in_use):
+                self._move_on(damaged=True)
+            return
+        self.get = _unreadable
+        self._reader.abort()
+        self._read_with(self._environment.begin())
 
-    def _open(self) -> Any:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # metasync off: after a power failure the last moments are read again from the log.
-        return lmdb.open(str(self._directory), map_size=self._map_bytes, max_readers=_MAX_READERS, metasync=False,
-                         readahead=False)
+    def follow(self) -> None:
+        """Moves to the current generation if another worker has begun one."""
+        if _text_of(self._directory / "current") != self._generation and self._in_use.acquire(blocking=False):
+            with _held(self._in_use):
+                self._move_on(damaged=False)
 
-    def get(self, key: bytes) -> bytes | None:
-        """The stored value as of now."""
+    def distrust(self) -> None:
+        """A read failed: the next `renew` opens the file again, or begins a new one."""
+        self._distrusted = True
+
+    def mark(self) -> Mark:
+        """How far the log has been applied here; batch 0 when nothing has."""
         with self._environment.begin() as transaction:
-            value: bytes | None = transaction.get(key)
-        return value
+            found = transaction.get(_MARK)
+        return Mark(*_MARK_FORM.unpack(found)) if found else Mark()
 
-    def last_batch_id(self) -> int:
-        """How far the log has been applied, 0 when nothing has."""
+    def issuers(self) -> bytes:
+        """What `set_issuers` was given last, so that a responder starts while the database is away."""
         with self._environment.begin() as transaction:
-            value = transaction.get(_LAST_BATCH)
-        return int.from_bytes(value, "big") if value else 0
+            return bytes(transaction.get(_ISSUERS) or b"")
 
-    def apply(self, items: Iterable[tuple[bytes, bytes]], *, last_batch_id: int) -> int:
-        """Stores what is newer than what is there, and how far the log is applied, in one write. Returns the count."""
+    def set_issuers(self, encoded: bytes) -> None:
+        """Only the writer calls this."""
+        with self._write() as transaction:
+            transaction.put(_ISSUERS, encoded)
+
+    def apply(self, items: Iterable[tuple[bytes, bytes]], *, mark: Mark, complete: bool = False) -> int:
+        """Stores what is newer than what is there, and how far the log is applied, in one write. Returns the count.
+
+        Only the writer calls this. `complete` says once that the end of the log has been reached.
+        """
         stored = 0
-        with self._environment.begin(write=True) as transaction:
+        with self._write() as transaction:
             get, put = transaction.get, transaction.put
             for key, value in items:
                 old = get(key)
                 if old is None or replaces(value, old):
                     put(key, value)
                     stored += 1
-            put(_LAST_BATCH, last_batch_id.to_bytes(8, "big"))
+            put(_MARK, _MARK_FORM.pack(mark.batch_id, mark.produced_at_us))
+            if complete:
+                put(_COMPLETE, b"1")
+        self.complete = self.complete or complete
         return stored
 
-    def forget_expired(self, now_s: int) -> int:
-        """Removes responses that have ended from the old end of each issuer's serial numbers. Returns the count."""
-        removed, live = 0, 0
-        limit = now_s.to_bytes(4, "big")
-        with self._environment.begin(write=True) as transaction, transaction.cursor() as cursor:
-            found = cursor.first()
-            while found:
-                key = cursor.key()
-                if len(key) == KEY_BYTES and cursor.value()[_NEXT_UPDATE] < limit:
-                    removed += 1
-                    found = cursor.delete()
-                    continue
-                live += 1
-                if live >= _LIVE_RUN and len(key) == KEY_BYTES:
-                    live = 0
-                    found = cursor.set_range((int.from_bytes(key[:2], "big") + 1).to_bytes(2, "big"))
-                else:
-                    found = cursor.next()
-        return removed
+    def forget_expired(self, after: bytes, *, now_s: int, limit: int) -> bytes:
+        """Looks at `limit` entries behind `after` and removes those whose certificate has expired.
 
-    def clear(self) -> None:
-        """Empties the store: the log it was filled from is gone."""
-        with self._environment.begin(write=True) as transaction:
-            transaction.drop(self._environment.open_db(None, txn=transaction), delete=False)
+        Returns the key to go on behind, or nothing when the end is reached. Only the writer calls this.
+        """
+        now = now_s.to_bytes(4, "big")
+        expired: list[bytes] = []
+        last = b""
+        with self._in_use, self._environment.begin() as transaction, transaction.cursor() as cursor:
+            found = cursor.set_range(after + b"\0")
+            for _ in range(limit):
+                if not found:
+                    last = b""
+                    break
+                last = cursor.key()
+                if len(last) == KEY_BYTES and cursor.value()[VALUE_NOT_AFTER] < now:
+                    expired.append(last)
+                found = cursor.next()
+        if expired:
+            with self._write() as transaction:
+                for key in expired:
+                    transaction.delete(key)
+        return last
+
+    def begin_anew(self) -> None:
+        """Leaves this generation: it is of another log. Only the writer calls this."""
+        with self._in_use:
+            self._move_on(damaged=True)
+
+    def free_dead_readers(self) -> None:
+        """Gives back the reader slots of workers that were killed, which would keep old pages from being used again."""
+        self._environment.reader_check()
 
     def entries(self) -> int:
-        """How many values there are."""
+        """How many values there are, our own few included."""
         return int(self._environment.stat()["entries"])
 
     def close(self) -> None:
         """Unmaps the file."""
-        self._environment.close()
+        self.get = _unreadable
+        if self._environment is not None:
+            if self._reader is not None:
+                self._reader.abort()
+            self._environment.close()
+            self._environment = self._reader = None
+
+    @contextmanager
+    def _write(self) -> Iterator[Any]:
+        try:
+            with self._in_use, self._environment.begin(write=True) as transaction:
+                yield transaction
+        except _DAMAGE:
+            self._distrusted = True
+            raise
+
+    def _read_with(self, reader: Any) -> None:
+        self._reader = reader
+        self.get = reader.get
+        self.complete = self.complete or reader.get(_COMPLETE) is not None
+
+    def _move_on(self, *, damaged: bool) -> None:
+        """Opens the current generation; begins a new one if it cannot be read, or if it is ours and `damaged`."""
+        left, self.complete, self._distrusted = self._generation, False, False
+        self.close()
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self._directory / "open.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            current = _text_of(self._directory / "current")
+            if current and not (damaged and current == left):
+                try:
+                    self._open(current)
+                    return
+                except (*_DAMAGE, _Truncated, FileNotFoundError):
+                    self.close()
+            self._open(self._begin_generation(current))
+
+    def _begin_generation(self, left: str) -> str:
+        """Names a new directory as the current one and removes all others, whose maps stay with those who use them."""
+        number = int(left.removeprefix("responses-")) + 1 if left else 1
+        name = f"responses-{number}"
+        for old in self._directory.glob("responses-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        (self._directory / name).mkdir(mode=0o700)
+        pointer = self._directory / "current.new"
+        pointer.write_text(name, "ascii")
+        pointer.replace(self._directory / "current")
+        return name
+
+    def _open(self, generation: str) -> None:
+        path = self._directory / generation
+        if not path.is_dir():
+            raise FileNotFoundError(path)
+        # metasync off: after a power failure the last moments are read again from the log.
+        self._environment = lmdb.open(str(path), map_size=self._map_bytes, max_readers=_MAX_READERS, metasync=False,
+                                      readahead=False)
+        _require_whole(path / "data.mdb", self._environment)
+        self._environment.reader_check()
+        self._generation = generation
+        self._read_with(self._environment.begin())
+
+
+class _Truncated(Exception):
+    """The file ends before its last page: reading it would kill the process (SIGBUS)."""
+
+
+def _require_whole(path: Path, environment: Any) -> None:
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if os.stat(path).st_size < needed:
+        raise _Truncated(path)
+
+
+@contextmanager
+def _held(lock: threading.Lock) -> Iterator[None]:
+    """A lock that was acquired before."""
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unreadable(_key: bytes) -> bytes | None:
+    raise MemoryFault("the memory is not open")
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def encode_issuers(certificates: Sequence[tuple[int, bytes]]) -> bytes:
+    """(id, certificate) of every issuer, for `set_issuers`."""
+    return b"".join(issuer_id.to_bytes(2, "big") + len(der).to_bytes(4, "big") + der for issuer_id, der in certificates)
+
+
+def decode_issuers(encoded: bytes) -> list[tuple[int, bytes]]:
+    """What `encode_issuers` was given."""
+    found, offset = [], 0
+    while offset < len(encoded):
+        end = offset + 6 + int.from_bytes(encoded[offset + 2:offset + 6], "big")
+        found.append((int.from_bytes(encoded[offset:offset + 2], "big"), encoded[offset + 6:end]))
+        offset = end
+    return found

@@ -1,111 +1,225 @@
-"""Follows the batch log into the local store. One worker writes; the lock of a dead one is free at once."""
+"""Follows the batch log into the memory. One worker of a machine writes; the lock of a dead one is free at once."""
 
 import asyncio
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
+from ca.pki.issuer import read_issuer
 from ca.process.ambient import Ambient
-from ca.process.postgres import UNAVAILABLE, Pool
+from ca.process.lifecycle import StartupError
+from ca.process.postgres import UNAVAILABLE, Listener, Pool, PostgresError, create_pool
+from ca.process.settings import DatabaseSettings
 from ca.process.worker import wait_any
 from ocsp.protocol.batch import BatchError, split_batch
 from ocsp.responder import store
-from ocsp.responder.memory import ResponseMemory
+from ocsp.responder.memory import Mark, MemoryFault, MemoryFull, ResponseMemory, decode_issuers, encode_issuers
 from ocsp.responder.store import StoredBatch
 
-_BATCHES_AT_ONCE: Final = 20
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+ROLE: Final = "ocsp_reader"
+_BATCHES_AT_ONCE: Final = 8
+_CURRENT: Final = b"current"
 _POLL_S: Final = 1.0
-_TAKE_OVER_S: Final = 0.5
-_FORGET_EVERY_S: Final = 3_600.0
+_TAKE_OVER_S: Final = 0.25
+_DATABASE_PATIENCE_S: Final = 3.0
+_ISSUERS_EVERY_S: Final = 10.0
+_FORGET_AT_ONCE: Final = 2_000
+# Batches are kept at least this long (deploy/migrations/0002): a mark that is younger must still be in the log.
+_KEPT: Final = timedelta(days=9)
 
 
-async def tail(
-    pool: Pool,
-    memory: ResponseMemory,
-    directory: Path,
-    *,
-    ambient: Ambient,
-    wake: asyncio.Event,
-    stop: asyncio.Event,
-    current: asyncio.Event,
-    log: FilteringBoundLogger,
-) -> None:
-    """Waits for the writer's lock, then applies the log until `stop`; sets `current` when it has caught up.
+class Tail:
+    """The writer's work, done by whichever worker holds the lock.
 
-    A worker that does not get the lock has a writer beside it, so it is current as well.
+    `current` is set when the memory is as new as the log was after this worker's start, so that a restarted worker does
+    not give older answers than it gave before. The writer tells the others through the lock's file.
     """
-    descriptor = os.open(directory / "writer.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        while not _locked(descriptor):
-            current.set()
-            await wait_any(stop, timeout_s=_TAKE_OVER_S)
-            if stop.is_set():
-                return
-        log.info("this worker writes the store")
-        await _follow(pool, memory, ambient=ambient, wake=wake, stop=stop, current=current, log=log)
-    finally:
-        os.close(descriptor)
+
+    def __init__(
+        self,
+        database: DatabaseSettings,
+        memory: ResponseMemory,
+        directory: Path,
+        *,
+        ambient: Ambient,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._database = database
+        self._memory = memory
+        self._directory = directory
+        self._ambient = ambient
+        self._log = log
+        self._wake = asyncio.Event()
+        self.current = asyncio.Event()
+        self._lock = -1
+        self._writes = self._connected = False
+        # Its own thread, so that no other blocking call of the process stands before a revocation.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tail")
+        self._issuers_due_at = 0.0
+        self._forget_behind = b""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Waits for the writer's lock, then applies the log until `stop`. Raises StartupError.
+
+        A worker that finds responses of an earlier run serves them while the database is away.
+        """
+        self._lock = os.open(self._directory / "writer.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        given_up = asyncio.get_running_loop().call_later(_DATABASE_PATIENCE_S, self._give_up_waiting)
+        try:
+            while not stop.is_set() and not _locked(self._lock):
+                if os.pread(self._lock, len(_CURRENT), 0) == _CURRENT:
+                    self.current.set()
+                await wait_any(stop, timeout_s=_TAKE_OVER_S)
+            self._writes = True
+            if not self.current.is_set():
+                os.ftruncate(self._lock, 0)
+            while not stop.is_set():
+                try:
+                    await self._write(stop)
+                except StartupError as fault:
+                    if not self._memory.complete:
+                        raise
+                    self._log.warning("serving what is here", reason=str(fault))
+                    self._set_current()
+        finally:
+            given_up.cancel()
+            self._thread.shutdown(wait=True)
+            os.close(self._lock)
+
+    def _give_up_waiting(self) -> None:
+        """Old answers are better than none: the database is away, and they have their nextUpdate."""
+        if self._writes and not self._connected and self._memory.complete:
+            self._log.warning("the database is away; serving what is here")
+            self._set_current()
+
+    def _set_current(self) -> None:
+        if not self.current.is_set():
+            os.pwrite(self._lock, _CURRENT, 0)
+            self.current.set()
+
+    async def _write(self, stop: asyncio.Event) -> None:
+        self._log.info("this worker writes the memory")
+        self._connected = False
+        pool = await create_pool(self._database, ROLE, process="ocsp", max_size=2)
+        self._connected = True
+        async with pool, Listener(self._database, ROLE, "ocsp", {"ocsp_batch": lambda _: self._wake.set()}):
+            mark: Mark | None = None
+            while not stop.is_set():
+                self._wake.clear()
+                try:
+                    if mark is None:
+                        await self._read_issuers(pool)
+                        mark = await self._starting_point(pool)
+                    mark, waiting = await self._step(pool, mark)
+                except (*UNAVAILABLE, PostgresError, TimeoutError) as fault:
+                    self._log.warning("the batch log cannot be read; serving what is here", fault=repr(fault))
+                    mark, waiting = None, True
+                except MemoryFull:
+                    self._log.error("the memory is full: raise ocsp.map_size_gib and restart")
+                    waiting = True
+                except (MemoryFault, OSError) as fault:
+                    self._log.error("the memory cannot be written", fault=repr(fault))
+                    mark, waiting = None, True
+                if waiting:
+                    await wait_any(self._wake, stop, timeout_s=_POLL_S)
+
+    async def _step(self, pool: Pool, mark: Mark) -> tuple[Mark, bool]:
+        """Applies what is next in the log. Returns the mark, and whether the end was reached."""
+        if self._memory.mark() != mark:     # another generation was begun
+            self._issuers_due_at = 0.0
+            await self._read_issuers(pool)
+            return await self._starting_point(pool), False
+        batches = await store.batches_after(pool, mark.batch_id, now=self._ambient.now(), limit=_BATCHES_AT_ONCE)
+        if batches:
+            mark = Mark(batches[-1].id, _microseconds(batches[-1].produced_at))
+        at_end = len(batches) < _BATCHES_AT_ONCE
+        if batches or not self._memory.complete:
+            await self._in_thread(self._apply, batches, mark, at_end)
+            return mark, False
+        self._set_current()
+        await self._look_after(pool)
+        return mark, True
+
+    def _apply(self, batches: list[StoredBatch], mark: Mark, at_end: bool) -> None:
+        """In the thread: all in one write, in the order of the log."""
+        items: list[tuple[bytes, bytes]] = []
+        for batch in batches:
+            try:
+                items += split_batch(batch.payload, batch.issuer_id)
+            except BatchError as fault:
+                self._log.error("a batch cannot be read and is left out", batch_id=batch.id, fault=str(fault))
+        self._memory.apply(items, mark=mark, complete=at_end)
+
+    async def _starting_point(self, pool: Pool) -> Mark:
+        """Where the log was left; its beginning, with an empty memory, when the memory is of another log."""
+        mark = self._memory.mark()
+        if not mark.batch_id:
+            return mark
+        made_at = await store.batch_time(pool, mark.batch_id)
+        if made_at is None:
+            recent = mark.produced_at_us > _microseconds(self._ambient.now() - _KEPT)
+            foreign = recent or mark.batch_id > await store.last_batch_id(pool) > 0
+        else:
+            foreign = _microseconds(made_at) != mark.produced_at_us
+        if not foreign:
+            return mark
+        # Another database, or one that lost what was not replicated: its ids name other batches now.
+        self._log.warning("the memory is of another batch log; filling it anew", batch_id=mark.batch_id)
+        self._memory.begin_anew()
+        self._issuers_due_at = 0.0
+        await self._read_issuers(pool)
+        return Mark()
+
+    async def _look_after(self, pool: Pool) -> None:
+        """What is done when there is nothing to do."""
+        await self._read_issuers(pool)
+        now_s = int(self._ambient.now().timestamp())
+        self._forget_behind = await self._in_thread(
+            self._memory.forget_expired, self._forget_behind, now_s=now_s, limit=_FORGET_AT_ONCE)
+
+    async def _read_issuers(self, pool: Pool) -> None:
+        """Hands the issuers to all workers, through the memory. Other certificates under known ids: another CA."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._issuers_due_at:
+            return
+        found = [(issuer.id, issuer.certificate) for issuer in await store.issuers(pool)]
+        known = dict(decode_issuers(self._memory.issuers()))
+        if any(issuer_id in known and not _same_key(known[issuer_id], der) for issuer_id, der in found):
+            self._log.warning("the memory is of another CA; filling it anew")
+            self._memory.begin_anew()
+        if list(decode_issuers(self._memory.issuers())) != found:
+            await self._in_thread(self._memory.set_issuers, encode_issuers(found))
+        self._memory.free_dead_readers()
+        self._issuers_due_at = loop.time() + _ISSUERS_EVERY_S
+
+    async def _in_thread(
+        self, act: Callable[_Parameters, _Result], *args: _Parameters.args, **kwargs: _Parameters.kwargs
+    ) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: act(*args, **kwargs))
 
 
 def _locked(descriptor: int) -> bool:
-    try:
+    with suppress(BlockingIOError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return True
+    return False
 
 
-async def _follow(
-    pool: Pool,
-    memory: ResponseMemory,
-    *,
-    ambient: Ambient,
-    wake: asyncio.Event,
-    stop: asyncio.Event,
-    current: asyncio.Event,
-    log: FilteringBoundLogger,
-) -> None:
-    loop = asyncio.get_running_loop()
-    last_id: int | None = None
-    forget_at_s = loop.time()
-    while not stop.is_set():
-        wake.clear()
-        try:
-            if last_id is None:
-                last_id = await _starting_point(pool, memory, log)
-            batches = await store.batches_after(pool, last_id, now=ambient.now(), limit=_BATCHES_AT_ONCE)
-        except (*UNAVAILABLE, TimeoutError) as fault:
-            log.warning("the batch log cannot be read; serving what is here", fault=str(fault))
-            await wait_any(stop, timeout_s=_POLL_S)
-            continue
-        if batches:
-            last_id = batches[-1].id
-            await asyncio.to_thread(_apply, memory, batches, log)
-            continue
-        current.set()
-        if loop.time() >= forget_at_s:
-            forget_at_s = loop.time() + _FORGET_EVERY_S
-            await asyncio.to_thread(memory.forget_expired, int(ambient.now().timestamp()))
-        await wait_any(wake, stop, timeout_s=_POLL_S)
+def _same_key(one_der: bytes, other_der: bytes) -> bool:
+    """Whether two issuing certificates have the same CertIDs; a renewed one has."""
+    one, other = read_issuer(one_der), read_issuer(other_der)
+    return (one.subject_der, one.key_bits) == (other.subject_der, other.key_bits)
 
 
-async def _starting_point(pool: Pool, memory: ResponseMemory, log: FilteringBoundLogger) -> int:
-    """Where the log was left; from its beginning when the store is of another log."""
-    last_id = memory.last_batch_id()
-    if last_id > await store.newest_batch_id(pool):
-        log.warning("the store is ahead of the log: another database; filling it anew", last_batch_id=last_id)
-        await asyncio.to_thread(memory.clear)
-        return 0
-    return last_id
-
-
-def _apply(memory: ResponseMemory, batches: Sequence[StoredBatch], log: FilteringBoundLogger) -> None:
-    for batch in batches:
-        try:
-            memory.apply(split_batch(batch.payload, batch.issuer_id), last_batch_id=batch.id)
-        except BatchError as fault:
-            log.error("a batch cannot be read and is left out", batch_id=batch.id, fault=str(fault))
+def _microseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1_000_000)

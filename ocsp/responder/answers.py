@@ -1,0 +1,164 @@
+"""From a DER request to a response, and for the form that clients send most to the whole HTTP answer in one join.
+
+A canonical request differs from another for the same issuer and hash in its last 18 octets alone, the serial number. So
+the bytes before are looked up in a table, and the stored value's first bytes (its times, the length of its signature)
+name the template and the HTTP header around it. Everything else goes through the strict parser, with the same result.
+"""
+
+import hashlib
+from binascii import hexlify
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from ca.pki.issuer import read_issuer
+from ca.pki.serial import SERIAL_BYTES
+from ocsp.protocol.batch import HASHES, VALUE_BYTES, VALUE_FLAGS, VALUE_FORM, VALUE_NOT_AFTER, read_value, store_key
+from ocsp.protocol.request import CertId, MalformedRequest, parse_request
+from ocsp.protocol.response import (
+    GOOD,
+    INTERNAL_ERROR,
+    MALFORMED_REQUEST,
+    TRY_LATER,
+    UNAUTHORIZED,
+    HashName,
+    ResponseTemplate,
+    Times,
+)
+from ocsp.responder.http_text import CACHE_CAP_S, Second, cache_headers, max_age_s
+from ocsp.responder.memory import MemoryFault, ResponseMemory
+from ocsp.responder.store import StoredIssuer
+
+SUCCESS_LINES: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/ocsp-response\r\nContent-Length: %d\r\n"
+_END_OF_HEAD: Final = b'"\r\n\r\n'
+_MAX_FORMS: Final = 16_384
+_FORM_LIFE_S: Final = 60
+
+# until when it holds; the HTTP head up to Date; response up to the serial number, behind it; where the signature is
+_Form = tuple[int, bytes, bytes, bytes, slice]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An OCSPResponse; with times it is a success and may be cached."""
+
+    body: bytes
+    times: Times | None
+    status: bytes = b"200 OK"
+    headers: bytes = b""
+
+    @property
+    def etag(self) -> bytes:
+        """Strong: equal exactly when the bytes are."""
+        return b'"' + hexlify(hashlib.sha256(self.body).digest()) + b'"'
+
+
+MALFORMED: Final = Answer(MALFORMED_REQUEST, None, b"400 Bad Request")
+INTERNAL: Final = Answer(INTERNAL_ERROR, None, b"500 Internal Server Error")
+LATER: Final = Answer(TRY_LATER, None, b"503 Service Unavailable", b"Retry-After: 5\r\n")
+NOT_AUTHORIZED: Final = Answer(UNAUTHORIZED, None)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One issuer under one CertID hash."""
+
+    key_prefix: bytes
+    hash_index: int
+    template: ResponseTemplate
+    form_of_value: slice
+    forms: dict[bytes, _Form] = field(default_factory=dict)
+
+
+class Answers:
+    """Knows the issuers. `past_next_update` counts answers that were withheld because nobody signed them again."""
+
+    def __init__(self, issuers: Sequence[StoredIssuer], memory: ResponseMemory, second: Second) -> None:
+        self._memory = memory
+        self._second = second
+        self._by_hashes: dict[tuple[HashName, bytes, bytes], _Asked] = {}
+        self._by_prefix: dict[bytes, _Asked] = {}
+        self.past_next_update = 0
+        for issuer in issuers:
+            read = read_issuer(issuer.certificate)
+            for index, name in enumerate(HASHES):
+                template = ResponseTemplate(read, name)
+                asked = _Asked(store_key(issuer.id, b""), index, template, VALUE_FORM[index])
+                self._by_hashes[name, template.name_hash, template.key_hash] = asked
+                self._by_prefix[template.canonical_request()[:-SERIAL_BYTES]] = asked
+
+    def quick(self, request: bytes) -> bytes | None:
+        """The whole HTTP/1.1 answer to a canonical request for a good certificate; None for everything else."""
+        asked = self._by_prefix.get(request[:-SERIAL_BYTES])
+        if asked is None:
+            return None
+        serial = request[-SERIAL_BYTES:]
+        try:
+            value = self._memory.get(asked.key_prefix + serial)
+        except MemoryFault:
+            return None
+        second = self._second
+        if value is None or value[VALUE_FLAGS] or value[VALUE_NOT_AFTER] < second.big_endian:
+            return None
+        form = asked.forms.get(value[asked.form_of_value])
+        if form is None or form[0] <= second.now_s:
+            form = self._make_form(asked, value)
+            if form is None:
+                return None
+        _, head, before, after, signature = form
+        body = b"".join((before, serial, after, value[signature]))
+        return b"".join((head, second.date_and_etag, hexlify(hashlib.sha256(body).digest()), _END_OF_HEAD, body))
+
+    def _make_form(self, asked: _Asked, value: bytes) -> _Form | None:
+        """What responses with these times and this length of signature share; None when they have ended.
+
+        It holds for as long as max-age, which counts down to the end of the response's life, is what it is now.
+        """
+        stored, now_s = read_value(value), self._second.now_s
+        times, size = stored.times, len(stored.signatures[asked.hash_index])
+        if times.next_update_s < now_s:
+            return None
+        until_s = min(now_s + _FORM_LIFE_S, times.next_update_s + 1)
+        if max_age_s(times, until_s) < CACHE_CAP_S:
+            until_s = now_s + 1
+        before, after = asked.template.around(GOOD, times, size)
+        where = slice(-size, None) if asked.hash_index else slice(VALUE_BYTES, VALUE_BYTES + size)
+        head = SUCCESS_LINES % (len(before) + SERIAL_BYTES + len(after) + size) + cache_headers(times, now_s)
+        if len(asked.forms) >= _MAX_FORMS:
+            asked.forms.clear()
+        form = asked.forms[value[asked.form_of_value]] = (until_s, head, before, after, where)
+        return form
+
+    def answer(self, request: bytes) -> Answer:
+        """The response to any request; an error response when there is none to give."""
+        try:
+            cert_ids = parse_request(request).cert_ids
+        except MalformedRequest:
+            return MALFORMED
+        try:
+            return self._answer_parsed(cert_ids)
+        except MemoryFault:
+            self._memory.distrust()
+            return INTERNAL
+
+    def _answer_parsed(self, cert_ids: Sequence[CertId]) -> Answer:
+        """Two CertIDs of one certificate are answered by the first; two certificates are not answered together."""
+        first = cert_ids[0]
+        if any(other.serial != first.serial for other in cert_ids):
+            return NOT_AUTHORIZED
+        asked = None if first.hash_name is None else self._by_hashes.get(
+            (first.hash_name, first.name_hash, first.key_hash))
+        if asked is None or len(first.serial) != SERIAL_BYTES:
+            return NOT_AUTHORIZED
+        value = self._memory.get(asked.key_prefix + first.serial)
+        if value is None:
+            # While the log is still being read nobody knows which serial numbers were given out.
+            return NOT_AUTHORIZED if self._memory.complete else LATER
+        stored = read_value(value)
+        if stored.not_after_s < self._second.now_s:
+            return NOT_AUTHORIZED
+        if stored.times.next_update_s < self._second.now_s:
+            self.past_next_update += 1
+            return INTERNAL
+        return Answer(asked.template.response(first.serial, stored.status, stored.times,
+                                              stored.signatures[asked.hash_index]), stored.times)

@@ -1,0 +1,224 @@
+"""HTTP/1.0 and 1.1 for OCSP on a bare asyncio protocol (RFC 9919, RFC 9112): the hot path of the responder.
+
+A general server spends more on a request than the lookup does. This one knows GET, HEAD and POST, answers pipelined
+requests in order, and refuses what it does not need by closing. Clients send the same header fields again and again, so
+everything behind the target of a GET, and the whole head of a POST, is remembered once it has been read: most requests
+cost a search, two table lookups and a write.
+"""
+
+import asyncio
+from binascii import Error as Base64Error
+from binascii import a2b_base64
+from typing import Final, cast
+
+from ocsp.protocol.request import MAX_PATH_BYTES, MAX_REQUEST_BYTES, decode_path
+from ocsp.responder.answers import MALFORMED, SUCCESS_LINES, Answer
+from ocsp.responder.head import MAX_HEAD_BYTES, BadHead, Head, read_head
+from ocsp.responder.http_text import cache_headers, read_http_date
+from ocsp.responder.server import OcspServer
+
+_IDLE_LIMIT_S: Final = 60
+_REQUEST_LIMIT_S: Final = 10
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_REQUEST_TYPE: Final = b"application/ocsp-request"
+_ERROR_HEADERS: Final = b"Content-Type: application/ocsp-response\r\nCache-Control: max-age=0, no-cache\r\n"
+_ALLOW: Final = b"Allow: GET, HEAD, POST\r\n"
+_PREFIX: Final = b"/ocsp/"
+
+
+class OcspConnection(asyncio.Protocol):
+    """One client. `_since_s` is when it became idle, when its unfinished request began, or when it stopped reading."""
+
+    __slots__ = ("_closing", "_continued", "_paused", "_pending", "_server", "_since_s", "_transport", "_write")
+
+    def __init__(self, server: OcspServer) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._pending = b""
+        self._since_s = server.second.now_s
+        self._closing = False
+        self._continued = False
+        self._paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Registers the connection, or refuses it when there are too many."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the class
+        self._write = self._transport.write
+        if not self._server.admit(self):
+            self._closing = True
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the connection."""
+        self._server.forget(self)
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        """Answers every whole request. The first branch is most of the traffic; the rest gives the same, slower."""
+        server = self._server
+        if server.loop_time() >= server.stale_at:
+            server.refresh()
+        if not self._pending:
+            if data.startswith(b"GET /"):
+                end = data.find(b" ", 5)
+                if data[end:] in server.known_tails:
+                    path = data[5:end]
+                    if b"%" in path:
+                        path = path.replace(b"%2B", b"+").replace(b"%2F", b"/").replace(b"%3D", b"=")
+                    try:
+                        answer = server.quick(a2b_base64(path, strict_mode=True))
+                    except Base64Error:
+                        answer = None
+                    if answer is not None and not self._closing:
+                        self._since_s = server.second.now_s
+                        self._write(answer)
+                        return
+            else:
+                end = data.find(_END_OF_HEAD)
+                length = server.known_posts.get(data[:end])
+                if length is not None and len(data) == end + 4 + length:
+                    answer = server.quick(data[end + 4:])
+                    if answer is not None and not self._closing:
+                        self._since_s = server.second.now_s
+                        self._write(answer)
+                        return
+            self._since_s = server.second.now_s
+        self._pending += data
+        self._serve()
+
+    def eof_received(self) -> bool:
+        """The client has sent all; what was whole has been answered."""
+        return False
+
+    def pause_writing(self) -> None:
+        """A client that does not read gets no more answers until it does."""
+        self._paused = True
+        self._since_s = self._server.second.now_s
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._paused = False
+        if self._transport is not None and not self._closing:
+            self._transport.resume_reading()
+            self._serve()
+
+    def end_if_late(self, now_s: int) -> None:
+        """Ends a connection that is idle, unfinished or not read from for too long."""
+        limit_s = _REQUEST_LIMIT_S if self._pending or self._paused or self._closing else _IDLE_LIMIT_S
+        if now_s - self._since_s > limit_s and self._transport is not None:
+            self._transport.abort()
+
+    def end_if_idle(self) -> None:
+        """The server stops: nothing new is taken; what is being written is finished."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def _serve(self) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        try:
+            while self._pending and not self._closing and not self._paused and self._take_request():
+                self._since_s = self._server.second.now_s
+        except BadHead as fault:
+            self._write(b"HTTP/1.1 %b\r\n%b%b%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
+                fault.status, _ERROR_HEADERS, self._server.second.date, fault.headers, len(MALFORMED.body),
+                MALFORMED.body))
+            self._closing = True
+        if self._closing:
+            self._pending = b""
+            transport.close()
+
+    def _take_request(self) -> bool:
+        """Answers one request of the pending bytes; False when it is not whole yet. Raises BadHead."""
+        pending = self._pending
+        if pending.startswith(b"\r\n"):         # RFC 9112 2.2: one line too many behind the last body
+            self._pending = pending = pending.lstrip(b"\r\n")
+        end = pending.find(_END_OF_HEAD)
+        if end > MAX_HEAD_BYTES or (end < 0 and len(pending) > MAX_HEAD_BYTES):
+            raise BadHead(b"431 Request Header Fields Too Large" if b"\r\n" in pending[:MAX_HEAD_BYTES]
+                          else b"414 URI Too Long")
+        if end < 0:
+            return False
+        head = read_head(pending[:end])
+        body_at = end + 4
+        if head.method not in (b"GET", b"HEAD", b"POST"):
+            raise BadHead(b"405 Method Not Allowed", _ALLOW)
+        if head.method == b"POST" and head.content_length is None:
+            raise BadHead(b"411 Length Required")
+        length = head.content_length or 0
+        if length > MAX_REQUEST_BYTES:
+            raise BadHead(b"413 Content Too Large")
+        if len(pending) < body_at + length:
+            if head.expects_continue and not self._continued:
+                self._continued = True
+                self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return False
+        self._continued = False
+        self._pending = pending[body_at + length:]
+        self._answer(head, pending[body_at:body_at + length])
+        self._remember(head, pending[:body_at])
+        return True
+
+    def _remember(self, head: Head, raw: bytes) -> None:
+        if head.is_plain:
+            if head.method == b"GET" and not head.content_length:
+                self._server.remember_tail(raw[raw.index(b" ", 4):])
+            elif head.method == b"POST" and head.content_length is not None and _is_request_type(head.content_type):
+                self._server.remember_post(raw[:-4], head.content_length)
+
+    def _answer(self, head: Head, body: bytes) -> None:
+        if head.method == b"POST":
+            if not _is_request_type(head.content_type):
+                raise BadHead(b"415 Unsupported Media Type")
+            text, content = self._render(head, self._server.answer(body))
+        else:
+            path = head.target.partition(b"?")[0]
+            if path == b"/healthz":
+                text, content = self._server.health()
+            else:
+                if path.startswith(_PREFIX):
+                    path = path[len(_PREFIX) - 1:]
+                if len(path) - 1 > MAX_PATH_BYTES:
+                    raise BadHead(b"414 URI Too Long")
+                request = decode_path(path[1:])
+                text, content = self._render(head, MALFORMED if request is None else self._server.answer(request))
+        if head.method == b"HEAD":
+            content = b""
+        if not head.persistent:
+            self._closing = True
+            text += b"Connection: close\r\n"
+        elif head.minor_version == 0:
+            text += b"Connection: keep-alive\r\n"
+        self._write(b"".join((text, b"\r\n", content)))
+
+    def _render(self, head: Head, answer: Answer) -> tuple[bytes, bytes]:
+        """Header lines without the empty one, and the content."""
+        second = self._server.second
+        if answer.times is None:
+            return b"HTTP/1.1 %b\r\n%b%b%bContent-Length: %d\r\n" % (
+                answer.status, _ERROR_HEADERS, second.date, answer.headers, len(answer.body)), answer.body
+        etag = answer.etag
+        validators = b"%b%bETag: %b\r\n" % (cache_headers(answer.times, second.now_s), second.date, etag)
+        if head.method != b"POST" and _is_known(head, etag, answer.times.this_update_s):
+            return b"HTTP/1.1 304 Not Modified\r\n" + validators, b""
+        return SUCCESS_LINES % len(answer.body) + validators, answer.body
+
+
+def _is_request_type(content_type: bytes | None) -> bool:
+    """A missing type is tolerated (spec/pki.md 5.5)."""
+    return content_type is None or content_type.partition(b";")[0].strip(b" \t").lower() == _REQUEST_TYPE
+
+
+def _is_known(head: Head, etag: bytes, this_update_s: int) -> bool:
+    """RFC 9110 13.2.2: If-None-Match decides; If-Modified-Since only where it is absent."""
+    if head.if_none_match is not None:
+        named = {name.strip(b" \t").removeprefix(b"W/") for name in head.if_none_match.split(b",")}
+        return b"*" in named or etag in named
+    if head.if_modified_since is None:
+        return False
+    since_s = read_http_date(head.if_modified_since)
+    return since_s is not None and this_update_s <= since_s

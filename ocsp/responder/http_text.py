@@ -1,0 +1,58 @@
+"""Header text of OCSP answers (RFC 9919 5, RFC 9110): dates, caching, and what many answers of one second share."""
+
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from ocsp.protocol.response import Times
+
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+# No cache in front is purged at a revocation, so an answer is reused for an hour (spec/pki.md 5.5: 1 to 4 hours then),
+# and not in its last hour: a client must not get one that ends on the way.
+CACHE_CAP_S: Final = 3_600
+_CACHE_MARGIN_S: Final = 3_600
+
+
+def http_date(unix_s: int) -> bytes:
+    """IMF-fixdate, whatever the locale is."""
+    at = datetime.fromtimestamp(unix_s, UTC)
+    return (f"{_DAYS[at.weekday()]}, {at.day:02d} {_MONTHS[at.month - 1]} {at.year:04d} "
+            f"{at.hour:02d}:{at.minute:02d}:{at.second:02d} GMT").encode("ascii")
+
+
+def read_http_date(text: bytes) -> int | None:
+    """Unix seconds of a date in any form of RFC 9110 5.6.7; None when it is not one, so that the header is ignored."""
+    try:
+        moment = parsedate_to_datetime(text.decode("ascii"))
+        return int(moment.timestamp() if moment.tzinfo else moment.replace(tzinfo=UTC).timestamp())
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+
+
+def max_age_s(times: Times, now_s: int) -> int:
+    """How long a cache may reuse a response from now on."""
+    return max(0, min(CACHE_CAP_S, times.next_update_s - now_s - _CACHE_MARGIN_S))
+
+
+def cache_headers(times: Times, now_s: int) -> bytes:
+    """Last-Modified, Expires and Cache-Control of a response; the same in a 304."""
+    return (b"Last-Modified: %b\r\nExpires: %b\r\n"
+            b"Cache-Control: max-age=%d, public, no-transform, must-revalidate\r\n") % (
+        http_date(times.this_update_s), http_date(times.next_update_s), max_age_s(times, now_s))
+
+
+class Second:
+    """The current second, and the bytes that every answer in it shares."""
+
+    def __init__(self, now_s: int) -> None:
+        self.now_s = -1
+        self.advance(now_s)
+
+    def advance(self, now_s: int) -> None:
+        """To another second; nothing happens when it is still the same."""
+        if now_s != self.now_s:
+            self.now_s = now_s
+            self.big_endian = now_s.to_bytes(4, "big")
+            self.date = b"Date: %b\r\n" % http_date(now_s)
+            self.date_and_etag = self.date + b'ETag: "'

@@ -1,0 +1,204 @@
+"""What is answered: the quick way and the strict way agree, and no answer is given that should not be."""
+
+import base64
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509 import ocsp
+
+from ocsp.protocol.batch import encode_batch, split_batch
+from ocsp.protocol.response import (
+    INTERNAL_ERROR,
+    MALFORMED_REQUEST,
+    TRY_LATER,
+    UNAUTHORIZED,
+    CertStatus,
+    HashName,
+    ResponseTemplate,
+    Times,
+)
+from ocsp.responder.memory import Mark
+from tests.ca.pki.authority import authority
+from tests.ocsp.protocol import reference
+from tests.ocsp.responder.serving import Serving, get, post, request_for, serving
+from tests.ocsp.signing import DAY_S, NOW_S, TIMES, serial_of, signed
+
+OWN = authority(ec.generate_private_key(ec.SECP256R1()))
+RSA = authority(rsa.generate_private_key(65_537, 2048))
+STRANGER = authority(ec.generate_private_key(ec.SECP256R1()), serials=(5, 6))
+REVOKED = CertStatus(revoked_at_s=NOW_S - 500)
+COMPROMISED = CertStatus(revoked_at_s=NOW_S - 500, reason=1)
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Serving]:
+    """Two issuers, an empty memory."""
+    async with serving(tmp_path, OWN, RSA) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", ["sha1", "sha256"])
+@pytest.mark.parametrize("status", [CertStatus(), REVOKED, COMPROMISED], ids=["good", "revoked", "reason"])
+async def test_get_and_post_give_the_signed_response(service: Serving, name: str, status: CertStatus) -> None:
+    """Byte for byte what was signed, with the hash that was asked for, first and later times alike."""
+    record = signed(OWN, serial_of(1), status, version=1 if status.revoked_at_s else 0)
+    service.store([record])
+    expected = ResponseTemplate(OWN.issuer, HashName(name)).response(
+        record.serial, status, TIMES, record.signatures[0 if name == "sha1" else 1])
+    request = request_for(OWN, record.serial, name)
+    for raw in (get(request), post(request), get(request, escaped=True)) * 2:
+        reply, = await service.ask(raw)
+        assert (reply.status, reply.body) == (200, expected)
+
+
+async def test_the_quick_way_gives_the_bytes_of_the_strict_way(service: Serving) -> None:
+    """Header by header: a client cannot tell which of the two answered it."""
+    records = [signed(OWN, serial_of(number)) for number in range(20)]
+    service.store(records)
+    for name in ("sha1", "sha256"):
+        for record in records:
+            request = request_for(OWN, record.serial, name)
+            # A header that was not seen before takes the strict way; the same bytes again take the quick one.
+            first, = await service.ask(get(request, f"X-First: {record.serial.hex()}{name}"))
+            assert service.server.quick(request) is not None
+            second, = await service.ask(get(request, f"X-First: {record.serial.hex()}{name}"))
+            posted, = await service.ask(post(request))
+            again, = await service.ask(post(request))
+            assert first == second == posted == again
+
+
+async def test_requests_with_options_are_answered_as_without(service: Serving) -> None:
+    """Nonce, version, requestor, absent parameters; the answer has no nonce (allowed by RFC 9654)."""
+    record = signed(OWN, serial_of(1))
+    service.store([record])
+    cid = reference.certid("sha1", OWN.issuer.subject_der, OWN.issuer.key_bits, record.serial)
+    bare = reference.certid("sha1", OWN.issuer.subject_der, OWN.issuer.key_bits, record.serial,
+                            alg=bytes.fromhex("300706052b0e03021a"))
+    nonce = reference.extension("2b0601050507300102", reference.tlv(4, bytes(16)))
+    plain, = await service.ask(post(reference.request([cid])))
+    for request in (reference.request([cid], extensions=[nonce]), reference.request([bare]),
+                    reference.request([cid, reference.certid("sha256", OWN.issuer.subject_der, OWN.issuer.key_bits,
+                                                             record.serial)])):
+        for raw in (post(request), get(request)):
+            reply, = await service.ask(raw)
+            assert (reply.status, reply.body) == (200, plain.body)
+
+
+@pytest.mark.parametrize("request_der", [
+    request_for(OWN, serial_of(2)), request_for(RSA, serial_of(1)), request_for(STRANGER, serial_of(1)),
+    request_for(OWN, serial_of(1)[:-1]), request_for(OWN, b"\x01" + serial_of(1)),
+    reference.request([reference.certid("sha1", OWN.issuer.subject_der, OWN.issuer.key_bits, serial_of(1)),
+                       reference.certid("sha1", OWN.issuer.subject_der, OWN.issuer.key_bits, serial_of(2))]),
+    reference.request([reference.certid("sha1", OWN.issuer.subject_der, OWN.issuer.key_bits, serial_of(1),
+                                        alg=bytes.fromhex("300d06096086480165030402020500"))]),
+], ids=["never-issued", "other-issuer", "unknown-issuer", "short-serial", "long-serial", "two-certificates",
+        "other-hash"])
+async def test_what_was_not_issued_is_unauthorized_and_never_good(service: Serving, request_der: bytes) -> None:
+    """Unknown issuer, foreign or unknown serial, other hash (spec 5.5): five octets, not cached, HTTP 200."""
+    service.store([signed(OWN, serial_of(1))])
+    for raw in (get(request_der), post(request_der)) * 2:
+        reply, = await service.ask(raw)
+        assert (reply.status, reply.body) == (200, UNAUTHORIZED)
+        assert reply.headers["Cache-Control"] == "max-age=0, no-cache"
+
+
+async def test_an_expired_certificate_is_unauthorized(service: Serving) -> None:
+    """From the second after notAfter on, even while its response lives."""
+    record = signed(OWN, serial_of(1), not_after_s=NOW_S + 10)
+    service.store([record])
+    request = request_for(OWN, record.serial)
+    for later_s, body in ((10, None), (11, UNAUTHORIZED)):
+        service.clock.now_s = NOW_S + later_s
+        service.server.refresh()
+        for raw in (get(request), post(request)):
+            reply, = await service.ask(raw)
+            assert reply.body == (body or reply.body)
+            assert (reply.body == UNAUTHORIZED) is (later_s > 10)
+
+
+@pytest.mark.parametrize("status", [CertStatus(), REVOKED], ids=["good", "revoked"])
+async def test_no_answer_is_given_past_its_next_update(service: Serving, status: CertStatus) -> None:
+    """internalError with HTTP 500 from the second after nextUpdate on, although the quick way knew the response."""
+    service.store([signed(OWN, serial_of(1), status, version=1 if status.revoked_at_s else 0)])
+    request = request_for(OWN, serial_of(1))
+    for at_s in (NOW_S, TIMES.next_update_s - 1, TIMES.next_update_s):
+        service.clock.now_s = at_s
+        service.server.refresh()
+        for raw in (get(request), post(request)):
+            reply, = await service.ask(raw)
+            assert reply.status == 200
+            assert ocsp.load_der_ocsp_response(reply.body).next_update_utc is not None
+    service.clock.now_s = TIMES.next_update_s + 1
+    service.server.refresh()
+    for raw in (get(request), post(request), get(request, "If-None-Match: *")):
+        reply, = await service.ask(raw)
+        assert (reply.status, reply.body) == (500, INTERNAL_ERROR)
+        assert reply.headers["Cache-Control"] == "max-age=0, no-cache"
+
+
+async def test_before_the_log_was_read_an_unknown_serial_is_asked_to_try_later(tmp_path: Path) -> None:
+    """Nobody can know yet whether it was issued; what is there already is answered."""
+    async with serving(tmp_path, OWN) as service:
+        service.memory.begin_anew()
+        service.server.refresh()
+        assert (await service.ask(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))[0].status == 503
+        reply, = await service.ask(get(request_for(OWN, serial_of(1))))
+        assert (reply.status, reply.body, reply.headers["Retry-After"]) == (503, TRY_LATER, "5")
+        service.memory.apply((), mark=Mark(), complete=True)
+        service.server.refresh()
+        assert (await service.ask(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))[0].body == b"ok\n"
+
+
+async def test_cache_headers_count_down_to_the_end(service: Serving) -> None:
+    """max-age is an hour, and nothing in the last hour of a response (RFC 9919 5)."""
+    service.store([signed(OWN, serial_of(1))])
+    request = request_for(OWN, serial_of(1))
+    for left_s, expected in ((7 * DAY_S - 100, 3600), (7200, 3600), (7199, 3599), (3700, 100), (3600, 0), (5, 0)):
+        service.clock.now_s = TIMES.next_update_s - left_s
+        service.server.refresh()
+        for raw in (get(request), get(request), post(request), get(request, "X: y")):
+            reply, = await service.ask(raw)
+            assert reply.headers["Cache-Control"] == f"max-age={expected}, public, no-transform, must-revalidate"
+
+
+async def test_a_form_is_made_anew_when_its_minute_is_over(service: Serving) -> None:
+    """What is kept for many responses does not outlive the second in which max-age starts to count."""
+    service.store([signed(OWN, serial_of(1))])
+    request = request_for(OWN, serial_of(1))
+    service.clock.now_s = TIMES.next_update_s - 7210
+    service.server.refresh()
+    assert b"max-age=3600," in (service.server.quick(request) or b"")
+    service.clock.now_s = TIMES.next_update_s - 7190
+    service.server.refresh()
+    assert b"max-age=3590," in (service.server.quick(request) or b"")
+
+
+async def test_garbage_is_malformed_in_either_method(service: Serving) -> None:
+    """HTTP 400 and malformedRequest."""
+    bad = base64.b64decode(b"MFEwTzBN")
+    for raw in (get(bad), post(bad), post(b""), b"GET /favicon.ico HTTP/1.1\r\nHost: x\r\n\r\n",
+                b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
+        reply, = await service.ask(raw)
+        assert (reply.status, reply.body) == (400, MALFORMED_REQUEST)
+
+
+async def test_many_batches_do_not_mix_up_their_forms(service: Serving) -> None:
+    """Responses with other times or signature lengths, two issuers and hashes: each reads back with its own."""
+    expected = {}
+    for number in range(40):
+        own = RSA if number % 4 == 0 else OWN
+        times = Times(produced_at_s=NOW_S - number, this_update_s=NOW_S - 60 * (number // 3) - 60,
+                      next_update_s=NOW_S + DAY_S + number // 2)
+        record = signed(own, serial_of(number), times=times)
+        service.memory.apply(split_batch(encode_batch(times, [record]), 8 if own is RSA else 7), mark=Mark(number, 1))
+        for index, name in enumerate(HashName):
+            expected[request_for(own, record.serial, name.value)] = ResponseTemplate(own.issuer, name).response(
+                record.serial, record.status, times, record.signatures[index])
+    service.server.refresh()
+    for request, body in list(expected.items()) * 2:
+        answer = service.server.quick(request)
+        assert answer is not None
+        assert answer.partition(b"\r\n\r\n")[2] == body
+        assert b"Content-Length: %d\r\n" % len(body) in answer
