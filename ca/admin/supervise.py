@@ -19,7 +19,7 @@ from typing import IO
 
 import structlog
 
-from ca.process.lifecycle import READY_VARIABLE, SUPERVISOR_VARIABLE, StartupError
+from ca.process.lifecycle import NO_RETRY_EXIT_CODE, READY_VARIABLE, SUPERVISOR_VARIABLE, StartupError
 from ca.process.settings import Settings
 from ca.process.worker import wait_any
 
@@ -157,6 +157,10 @@ class Supervisor:
                 break
             if not child.was_ready:
                 raise StartupError(self._last_words(child, exit_code))
+            if exit_code == NO_RETRY_EXIT_CODE:
+                self._log.error("process ended and is not restarted", child=child.name,
+                                reason=self._last_words(child, exit_code))
+                break
             child.restarts += 1
             if clock.time() - started_s > _HEALTHY_AFTER_S:
                 child.restart_s = _FIRST_RESTART_S

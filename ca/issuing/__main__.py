@@ -20,11 +20,11 @@ from ca.issuing.signer import Signer
 from ca.pki import lint
 from ca.pki.identifier import Identifier, IdentifierError, require_permitted
 from ca.process.ambient import Ambient, system_ambient
-from ca.process.lifecycle import StartupError, ready, run_process
+from ca.process.lifecycle import NoRetryError, StartupError, ready, run_process
 from ca.process.postgres import Listener, Pool, create_pool
 from ca.process.settings import Settings
 from ca.process.worker import is_dead, run_claim_loop, worker_name
-from hsm.errors import HsmError
+from hsm.errors import HsmError, PinRefusedError
 from hsm.thread import HsmThread
 
 ROLE: Final = "ca_issuer"
@@ -51,6 +51,8 @@ async def _open_token(settings: Settings) -> HsmThread:
     try:
         return await HsmThread.open(module=settings.hsm.module, token_label=settings.hsm.token_label,
                                     pin_file=settings.hsm.pin_file, conf=settings.hsm.conf)
+    except PinRefusedError as fault:
+        raise NoRetryError(str(fault)) from fault
     except HsmError as fault:
         raise StartupError(str(fault)) from fault
 

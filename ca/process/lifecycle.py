@@ -20,8 +20,20 @@ _PARENT_POLL_S = 0.5
 _PR_SET_PDEATHSIG = 1
 
 
+# What a supervisor must not try again by itself (sysexits.h: EX_CONFIG).
+NO_RETRY_EXIT_CODE = 78
+
+
 class StartupError(Exception):
     """The process cannot start; the message is one line that says what to do about it."""
+
+    exit_code = 1
+
+
+class NoRetryError(StartupError):
+    """Starting again would make it worse before a person has acted: a refused PIN counts towards the token's lock."""
+
+    exit_code = NO_RETRY_EXIT_CODE
 
 
 def run_process(
@@ -38,7 +50,7 @@ def run_process(
             runner.run(_run(name, main))
     except StartupError as fault:
         sys.stderr.write(f"chancery {name}: {fault}\n")
-        return 1
+        return fault.exit_code if os.environ.get(SUPERVISOR_VARIABLE) else StartupError.exit_code
     return 0
 
 

@@ -5,11 +5,11 @@ import asyncio
 import structlog
 
 from ca.process.ambient import system_ambient
-from ca.process.lifecycle import StartupError, ready, run_process
+from ca.process.lifecycle import NoRetryError, StartupError, ready, run_process
 from ca.process.postgres import Listener, create_pool
 from ca.process.settings import Settings
 from ca.process.worker import run_claim_loop
-from hsm.errors import HsmError
+from hsm.errors import HsmError, PinRefusedError
 from hsm.thread import HsmThread
 from ocsp.presign import store
 from ocsp.presign.round import Presigner
@@ -38,7 +38,7 @@ async def _presign(settings: Settings, stop: asyncio.Event) -> None:
                                       conf=token.conf)
     except HsmError as fault:
         await pool.close()
-        raise StartupError(str(fault)) from fault
+        raise (NoRetryError if isinstance(fault, PinRefusedError) else StartupError)(str(fault)) from fault
     try:
         async with pool, thread:
             signers = {issuer.id: await open_signer(thread, issuer) for issuer in await store.issuers(pool)}

@@ -20,9 +20,12 @@ from ca.process.settings import Settings, load_settings
 # A child in place of `chancery run ROLE`: it says that it is ready, writes its pid, and waits.
 _CHILD = """
     import asyncio, os, pathlib, sys
-    from ca.process.lifecycle import StartupError, ready, run_process
+    from ca.process.lifecycle import NoRetryError, StartupError, ready, run_process
 
     async def main(stop):
+        if sys.argv[1] == "locks" and pathlib.Path(sys.argv[2]).exists():
+            pathlib.Path(sys.argv[2]).write_text("tried again")
+            raise NoRetryError("the PIN is wrong")
         if sys.argv[1] == "refuses":
             raise StartupError("the token is away: insert it")
         place = pathlib.Path(sys.argv[2])
@@ -90,6 +93,25 @@ async def test_a_child_that_cannot_start_stops_everything_with_its_own_line(sett
     """The supervisor repeats the child's line, and the others are stopped."""
     with pytest.raises(StartupError, match=r"^the token is away: insert it$"):
         await _supervisor(settings, "wfe", "refuses").run(asyncio.Event(), on_ready=lambda: None)
+
+
+@pytest.mark.usefixtures("use_child")
+async def test_a_refused_pin_is_not_tried_again_and_again(settings: Settings) -> None:
+    """A child that ends because starting again would lock the token stays down; the others go on."""
+    stop, ready = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(_supervisor(settings, "locks", "va").run(stop, on_ready=ready.set))
+    await asyncio.wait_for(ready.wait(), 20)
+    place = settings.data_dir / "locks.pid"
+    os.kill(int(await _until(place)), signal.SIGKILL)
+    for _ in range(400):
+        if place.read_text("ascii") == "tried again":
+            break
+        await asyncio.sleep(0.02)
+    place.write_text("once", "ascii")
+    await asyncio.sleep(1.5)
+    assert place.read_text("ascii") == "once"
+    stop.set()
+    await asyncio.wait_for(running, 20)
 
 
 def test_a_second_start_on_a_directory_in_use_is_refused(tmp_path: Path) -> None:
