@@ -2,12 +2,15 @@
 
 import re
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 
 from cryptography import x509
 
 from tests.acceptance.demo_process import Demo
+
+_REVOCATION_PATIENCE_S = 10.0
 
 
 def openssl(*arguments: str, input_bytes: bytes | None = None) -> str:
@@ -37,6 +40,14 @@ def ocsp_status(demo: Demo, *, leaf: Path, issuer: Path, arguments: tuple[str, .
     found = re.search(rf"{re.escape(str(leaf))}: (\w+)", text)
     assert found, text
     return found.group(1)
+
+
+def wait_until_revoked(demo: Demo, *, leaf: Path, issuer: Path, arguments: tuple[str, ...] = ()) -> None:
+    """Returns when the responder answers `revoked`; the promise is a second, the patience that of a loaded machine."""
+    give_up_at = time.monotonic() + _REVOCATION_PATIENCE_S
+    while ocsp_status(demo, leaf=leaf, issuer=issuer, arguments=arguments) != "revoked":
+        assert time.monotonic() < give_up_at, "the responder does not answer revoked"
+        time.sleep(0.1)
 
 
 def crl_of(leaf: Path) -> x509.CertificateRevocationList:

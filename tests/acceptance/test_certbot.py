@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.acceptance.demo_process import REPOSITORY, Demo
-from tests.acceptance.openssl import crl_of, ocsp_status, openssl, split_chain, verify
+from tests.acceptance.openssl import crl_of, ocsp_status, openssl, split_chain, verify, wait_until_revoked
 from tests.fixtures_dns import DnsProgram
 
 _CERTBOT = Path(sys.executable).parent / "certbot"
@@ -61,7 +61,7 @@ def test_certbot_issues_renews_and_revokes(
     revoked = tmp_path / "revoked.pem"
     revoked.write_bytes((live / "cert.pem").read_bytes())
     _certbot(demo, tmp_path, "revoke", "--cert-name", name, "--reason", "superseded", "--no-delete-after-revoke")
-    assert ocsp_status(demo, leaf=revoked, issuer=certificates[1]) == "revoked"
+    wait_until_revoked(demo, leaf=revoked, issuer=certificates[1])
     assert ocsp_status(demo, leaf=revoked, issuer=certificates[1], arguments=("-no_nonce", "-sha256")) == "revoked"
     assert ocsp_status(demo, leaf=certificates[0], issuer=certificates[1]) == "good"
 

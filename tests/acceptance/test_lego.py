@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography import x509
 
 from tests.acceptance.demo_process import REPOSITORY, Demo
-from tests.acceptance.openssl import ocsp_status, split_chain, verify
+from tests.acceptance.openssl import ocsp_status, split_chain, verify, wait_until_revoked
 from tests.fixtures_dns import DnsProgram
 
 
@@ -39,7 +39,7 @@ def test_lego_issues_renews_and_revokes(demo: Demo, tmp_path: Path) -> None:
     assert x509.load_pem_x509_certificate(renewed.read_bytes()).serial_number != first
 
     _lego(demo, tmp_path, *http, "revoke", "--keep")
-    assert ocsp_status(demo, leaf=renewed, issuer=above[0]) == "revoked"
+    wait_until_revoked(demo, leaf=renewed, issuer=above[0])
 
 
 def test_lego_gets_a_wildcard_by_dns(demo: Demo, tmp_path: Path, acceptance_dns: DnsProgram) -> None:
@@ -49,7 +49,8 @@ def test_lego_gets_a_wildcard_by_dns(demo: Demo, tmp_path: Path, acceptance_dns:
     hook.chmod(0o755)
     _lego(demo, tmp_path, "--dns", "exec", "--dns.disable-cp", "--dns.resolvers", acceptance_dns.address,
           "-d", "*.lego-wild.example", "-d", "lego-wild.example", "run",
-          extra={"EXEC_PATH": str(hook), "MOCK_DNS_CONTROL": acceptance_dns.control, "EXEC_POLLING_INTERVAL": "1"})
+          extra={"EXEC_PATH": str(hook), "MOCK_DNS_CONTROL": acceptance_dns.control, "EXEC_POLLING_INTERVAL": "1",
+                 "EXEC_SEQUENCE_INTERVAL": "1"})
     certificate = tmp_path / "certificates" / "_.lego-wild.example.crt"
     names = x509.load_pem_x509_certificate(certificate.read_bytes()).extensions.get_extension_for_class(
         x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
