@@ -50,24 +50,31 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
         table.add_column(column.title, no_wrap=column.whole, overflow="fold", justify=justify)
     for row in rows:
         table.add_row(*[styled(cell) for cell in row])
-    console().print(table)
+    _print(table)
 
 
-def print_facts(facts: Iterable[tuple[str, str]], *, title: str = "") -> None:
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     """Names and values below each other; a value of several lines stays in its column."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in facts:
         grid.add_row(name, styled(value))
-    if title:
-        console().print(Text(plain(title), style="bold"))
-    console().print(grid)
+    _print(grid)
 
 
 def print_line(text: str) -> None:
     """One sentence."""
-    console().print(styled(text))
+    _print(styled(text))
+
+
+def _print(what: Table | Text) -> None:
+    """Without the spaces that fill a line: they only disturb who copies from the terminal."""
+    terminal = console()
+    with terminal.capture() as captured:
+        terminal.print(what)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip(), color=not terminal.no_color and terminal.is_terminal)
 
 
 def styled(text: str) -> Text:

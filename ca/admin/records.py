@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class Order:
     signed_at: datetime | None
     ocsp_waits_since: datetime | None           # the first OCSP response is not published yet
     refused_at: datetime | None
-    refusal: object
+    refusal: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ class Validation:
     validated_at: datetime
     valid_until: datetime | None
     caa_checked_at: datetime | None
-    problem: object
+    problem: dict[str, Any] | None
     evidence: object
 
 
@@ -99,7 +100,7 @@ class CaaCheck:
     """A CAA set that was looked at again before issuance."""
 
     checked_at: datetime
-    problem: object
+    problem: dict[str, Any] | None
     evidence: object
 
 
@@ -115,10 +116,11 @@ class Authorization:
     challenge_types: tuple[str, ...]
     deactivated_at: datetime | None
     validation: Validation | None
-    queued_at: datetime | None
+    queued_at: datetime | None                  # an answered challenge waits for the VA since
     queued_type: str | None
     attempts: int
     leased_by: str | None
+    caa_queued_at: datetime | None              # the CAA set is to be looked at again since
     caa_checks: tuple[CaaCheck, ...]
 
 

@@ -35,6 +35,7 @@ _NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 class SerialRange:
     """The serial numbers that what was typed may mean: one, or all with a prefix."""
 
+    text: str
     first: bytes
     last: bytes
 
@@ -59,13 +60,13 @@ def parse_serial(text: str) -> SerialRange:
         number = int(digits)
         if number.bit_length() <= 8 * _SERIAL_BYTES:
             serial = number.to_bytes(_SERIAL_BYTES, "big")
-            return SerialRange(first=serial, last=serial)
+            return SerialRange(text=text, first=serial, last=serial)
     # Some programs cut the leading zero of a number.
     digits = "0" + digits if len(digits) == 2 * _SERIAL_BYTES - 1 else digits
     if not _HEX.fullmatch(digits) or not _SHORTEST_PREFIX <= len(digits) <= 2 * _SERIAL_BYTES:
         raise CommandError(f"{text!r} is not a serial number: expected 36 hexadecimal digits, at least the first "
                            f"{_SHORTEST_PREFIX} of them, the decimal number, or a certificate URL", ExitCode.USAGE)
-    return SerialRange(first=bytes.fromhex(digits.ljust(2 * _SERIAL_BYTES, "0")),
+    return SerialRange(text=text, first=bytes.fromhex(digits.ljust(2 * _SERIAL_BYTES, "0")),
                        last=bytes.fromhex(digits.ljust(2 * _SERIAL_BYTES, "f")))
 
 

@@ -38,7 +38,7 @@ JOIN issuers i ON i.id = c.issuer_id
 LEFT JOIN certificate_signatures s ON s.serial = c.serial
 LEFT JOIN revocations r ON r.serial = c.serial
 WHERE c.serial = ANY($1::bytea[])
-ORDER BY c.serial DESC
+ORDER BY c.created_at DESC, c.serial
 """
 # A name itself, and every name under it: 'moc.elpmaxe', and from 'moc.elpmaxe.' up to 'moc.elpmaxe/'.
 SERIALS_BY_NAME = """
@@ -78,24 +78,24 @@ def _certificate(row: Record) -> Certificate:
     return Certificate(revocation=revocation, **{name: row[name] for name in columns})
 
 
-async def serials_by_name(connection: Connection, name: str, *, limit: int) -> list[bytes]:
+async def serials_by_name(connection: Connection, *, name: str, limit: int) -> list[bytes]:
     """Serial numbers of certificates for a name or any name under it, newest first."""
     reverse = name[::-1]
     rows = await connection.fetch(SERIALS_BY_NAME, reverse, reverse + ".", reverse + "/", limit)
     return [row["serial"] for row in rows]
 
 
-async def serials_by_account(connection: Connection, account_id: bytes, *, limit: int) -> list[bytes]:
+async def serials_by_account(connection: Connection, *, account_id: bytes, limit: int) -> list[bytes]:
     """Serial numbers of an account's certificates, newest first."""
     return [row["serial"] for row in await connection.fetch(SERIALS_BY_ACCOUNT, account_id, limit)]
 
 
-async def serials_by_key(connection: Connection, spki_sha256: bytes, *, limit: int) -> list[bytes]:
+async def serials_by_key(connection: Connection, *, spki_sha256: bytes, limit: int) -> list[bytes]:
     """Serial numbers of certificates with a public key, newest first."""
     return [row["serial"] for row in await connection.fetch(SERIALS_BY_KEY, spki_sha256, limit)]
 
 
-async def serials_between(connection: Connection, first: bytes, last: bytes, *, limit: int) -> list[bytes]:
+async def serials_between(connection: Connection, *, first: bytes, last: bytes, limit: int) -> list[bytes]:
     """Serial numbers that were given to certificates, of an inclusive range."""
     return [row["serial"] for row in await connection.fetch(SERIALS_BY_RANGE, first, last, limit)]
 
@@ -148,10 +148,12 @@ WHERE o.id = $1
 AUTHORIZATIONS = """
 SELECT a.id, a.identifier_type, a.identifier_value, a.wildcard, a.expires_at, a.challenge_types, a.deactivated_at,
     v.challenge_type, v.thumbprint, v.validated_at, v.valid_until, v.caa_checked_at, v.problem, v.evidence,
-    q.requested_at AS queued_at, q.challenge_type AS queued_type, coalesce(q.attempts, 0) AS attempts, q.leased_by
+    q.requested_at AS queued_at, q.challenge_type AS queued_type, coalesce(q.attempts, 0) AS attempts, q.leased_by,
+    p.requested_at AS caa_queued_at
 FROM authorizations a
 LEFT JOIN validations v ON v.authorization_id = a.id
 LEFT JOIN validation_requests q ON q.authorization_id = a.id AND q.kind = 'challenge'
+LEFT JOIN validation_requests p ON p.authorization_id = a.id AND p.kind = 'caa'
 WHERE a.id = ANY($1::bytea[])
 ORDER BY array_position($1::bytea[], a.id)
 """
@@ -188,7 +190,7 @@ def _authorization(row: Record, caa_checks: tuple[CaaCheck, ...]) -> Authorizati
         seen = ("challenge_type", "thumbprint", "validated_at", "valid_until", "caa_checked_at", "problem", "evidence")
         validation = Validation(**{name: row[name] for name in seen})
     columns = ("id", "identifier_type", "identifier_value", "wildcard", "expires_at", "deactivated_at", "queued_at",
-               "queued_type", "attempts", "leased_by")
+               "queued_type", "attempts", "leased_by", "caa_queued_at")
     return Authorization(challenge_types=tuple(row["challenge_types"]), validation=validation, caa_checks=caa_checks,
                          **{name: row[name] for name in columns})
 

@@ -96,3 +96,10 @@ def seed(database: TestDatabase) -> Seed:
 def command_line(database: TestDatabase, tmp_path: Path) -> CommandLine:
     """The command line on the same database."""
     return CommandLine(config=write_config(tmp_path, database.settings))
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> CommandLine:
+    """The command line without a database: what is wrong by itself is refused before anything is asked."""
+    return CommandLine(config=write_config(tmp_path, DatabaseSettings(url="postgresql://127.0.0.1:1/x",
+                                                                      secrets_dir=tmp_path)))

@@ -113,11 +113,12 @@ class Seed:
 
     async def certificate(self, request_id: bytes, account_id: bytes | None, names: list[str], *, signed: bool = True,
                           days_ago: int = 0, days: int = 90,
-                          key: ec.EllipticCurvePrivateKey | None = None) -> x509.Certificate:
+                          key: ec.EllipticCurvePrivateKey | None = None,
+                          serial: bytes | None = None) -> x509.Certificate:
         """A certificate of issuer 1 with its names; without `signed` only the intent."""
         self.count += 1
         begins = self.now - days_ago * DAY
-        serial = serial_of(begins, self.count)
+        serial = serial or serial_of(self.now, self.count)     # a day that has a partition
         certificate = (
             x509.CertificateBuilder().subject_name(x509.Name([]))
             .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.issuer_name)]))

@@ -1,0 +1,128 @@
+"""`chancery account`: subscribers, what they did, and how to end one."""
+
+import click
+
+from acme_api.protocol import account as protocol
+from acme_api.protocol.account import account_status
+from acme_api.protocol.directory import account_url
+from ca.admin import store
+from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command, yes_option
+from ca.admin.output import Column, moment, moment_json, print_facts, print_json, print_line, print_table, relative
+from ca.admin.records import Account
+from ca.admin.reference import parse_id
+from ca.pki.object_id import to_text
+from ca.process.postgres import Connection
+
+
+@click.group()
+def account() -> None:
+    """Accounts: list, show, revoke."""
+
+
+def account_state(found: Account) -> str:
+    """The status that the subscriber sees: valid, deactivated (by itself) or revoked (by an operator)."""
+    return account_status(protocol.Account(
+        id=found.id, thumbprint=found.thumbprint, jwk=found.jwk, contacts=found.contacts,
+        terms_agreed_at=found.terms_agreed_at, deactivated_at=found.deactivated_at, revoked_at=found.revoked_at)).value
+
+
+def account_document(found: Account) -> dict[str, object]:
+    """The account as JSON."""
+    return {
+        "id": to_text(found.id), "state": account_state(found), "contacts": list(found.contacts),
+        "thumbprint_sha256": found.thumbprint.hex(), "created_at": moment_json(found.created_at),
+        "terms_agreed_at": moment_json(found.terms_agreed_at), "deactivated_at": moment_json(found.deactivated_at),
+        "revoked_at": moment_json(found.revoked_at),
+    }
+
+
+async def find_account(connection: Connection, account_id: bytes) -> Account:
+    """The account that is meant. Raises CommandError when there is none."""
+    found = await store.account(connection, account_id)
+    if found is None:
+        raise CommandError(f"there is no account {to_text(account_id)}", ExitCode.NOT_FOUND)
+    return found
+
+
+@account.command(name="list")
+@click.option("--contact", default="", help="Only accounts with this text in a contact.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Show the newest so many.")
+@admin_command
+async def list_accounts(context: AdminContext, contact: str, limit: int) -> ExitCode:
+    """List accounts, newest first."""
+    async with context.connection() as connection:
+        found = await store.accounts(connection, contact=contact, limit=limit + 1)
+    shown = found[:limit]
+    if context.output == "json":
+        print_json({"accounts": [account_document(one) for one in shown], "truncated": len(found) > limit})
+        return ExitCode.OK
+    print_table(
+        [Column(title="id", whole=True), Column(title="state"), Column(title="created", whole=True),
+         Column(title="contacts")],
+        [(to_text(one.id), account_state(one), f"{one.created_at:%Y-%m-%d}", "\n".join(one.contacts) or "-")
+         for one in shown])
+    if len(found) > limit:
+        click.echo(f"chancery: there are more than these {limit}: see --limit", err=True)
+    return ExitCode.OK
+
+
+@account.command()
+@click.argument("account_id", metavar="ACCOUNT")
+@admin_command
+async def show(context: AdminContext, account_id: str) -> ExitCode:
+    """Show one account by its URL or id, with how much it did."""
+    now = context.ambient.now()
+    wanted = parse_id(account_id, of="account")
+    async with context.connection() as connection:
+        found = await find_account(connection, wanted)
+        activity = await store.activity(connection, found.id)
+    base = context.settings.acme.base_url
+    if context.output == "json":
+        print_json(account_document(found) | {
+            "url": account_url(base, found.id), "jwk": found.jwk,
+            "orders": activity.orders, "certificates": activity.certificates,
+            "latest_orders": [to_text(order_id) for order_id in activity.latest_order_ids],
+            "key_changes": [{"changed_at": moment_json(changed_at), "old_thumbprint_sha256": old.hex(),
+                             "new_thumbprint_sha256": new.hex()} for changed_at, old, new in activity.key_changes]})
+        return ExitCode.OK
+    print_facts([
+        ("account", account_url(base, found.id)),
+        ("state", account_state(found)),
+        ("contacts", "\n".join(found.contacts) or "-"),
+        ("created", relative(found.created_at, now)),
+        ("terms agreed", moment(found.terms_agreed_at)),
+        ("deactivated", moment(found.deactivated_at)),
+        ("revoked", moment(found.revoked_at)),
+        ("key", f"SHA-256 thumbprint {found.thumbprint.hex()}"),
+        ("key changes", "\n".join(moment(changed_at) for changed_at, _, _ in activity.key_changes) or "none"),
+        ("orders", f"{activity.orders:,}"),
+        ("latest orders", "\n".join(to_text(order_id) for order_id in activity.latest_order_ids) or "-"),
+        ("certificates", f"{activity.certificates:,}"),
+    ])
+    return ExitCode.OK
+
+
+@account.command()
+@click.argument("account_id", metavar="ACCOUNT")
+@yes_option
+@admin_command
+async def revoke(context: AdminContext, account_id: str, yes: bool) -> ExitCode:
+    """End an account for good: it can order nothing any more. Its certificates stay valid; see `cert revoke`."""
+    wanted = parse_id(account_id, of="account")
+    async with context.connection() as connection:
+        found = await find_account(connection, wanted)
+        text = to_text(found.id)
+        if found.revoked_at is not None:
+            raise CommandError(f"account {text} is revoked since {moment(found.revoked_at)}", ExitCode.REFUSED)
+        if yes:
+            await store.revoke_account(connection, found.id, context.ambient.now())
+        activity = await store.activity(connection, found.id)
+    if context.output == "json":
+        print_json({"id": text, "revoked": yes, "certificates": activity.certificates})
+    else:
+        contacts = f" ({', '.join(found.contacts)})" if found.contacts else ""
+        print_line(f"{'revoked' if yes else 'would revoke'} account {text}{contacts}; its {activity.certificates:,} "
+                   "certificates stay as they are")
+    if not yes:
+        raise CommandError("nothing was done: say --yes to revoke it", ExitCode.REFUSED)
+    return ExitCode.OK

@@ -1,0 +1,73 @@
+"""`chancery account`: listed, shown, and ended only with --yes."""
+
+import pytest
+
+from ca.pki.object_id import to_text
+from tests.ca.admin.conftest import CommandLine
+from tests.ca.admin.seed import DAY, Seed
+
+
+async def test_list_newest_first(seed: Seed, command_line: CommandLine) -> None:
+    """With a limit and by contact; whole ids at 80 columns."""
+    accounts = [await seed.account(f"mailto:u{number}@example.com") for number in range(3)]
+    document = await command_line.json("account", "list")
+    assert [one["id"] for one in document["accounts"]] == [to_text(one) for one in reversed(accounts)]
+    assert document["truncated"] is False
+    limited = await command_line.json("account", "list", "--limit", "2")
+    assert (len(limited["accounts"]), limited["truncated"]) == (2, True)
+    one = await command_line.json("account", "list", "--contact", "U1@example")
+    assert [found["contacts"] for found in one["accounts"]] == [["mailto:u1@example.com"]]
+    text = (await command_line.run("account", "list")).stdout
+    assert all(any(line.startswith(to_text(account)) for line in text.splitlines()) for account in accounts)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+async def test_empty_list(command_line: CommandLine) -> None:
+    """No account is no error."""
+    assert (await command_line.json("account", "list"))["accounts"] == []
+
+
+async def test_show_counts_what_it_did(seed: Seed, command_line: CommandLine) -> None:
+    """Orders, certificates and key changes."""
+    await seed.issuer()
+    account = await seed.account("mailto:ada@example.com")
+    order = await seed.order(account, ["a.example"], [])
+    await seed.certificate(order, account, ["a.example"])
+    await seed.run("acme_wfe", "INSERT INTO key_changes VALUES ($1, $2, 'old', 'new', '{}')", account, seed.now - DAY)
+    url = f"https://localhost:14000/acme/account/{to_text(account)}"
+    document = await command_line.json("account", "show", url)
+    assert (document["orders"], document["certificates"], document["url"]) == (1, 1, url)
+    assert document["latest_orders"] == [to_text(order)]
+    assert len(document["key_changes"]) == 1
+    assert document["state"] == "valid"
+    text = (await command_line.run("account", "show", to_text(account))).stdout
+    assert "mailto:ada@example.com" in text
+
+
+async def test_states(seed: Seed, command_line: CommandLine) -> None:
+    """Deactivated by the subscriber is not revoked by an operator."""
+    account = await seed.account()
+    await seed.run("acme_wfe", "UPDATE accounts SET deactivated_at = $2 WHERE id = $1", account, seed.now)
+    assert (await command_line.json("account", "show", to_text(account)))["state"] == "deactivated"
+
+
+async def test_revoke(seed: Seed, command_line: CommandLine) -> None:
+    """Without --yes nothing happens and the exit code is 4; with it revoked_at is set, once."""
+    account = await seed.account("mailto:ada@example.com")
+    told = await command_line.run("account", "revoke", to_text(account), exit_code=4)
+    assert "would revoke account" in told.stdout
+    assert "mailto:ada@example.com" in told.stdout
+    assert (await command_line.json("account", "show", to_text(account)))["revoked_at"] is None
+    assert (await command_line.json("account", "revoke", to_text(account), "--yes"))["revoked"] is True
+    shown = await command_line.json("account", "show", to_text(account))
+    assert shown["state"] == "revoked"
+    assert shown["revoked_at"].endswith("Z")
+    again = await command_line.run("account", "revoke", to_text(account), "--yes", exit_code=4)
+    assert "is revoked since" in again.stderr
+
+
+@pytest.mark.parametrize("verb", ["show", "revoke"])
+async def test_unknown_and_wrong_ids(seed: Seed, command_line: CommandLine, verb: str) -> None:
+    """3 for an account that is not there, 2 for what is no id."""
+    await command_line.run("account", verb, to_text(seed.new_id()), exit_code=3)
+    await command_line.run("account", verb, "nonsense", exit_code=2)
