@@ -132,6 +132,8 @@ def run_body(body: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
 
     try:
         return asyncio.run(run())
+    except BrokenPipeError:
+        raise       # of stdout, when a reader such as `head` has enough; click ends quietly
     except StartupError as fault:
         raise CommandError(str(fault)) from fault
     except (PostgresError, *UNAVAILABLE) as fault:

@@ -10,6 +10,7 @@ from ca.admin.output import Column, day, distance, moment, moment_json, relative
 from ca.admin.records import CrlFreshness, Facts, Issuer, Queue
 from ca.process.postgres import Connection
 from ca.process.settings import OcspSettings
+from ocsp.protocol.schedule import OLDEST_ALLOWED, WARNING_AGE
 
 # Every process of design 3 that runs today; one that keeps no connection to the database does no work.
 EXPECTED_PROCESSES = ("wfe", "va", "ca", "presign", "ocsp", "crl", "admin")
@@ -80,10 +81,10 @@ def reasons(facts: Facts, *, now: datetime, ocsp: OcspSettings) -> tuple[Reason,
             found.append(Reason(code="queue_stuck", text=f"the oldest of {queue.depth} in the {queue.name} queue has "
                                 f"waited for {span(now - queue.oldest_at)}"))
     oldest = facts.ocsp.oldest_signed_at
-    allowed = timedelta(seconds=ocsp.resign_age_s) + _OCSP_SLACK
+    allowed = min(timedelta(seconds=ocsp.resign_age_s) + _OCSP_SLACK, WARNING_AGE)
     if oldest is not None and now - oldest > allowed:
         found.append(Reason(code="ocsp_old", text=f"the oldest OCSP response was signed {span(now - oldest)} ago; "
-                            f"{span(allowed)} is our limit and 96 h that of BR 4.9.9"))
+                            f"{span(allowed)} is our limit and {span(OLDEST_ALLOWED)} that of BR 4.9.9"))
     for crls in facts.crls:
         state = crl_state(crls, now)
         if state != "ok":
