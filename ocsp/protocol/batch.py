@@ -34,6 +34,7 @@ HASHES: Final = (HashName.SHA1, HashName.SHA256)
 # Where the responder's fast path looks without reading the whole value.
 VALUE_FORM: Final = (slice(0, 14), slice(2, 16))
 VALUE_FLAGS: Final = 17
+VALUE_REVOKED_AT: Final = slice(19, 23)
 VALUE_NOT_AFTER: Final = slice(23, 27)
 VALUE_BYTES: Final = _VALUE.size
 _VALUE_VERSION: Final = 16

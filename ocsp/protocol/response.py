@@ -9,10 +9,12 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from ca.pki import der
 from ca.pki.issuer import Issuer
+from ca.pki.revocation import ALLOWED_REASONS, UNSPECIFIED
 from ca.pki.serial import SERIAL_BYTES
 
 
@@ -38,8 +40,8 @@ _EXPLICIT_1: Final = 0xA1
 _GOOD: Final = bytes.fromhex("8000")
 _REVOKED: Final = 0xA1
 _PLACEHOLDER: Final = bytes(SERIAL_BYTES)
-UNSPECIFIED_REASON: Final = 0
-_REMOVE_FROM_CRL: Final = 8
+UNSPECIFIED_REASON: Final = UNSPECIFIED
+_TIME_BYTES: Final = 15
 
 # Whole OCSPResponses without responseBytes (RFC 6960 4.2.1), for what cannot be answered.
 MALFORMED_REQUEST: Final = bytes.fromhex("30030a0101")
@@ -79,6 +81,7 @@ class ResponseTemplate:
         self._cert_id = (_HASH_ALGORITHM[name] + der.tlv(der.OCTET_STRING, self.name_hash)
                          + der.tlv(der.OCTET_STRING, self.key_hash))
         self._tbs_bytes = _TBS_BYTES[name]
+        self._fixed: dict[tuple[int | None, int | None], tuple[bytes, ...]] = {}
 
     def canonical_request(self) -> bytes:
         """The request without nonce or other options that clients send for serial number zero."""
@@ -97,26 +100,46 @@ class ResponseTemplate:
 
     def around_serial(self, status: CertStatus, times: Times) -> tuple[bytes, bytes]:
         """Of the bytes that are signed, everything before and behind the serial number's 18 octets."""
-        single = der.sequence(
-            der.sequence(self._cert_id, der.tlv(der.INTEGER, _PLACEHOLDER)), _cert_status(status),
-            _time(times.this_update_s), der.tlv(_EXPLICIT_0, _time(times.next_update_s)))
-        data = der.sequence(self._responder, _time(times.produced_at_s), der.sequence(single))
-        # The CertID is the only thing with the placeholder's 18 zero octets behind an INTEGER's head.
-        head = bytes((der.INTEGER, SERIAL_BYTES))
-        start = data.index(self._cert_id + head + _PLACEHOLDER) + len(self._cert_id) + len(head)
-        kind = 0 if status.revoked_at_s is None else 1 if status.reason == UNSPECIFIED_REASON else 2
-        if len(data) != self._tbs_bytes[kind]:
-            raise ValueError(f"ResponseData has {len(data)} octets where {self._tbs_bytes[kind]} are expected")
-        return data[:start], data[start + SERIAL_BYTES:]
+        return self._fill(status, times, None)
 
     def around(self, status: CertStatus, times: Times, signature_bytes: int) -> tuple[bytes, bytes]:
         """Of the whole response, everything before the serial number, and between it and the signature at the end."""
-        before, after = self.around_serial(status, times)
-        data = before + _PLACEHOLDER + after
-        whole = der.sequence(_SUCCESSFUL, der.tlv(_EXPLICIT_0, der.sequence(_OCSP_BASIC, der.tlv(
-            der.OCTET_STRING, der.sequence(data, self._algorithm, der.bit_string(bytes(signature_bytes)))))))
-        start = whole.index(data) + len(before)
-        return whole[:start], whole[start + SERIAL_BYTES:len(whole) - signature_bytes]
+        return self._fill(status, times, signature_bytes)
+
+    def _fill(self, status: CertStatus, times: Times, signature_bytes: int | None) -> tuple[bytes, bytes]:
+        reason = None if status.revoked_at_s is None else status.reason
+        fixed = self._fixed.get((reason, signature_bytes))
+        if fixed is None:
+            fixed = self._fixed[reason, signature_bytes] = self._make_fixed(reason, signature_bytes)
+        revoked_at = b"" if status.revoked_at_s is None else generalized_time(status.revoked_at_s)
+        return (b"".join((fixed[0], generalized_time(times.produced_at_s), fixed[1])),
+                b"".join((fixed[2], revoked_at, fixed[3], generalized_time(times.this_update_s), fixed[4],
+                          generalized_time(times.next_update_s), fixed[5])))
+
+    def _make_fixed(self, reason: int | None, signature_bytes: int | None) -> tuple[bytes, ...]:
+        """The bytes between the variable fields, found by building once with markers in their places.
+
+        In order: produced at, serial number, revoked at (empty for good), this update, next update, signature.
+        """
+        produced, revoked, this, following = (mark * _TIME_BYTES for mark in (b"P", b"R", b"T", b"N"))
+        serial = b"S" * SERIAL_BYTES
+        single = der.sequence(der.sequence(self._cert_id, der.tlv(der.INTEGER, serial)), _cert_status(reason, revoked),
+                              _time(this), der.tlv(_EXPLICIT_0, _time(following)))
+        data = der.sequence(self._responder, _time(produced), der.sequence(single))
+        expected = self._tbs_bytes[0 if reason is None else 1 if reason == UNSPECIFIED_REASON else 2]
+        if len(data) != expected:
+            raise ValueError(f"ResponseData has {len(data)} octets where {expected} are expected")
+        if signature_bytes is not None:
+            basic = der.sequence(data, self._algorithm, der.bit_string(b"Z" * signature_bytes))
+            whole = der.sequence(_SUCCESSFUL, der.tlv(_EXPLICIT_0, der.sequence(
+                _OCSP_BASIC, der.tlv(der.OCTET_STRING, basic))))
+            data = whole[:-signature_bytes]
+        found, rest = [], data
+        for marker in (produced, serial, b"" if reason is None else revoked, this, following):
+            start = rest.index(marker)
+            found.append(rest[:start])
+            rest = rest[start + len(marker):]
+        return (*found, rest)
 
 
 def _hash(name: HashName, data: bytes) -> bytes:
@@ -124,17 +147,21 @@ def _hash(name: HashName, data: bytes) -> bytes:
     return hashlib.new(name.value, data, usedforsecurity=False).digest()
 
 
-def _cert_status(status: CertStatus) -> bytes:
-    if status.revoked_at_s is None:
+def _cert_status(reason: int | None, revoked_at: bytes) -> bytes:
+    if reason is None:
         return _GOOD
-    if not 0 <= status.reason <= 10 or status.reason in (6, 7, _REMOVE_FROM_CRL):
-        raise ValueError(f"reason {status.reason} is not for OCSP (BR 7.2.2)")
-    reason = b"" if status.reason == UNSPECIFIED_REASON else der.tlv(
-        _EXPLICIT_0, der.tlv(der.ENUMERATED, bytes((status.reason,))))
-    return der.tlv(_REVOKED, _time(status.revoked_at_s), reason)
+    if reason not in ALLOWED_REASONS:
+        raise ValueError(f"reason {reason} is not for OCSP (BR 7.2.2)")
+    encoded = b"" if reason == UNSPECIFIED_REASON else der.tlv(_EXPLICIT_0, der.tlv(der.ENUMERATED, bytes((reason,))))
+    return der.tlv(_REVOKED, _time(revoked_at), encoded)
 
 
-def _time(moment_s: int) -> bytes:
-    """GeneralizedTime in whole seconds, the only form of OCSP."""
-    text = datetime.fromtimestamp(moment_s, UTC).strftime("%Y%m%d%H%M%SZ")
-    return der.tlv(der.GENERALIZED_TIME, text.encode("ascii"))
+def _time(text: bytes) -> bytes:
+    return der.tlv(der.GENERALIZED_TIME, text)
+
+
+@lru_cache(maxsize=16_384)
+def generalized_time(unix_s: int) -> bytes:
+    """YYYYMMDDHHMMSSZ in whole seconds, the only form of OCSP."""
+    at = datetime.fromtimestamp(unix_s, UTC)
+    return b"%04d%02d%02d%02d%02d%02dZ" % (at.year, at.month, at.day, at.hour, at.minute, at.second)

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final
 
 from ocsp.protocol.response import Times
@@ -10,10 +11,11 @@ _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # No cache in front is purged at a revocation, so an answer is reused for an hour (spec/pki.md 5.5: 1 to 4 hours then),
 # and not in its last hour: a client must not get one that ends on the way.
-CACHE_CAP_S: Final = 3_600
+_CACHE_CAP_S: Final = 3_600
 _CACHE_MARGIN_S: Final = 3_600
 
 
+@lru_cache(maxsize=16_384)
 def http_date(unix_s: int) -> bytes:
     """IMF-fixdate, whatever the locale is."""
     at = datetime.fromtimestamp(unix_s, UTC)
@@ -32,7 +34,12 @@ def read_http_date(text: bytes) -> int | None:
 
 def max_age_s(times: Times, now_s: int) -> int:
     """How long a cache may reuse a response from now on."""
-    return max(0, min(CACHE_CAP_S, times.next_update_s - now_s - _CACHE_MARGIN_S))
+    return max(0, min(_CACHE_CAP_S, times.next_update_s - now_s - _CACHE_MARGIN_S))
+
+
+def full_age_until_s(times: Times) -> int:
+    """Until when `max_age_s` does not change."""
+    return times.next_update_s - _CACHE_MARGIN_S - _CACHE_CAP_S + 1
 
 
 def cache_headers(times: Times, now_s: int) -> bytes:

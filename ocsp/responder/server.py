@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from time import monotonic
 from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
@@ -49,7 +50,6 @@ class OcspServer:
         self._alarm_at: dict[str, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[asyncio.Server] = []
-        self.loop_time = asyncio.get_running_loop().time
         self.second = Second(int(now().timestamp()))
         self.known_tails: dict[bytes, bool] = {}
         self.known_posts: dict[bytes, int] = {}
@@ -60,7 +60,7 @@ class OcspServer:
 
     def refresh(self) -> None:
         """Reads the clock and lets the memory see what was written."""
-        self.stale_at = self.loop_time() + _REFRESH_S
+        self.stale_at = monotonic() + _REFRESH_S
         self.second.advance(int(self._now().timestamp()))
         try:
             self._memory.renew()
@@ -119,8 +119,8 @@ class OcspServer:
             listener.close()
         for connection in tuple(self._connections):
             connection.end_if_idle()
-        give_up_at = self.loop_time() + _STOP_PATIENCE_S
-        while self._connections and self.loop_time() < give_up_at:  # noqa: ASYNC110 - nobody waits for the last one
+        give_up_at = monotonic() + _STOP_PATIENCE_S
+        while self._connections and monotonic() < give_up_at:  # noqa: ASYNC110 - nobody waits for the last one
             await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()
@@ -155,6 +155,6 @@ class OcspServer:
 
     def _alarm(self, event: str, **values: object) -> None:
         """At most once a minute for each kind of event: a log must not fill because something is broken."""
-        if self.loop_time() >= self._alarm_at.get(event, 0.0):
-            self._alarm_at[event] = self.loop_time() + _ALARM_EVERY_S
+        if monotonic() >= self._alarm_at.get(event, 0.0):
+            self._alarm_at[event] = monotonic() + _ALARM_EVERY_S
             self._log.error(event, **values)
