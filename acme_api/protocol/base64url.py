@@ -4,7 +4,7 @@ import base64
 import binascii
 
 
-class Base64Error(Exception):
+class Base64Error(ValueError):
     """Not canonical unpadded base64url."""
 
 

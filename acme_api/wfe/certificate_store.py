@@ -16,7 +16,7 @@ from ca.process.postgres import Pool
 
 # The order's authorizations with the latest look at CAA, and whether any account has the key of the CSR (row FI5).
 _FINALIZE_FACTS: Final = """
-SELECT v.authorization_id, v.challenge_type, v.thumbprint, greatest(v.caa_checked_at, (
+SELECT v.authorization_id, v.identifier_type, v.challenge_type, v.thumbprint, greatest(v.caa_checked_at, (
     SELECT max(k.checked_at) FROM caa_checks k WHERE k.authorization_id = v.authorization_id AND k.problem IS NULL
     )) AS caa_checked_at, EXISTS (SELECT FROM accounts WHERE thumbprint = $2) AS key_is_an_accounts
 FROM unnest($1::bytea[]) AS u (id) JOIN validations v ON v.authorization_id = u.id
@@ -100,6 +100,7 @@ class Control:
     """A validation that stands behind an authorization of an order, and when CAA was last found to permit."""
 
     authorization_id: bytes
+    identifier_type: str
     challenge_type: str
     thumbprint: bytes
     caa_checked_at: datetime | None
@@ -151,8 +152,10 @@ class CertificateStore:
         """The validations behind an order, and whether the key to be certified is some account's."""
         rows = await self._reads.fetch(_FINALIZE_FACTS, list(authorization_ids), key_thumbprint)
         return FinalizeFacts(
-            controls=tuple(Control(authorization_id=row["authorization_id"], challenge_type=row["challenge_type"],
-                                   thumbprint=row["thumbprint"], caa_checked_at=row["caa_checked_at"])
+            controls=tuple(Control(
+                authorization_id=row["authorization_id"], identifier_type=row["identifier_type"],
+                challenge_type=row["challenge_type"], thumbprint=row["thumbprint"],
+                caa_checked_at=row["caa_checked_at"])
                            for row in rows),
             key_is_an_accounts=any(row["key_is_an_accounts"] for row in rows))
 

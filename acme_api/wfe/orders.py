@@ -109,6 +109,8 @@ def _require_csr(csr_der: bytes, found: Order) -> Csr:
 
 
 def _needs_recheck(control: Control, now: datetime) -> bool:
+    if control.identifier_type == "ip":
+        return False  # RFC 8738 7: CAA is for names.
     return control.caa_checked_at is None or control.caa_checked_at < now - _RECHECK_CAA
 
 

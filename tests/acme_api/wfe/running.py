@@ -180,7 +180,9 @@ class OtherProcesses:
             self._issuer = (
                 x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(1)
                 .public_key(self.issuer_key.public_key()).not_valid_before(now - timedelta(days=1))
-                .not_valid_after(now + timedelta(days=1000)).sign(self.issuer_key, hashes.SHA256()))
+                .not_valid_after(now + timedelta(days=1000))
+                .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+                .sign(self.issuer_key, hashes.SHA256()))
             der = self._issuer.public_bytes(Encoding.DER)
             await self.run(
                 "ca_admin", ("INSERT INTO issuers VALUES (1, 'Test Issuer', 'ec', $1, 2, true, now())", der),
@@ -210,7 +212,8 @@ class OtherProcesses:
             ("INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at)"
              " VALUES ($1, 0, 1, $2, $3)", serial, request_id, now))
         await self.run(
-            "ca_issuer", ("INSERT INTO certificate_signatures VALUES ($1, $2, $3)", serial, now, certificate.signature),
+            "ca_issuer",
+            ("INSERT INTO certificate_signatures VALUES ($1, $2, $3)", serial, now, certificate.signature),
             ("DELETE FROM issuance_requests WHERE id = $1", request_id),
             ("SELECT pg_notify('changed', $1)", request_id.hex()))
         if publish:

@@ -1,0 +1,148 @@
+"""Authorizations and challenges at the server (rows AZ, CH, E79 to E81)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.acme_api.wfe.running import Clock, OtherProcesses, RunningWfe, id_of
+from tests.acme_client import JOSE_JSON, AcmeClient
+
+_Start = Callable[..., Awaitable[RunningWfe]]
+_DNS = {"type": "urn:ietf:params:acme:error:dns", "detail": "NXDOMAIN", "status": 400}
+
+
+async def _pending(client: AcmeClient, name: str = "a.example.com") -> tuple[str, dict[str, str]]:
+    """The URL of a new authorization, and those of its challenges by type."""
+    url = str((await client.order(name)).require(201).json["authorizations"][0])
+    shown = (await client.post(url)).require(200)
+    assert shown.json["status"] == "pending"
+    assert {each["status"] for each in shown.json["challenges"]} == {"pending"}
+    assert len({each["token"] for each in shown.json["challenges"]}) == len(shown.json["challenges"])
+    assert "Retry-After" not in shown.headers
+    return url, {each["type"]: each["url"] for each in shown.json["challenges"]}
+
+
+async def test_ch3_ch8_answering_a_challenge(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """Rows CH3, CH8, CH9, E80: 200 processing with up link and Location; the VA is given the key's thumbprint."""
+    client = await wfe.subscriber()
+    authorization, challenges = await _pending(client)
+    connection = await others.database.connect("acme_va")
+    woken = asyncio.Event()
+    await connection.add_listener("validation", lambda *_: woken.set())
+    evil = {"status": "valid", "keyAuthorization": "x", "token": "y", "type": "dns-01"}
+    answer = (await client.post(challenges["http-01"], evil)).require(200)
+    assert (answer.json["status"], answer.json["type"], answer.json["url"]) == (
+        "processing", "http-01", challenges["http-01"])
+    assert answer.location == challenges["http-01"]
+    assert answer.link("up") == [authorization]
+    assert int(answer.headers["Retry-After"]) >= 1
+    await asyncio.wait_for(woken.wait(), 5)
+    row = await connection.fetchrow("SELECT * FROM validation_requests")
+    await connection.close()
+    assert row is not None
+    assert (row["kind"], row["authorization_id"], row["challenge_type"], row["thumbprint"]) == (
+        "challenge", id_of(authorization), "http-01", client.key.thumbprint)
+    shown = (await client.post(authorization)).require(200)
+    assert shown.json["status"] == "pending"
+    assert int(shown.headers["Retry-After"]) >= 1
+    assert [each["status"] for each in shown.json["challenges"]] == ["processing", "pending", "pending"]
+    assert (await client.post(challenges["http-01"])).require(200).json["status"] == "processing"
+
+
+async def test_az3_ch1_ch7_decided_authorizations(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """Rows AZ1, AZ3, CH1, CH7: only the decided challenge is shown, with validated or error."""
+    client = await wfe.subscriber()
+    authorization, challenges = await _pending(client)
+    (await client.post(challenges["dns-01"], {})).require(200)
+    await others.validate(authorization, method="dns-01", life=timedelta(days=30))
+    shown = (await client.post(authorization)).require(200).json
+    assert [each["type"] for each in shown["challenges"]] == ["dns-01"]
+    assert (shown["status"], shown["challenges"][0]["status"]) == ("valid", "valid")
+    assert "validated" in shown["challenges"][0]
+    assert (await client.post(challenges["dns-01"], {})).require(200).json["status"] == "valid"
+    failed, challenges = await _pending(client, "b.example.com")
+    (await client.post(challenges["http-01"], {})).require(200)
+    await others.validate(failed, problem=_DNS)
+    shown = (await client.post(failed)).require(200).json
+    assert shown["status"] == "invalid"
+    assert [(each["status"], each["error"]) for each in shown["challenges"]] == [("invalid", _DNS)]
+    (await client.post(challenges["http-01"], {})).require(400, "malformed")
+    assert (await client.post(challenges["http-01"])).require(200).json["error"] == _DNS
+
+
+@pytest.mark.parametrize("payload", [b"[]", b'"x"', b"null", b"1"])
+async def test_e80_other_answers(wfe: RunningWfe, others: OtherProcesses, payload: bytes) -> None:
+    """Row E80: malformed, and no validation starts."""
+    client = await wfe.subscriber()
+    _, challenges = await _pending(client)
+    (await client.post(challenges["http-01"], payload)).require(400, "malformed")
+    assert await others.count("validation_requests") == 0
+
+
+async def test_ch4_e81_a_hundred_parallel_answers(start: _Start, others: OtherProcesses) -> None:
+    """Rows CH4, E81: one validation; the second challenge is malformed while the first is processing."""
+    one, two = await start(), await start()
+    client = await one.subscriber()
+    _, challenges = await _pending(client)
+    bodies = [await client.signed(challenges["http-01"], {}) for _ in range(100)]
+    at_two = two.client()
+    answers = await asyncio.gather(*[(client if number % 2 else at_two).send(
+        "POST", challenges["http-01"], data=body, headers=JOSE_JSON) for number, body in enumerate(bodies)])
+    assert {(answer.status, answer.json["status"]) for answer in answers} == {(200, "processing")}
+    assert await others.count("validation_requests") == 1
+    (await client.post(challenges["dns-01"], {})).require(400, "malformed")
+
+
+async def test_e81_two_types_at_once(start: _Start, others: OtherProcesses) -> None:
+    """Row E81: of two challenges answered at once one is processed, the other malformed."""
+    one, two = await start(), await start()
+    client = await one.subscriber()
+    at_two = two.client(client.key, kid=client.kid)
+    for number in range(5):
+        _, challenges = await _pending(client, f"a{number}.example.com")
+        answers = await asyncio.gather(client.post(challenges["http-01"], {}), at_two.post(challenges["dns-01"], {}))
+        assert sorted(answer.status for answer in answers) == [200, 400]
+    assert await others.count("validation_requests") == 5
+
+
+async def test_az5_e79_deactivation(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """Rows AZ5, E79: pending, processing and valid are deactivated, again is 200; a late result changes nothing."""
+    client = await wfe.subscriber()
+    for number, answered in enumerate((False, True)):
+        url, challenges = await _pending(client, f"a{number}.example.com")
+        if answered:
+            (await client.post(challenges["http-01"], {})).require(200)
+        for _ in range(2):
+            assert (await client.post(url, {"status": "deactivated"})).require(200).json["status"] == "deactivated"
+        await others.validate(url)
+        assert (await client.post(url)).require(200).json["status"] == "deactivated"
+        (await client.post(challenges["http-01"], {})).require(400, "malformed")
+    url, _ = await _pending(client, "b.example.com")
+    await others.validate(url, problem=_DNS)
+    (await client.post(url, {"status": "deactivated"})).require(400, "malformed")
+
+
+@pytest.mark.parametrize("payload", [{"status": "valid"}, {"status": "pending"}, {"status": "expired"}, {}, b"[]"])
+async def test_e79_other_updates(wfe: RunningWfe, payload: Any) -> None:
+    """Rows AZ5, E79: malformed, and the authorization stays pending."""
+    client = await wfe.subscriber()
+    url, _ = await _pending(client)
+    (await client.post(url, payload)).require(400, "malformed")
+    assert (await client.post(url)).json["status"] == "pending"
+
+
+async def test_az4_expired_authorizations(wfe: RunningWfe, others: OtherProcesses, clock: Clock) -> None:
+    """Rows AZ4, CH4, E81: 404 malformed "expired" for the authorization and its challenges."""
+    client = await wfe.subscriber()
+    url, challenges = await _pending(client)
+    valid, _ = await _pending(client, "b.example.com")
+    await others.validate(valid, life=timedelta(days=1))
+    clock.shift = timedelta(days=7, seconds=1)
+    client.nonces.clear()
+    for path, payload in ((url, None), (challenges["http-01"], None), (challenges["http-01"], {}), (valid, None),
+                          (url, {"status": "deactivated"})):
+        answer = (await client.post(path, payload)).require(404, "malformed")
+        assert "expired" in answer.json["detail"]

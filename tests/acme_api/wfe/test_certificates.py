@@ -1,0 +1,203 @@
+"""Certificates and revocation at the server (rows CE, RV, E97 to E101)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.acme_api.wfe.running import Clock, OtherProcesses, RunningWfe, id_of, issued, ready_order
+from tests.acme_client import JOSE_JSON, AcmeClient, Answer, SigningKey, b64
+
+_Start = Callable[..., Awaitable[RunningWfe]]
+_PATH = "/acme/revoke-cert"
+
+
+def _leaf(chain: Answer) -> x509.Certificate:
+    return x509.load_pem_x509_certificates(chain.body)[0]
+
+
+def _der(chain: Answer) -> bytes:
+    return _leaf(chain).public_bytes(Encoding.DER)
+
+
+async def _revoke(client: AcmeClient, others: OtherProcesses, der: bytes, *, key: SigningKey | None = None,
+                  **members: Any) -> Answer:
+    """revokeCert while the CA does its work beside it."""
+    signer = AcmeClient(http=client.http, public_base=client.public_base, base=client.base, key=key) if key else client
+    revoking = asyncio.create_task(signer.post(_PATH, {"certificate": b64(der), **members}))
+    while not revoking.done():
+        await others.revoke_all()
+        await asyncio.sleep(0.02)
+    return await revoking
+
+
+async def _reason(others: OtherProcesses, der: bytes) -> int | None:
+    serial = x509.load_der_x509_certificate(der).serial_number.to_bytes(18, "big")
+    reason = await others.value("SELECT reason FROM revocations WHERE serial = $1", serial)
+    return None if reason is None else int(reason)
+
+
+async def test_ce3_alternate_chains(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """Rows CE1 to CE4, E97: each variant links the others and not itself; the same leaf first; index 99 is 404."""
+    others.chains = 3
+    client = await wfe.subscriber()
+    order, first = await issued(client, others, "a.example.com")
+    url = order.json["certificate"]
+    variants = [url, f"{url}/1", f"{url}/2"]
+    for number, variant in enumerate(variants):
+        answer = (await client.post(variant)).require(200)
+        assert answer.link("alternate") == [other for other in variants if other != variant]
+        assert answer.link("up") == []
+        chain = x509.load_pem_x509_certificates(answer.body)
+        assert (len(chain), chain[0]) == (number + 2, _leaf(first))
+    (await client.post(f"{url}/99")).require(404, "malformed")
+    for accept in ("text/html", "*/*;q=0", "application/pkix-cert"):
+        body = await client.signed(url)
+        answer = (await client.send("POST", url, data=body, headers=JOSE_JSON | {"Accept": accept})).require(200)
+        assert answer.headers["Content-Type"] == "application/pem-certificate-chain"
+
+
+async def test_ce6_served_later_and_to_the_owner_alone(wfe: RunningWfe, others: OtherProcesses, clock: Clock) -> None:
+    """Rows CE6, E71, E97: expired and revoked ones are still served; a body, another order, nothing yet: refused."""
+    client = await wfe.subscriber()
+    order, chain = await issued(client, others, "a.example.com")
+    url = order.json["certificate"]
+    (await _revoke(client, others, _der(chain))).require(200)
+    assert (await client.post(url)).require(200).body == chain.body
+    (await client.post(url, {})).require(400, "malformed")
+    other = await ready_order(client, others, "b.example.com")
+    serial, other_id = url.rsplit("/", 2)[1], other.location.rpartition("/")[2]
+    (await client.post(f"/acme/cert/{serial}/{other_id}")).require(404, "malformed")
+    await others.issue(id_of(other.location), ["b.example.com"], ec.generate_private_key(ec.SECP256R1()).public_key(),
+                       account_id=id_of(client.kid), publish=False)
+    unpublished = await others.value("SELECT encode(serial, 'hex') FROM ocsp_requests")
+    (await client.post(f"/acme/cert/{unpublished}/{other_id}")).require(404, "malformed")
+
+
+@pytest.mark.parametrize(("asked", "recorded"), [(None, 0), (0, 0), (4, 4), (1, 1)])
+async def test_rv1_by_the_account(wfe: RunningWfe, others: OtherProcesses, asked: int | None, recorded: int) -> None:
+    """Rows RV1, RV2, RV4: 200 with an empty body and a nonce; the reason stands; the request is kept as evidence."""
+    client = await wfe.subscriber()
+    _, chain = await issued(client, others, "a.example.com")
+    members: dict[str, Any] = {} if asked is None else {"reason": asked}
+    answer = (await _revoke(client, others, _der(chain), **members)).require(200)
+    assert answer.body == b""
+    assert await _reason(others, _der(chain)) == recorded
+    evidence = await others.value("SELECT evidence FROM revocations")
+    assert evidence["account"] == client.kid
+    assert set(evidence["jws"]) == {"protected", "payload", "signature"}
+    (await _revoke(client, others, _der(chain))).require(400, "alreadyRevoked")
+
+
+async def test_rv2_by_authorizations_for_all_names(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """Rows RV2, E99: another account needs a valid authorization for every name, the wildcard's own included."""
+    owner, holder = await wfe.subscriber(), await wfe.subscriber()
+    names = ("d.example.com", "*.d.example.com")
+    _, chain = await issued(owner, others, *names)
+    (await _revoke(holder, others, _der(chain))).require(403, "unauthorized")
+    await ready_order(holder, others, names[0])
+    (await _revoke(holder, others, _der(chain))).require(403, "unauthorized")
+    wildcard = await ready_order(holder, others, names[1])
+    url = wildcard.json["authorizations"][0]
+    (await _revoke(holder, others, _der(chain), reason=1)).require(200)
+    assert await _reason(others, _der(chain)) == 5
+    _, second = await issued(owner, others, "d.example.com", "*.d.example.com")
+    (await holder.post(url, {"status": "deactivated"})).require(200)
+    (await _revoke(holder, others, _der(second))).require(403, "unauthorized")
+
+
+async def test_rv2_rv3_by_the_certificates_key(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """Rows RV2, RV3, E101: keyCompromise without an account, also after another reason; again is alreadyRevoked."""
+    client = await wfe.subscriber()
+    key = SigningKey.make()
+    _, chain = await issued(client, others, "a.example.com", key=key.private)
+    (await _revoke(client, others, _der(chain), key=SigningKey.make())).require(403, "unauthorized")
+    (await _revoke(client, others, _der(chain), key=client.key)).require(403, "unauthorized")
+    (await _revoke(client, others, _der(chain), reason=0)).require(200)
+    (await _revoke(client, others, _der(chain), key=key, reason=0)).require(200)
+    assert await _reason(others, _der(chain)) == 1
+    (await _revoke(client, others, _der(chain), key=key)).require(400, "alreadyRevoked")
+    (await _revoke(client, others, _der(chain))).require(400, "alreadyRevoked")
+    fresh = SigningKey.make("RS256")
+    _, chain = await issued(client, others, "b.example.com", key=fresh.private)
+    (await _revoke(client, others, _der(chain), key=fresh)).require(200)
+    assert await _reason(others, _der(chain)) == 1
+
+
+async def test_e101_ten_parallel_revocations(start: _Start, others: OtherProcesses) -> None:
+    """Row E101: one 200, the others alreadyRevoked, at two servers."""
+    one, two = await start(), await start()
+    client = await one.subscriber()
+    _, chain = await issued(client, others, "a.example.com")
+    at_two = two.client(client.key, kid=client.kid)
+    working = asyncio.create_task(_carry_out(others))
+    answers = await asyncio.gather(*[(client if number % 2 else at_two).post(_PATH, {"certificate": b64(_der(chain))})
+                                     for number in range(10)])
+    working.cancel()
+    assert sorted(answer.status for answer in answers) == [200] + [400] * 9
+    assert {answer.type for answer in answers if answer.status == 400} == {"alreadyRevoked"}
+
+
+async def _carry_out(others: OtherProcesses) -> None:
+    while True:
+        await asyncio.sleep(0.05)
+        await others.revoke_all()
+
+
+async def test_rv1_a_ca_that_is_away(wfe: RunningWfe, others: OtherProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row RV1: after the wait the request is stored for good, which is what 200 says; again: alreadyRevoked."""
+    monkeypatch.setattr("acme_api.wfe.revocations._WAIT_S", 0.1)
+    client = await wfe.subscriber()
+    _, chain = await issued(client, others, "a.example.com")
+    payload = {"certificate": b64(_der(chain))}
+    (await client.post(_PATH, payload)).require(200)
+    assert await others.count("revocation_requests") == 1
+    (await client.post(_PATH, payload)).require(400, "alreadyRevoked")
+    await others.revoke_all()
+    assert await _reason(others, _der(chain)) == 0
+
+
+async def test_rv5_e98_what_is_not_one_of_ours(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """Rows RV5, E98: not a certificate is malformed; forged, foreign and the issuer's own are 404, and ours stays."""
+    client = await wfe.subscriber()
+    _, chain = await issued(client, others, "a.example.com")
+    der = _der(chain)
+    for spelling in (None, 1, "", "-----BEGIN CERTIFICATE-----", b64(b"x"), b64(der + b"\0"), b64(der) + "=",
+                     b64(der[:-1])):
+        (await client.post(_PATH, {"certificate": spelling})).require(400, "malformed")
+    leaf = _leaf(chain)
+    forged = (x509.CertificateBuilder().subject_name(leaf.subject).issuer_name(leaf.issuer)
+              .serial_number(leaf.serial_number).public_key(leaf.public_key())
+              .not_valid_before(leaf.not_valid_before_utc).not_valid_after(leaf.not_valid_after_utc)
+              .sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER))
+    issuer = (await others.make_issuer()).public_bytes(Encoding.DER)
+    for certificate in (forged, issuer):
+        (await _revoke(client, others, certificate)).require(404, "malformed")
+    assert await _reason(others, der) is None
+
+
+@pytest.mark.parametrize(("reason", "kind"), [
+    (2, "badRevocationReason"), (6, "badRevocationReason"), (-1, "badRevocationReason"),
+    (10**20, "badRevocationReason"), ("1", "malformed"), (1.0, "malformed"), (True, "malformed"), (None, "malformed")])
+async def test_e100_reasons(wfe: RunningWfe, others: OtherProcesses, reason: Any, kind: str) -> None:
+    """Rows RV4, E100."""
+    client = await wfe.subscriber()
+    _, chain = await issued(client, others, "a.example.com")
+    (await client.post(_PATH, {"certificate": b64(_der(chain)), "reason": reason})).require(400, kind)
+    assert await others.count("revocation_requests") == 0
+
+
+async def test_e99_expired_certificates(wfe: RunningWfe, others: OtherProcesses, clock: Clock) -> None:
+    """Rows RV5, E99: 403."""
+    client = await wfe.subscriber()
+    _, chain = await issued(client, others, "a.example.com")
+    connection = await others.database.connect()
+    await connection.execute("UPDATE certificates SET not_after = $1", clock.now() - timedelta(seconds=1))
+    await connection.close()
+    (await client.post(_PATH, {"certificate": b64(_der(chain))})).require(403, "unauthorized")

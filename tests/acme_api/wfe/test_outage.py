@@ -1,0 +1,147 @@
+"""A database that goes away, crashes and comes back under a running server (rows N9, P8, E78)."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ca.admin.embedded_postgres import SUPERUSER, EmbeddedPostgres
+from ca.admin.migrate import make_embedded_database, make_password, migrate
+from ca.process.ambient import system_ambient
+from ca.process.settings import DatabaseSettings
+from tests.acme_api.wfe.running import Clock, OtherProcesses, RunningWfe, make_settings, start_wfe
+from tests.acme_client import JOSE_JSON
+from tests.fixtures_postgres import TestDatabase
+
+
+@dataclass
+class _OwnServer:
+    """A PostgreSQL that this test may stop and crash."""
+
+    postgres: EmbeddedPostgres
+    database: TestDatabase
+    password: str
+    wfe: RunningWfe
+    others: OtherProcesses
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self.postgres.stop)
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.postgres.start, self.password)
+
+    async def answers(self, expected: int, **members: Any) -> None:
+        """Waits until the server answers a new request with a status."""
+        client = self.wfe.client(**members)
+        for _ in range(200):
+            client.nonces.clear()
+            if (await client.post("/acme/new-account", {})).status == expected:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"never {expected}")
+
+
+@pytest.fixture
+async def own(tmp_path: Path) -> AsyncIterator[_OwnServer]:
+    """A WFE on a PostgreSQL of its own."""
+    settings = DatabaseSettings(secrets_dir=tmp_path / "secrets")
+    ambient = system_ambient()
+    postgres = EmbeddedPostgres(directory=tmp_path / "pg", secrets_dir=settings.secrets_dir, settings={"fsync": "off"})
+    password = make_password(settings, SUPERUSER, ambient)
+    await asyncio.to_thread(postgres.start, password)
+    await make_embedded_database(settings, ambient)
+    await migrate(settings, ambient)
+    database = TestDatabase(settings=settings, name="chancery")
+    clock = Clock()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, postgres.stop)
+        wfe = await start_wfe(stack, make_settings(database, tmp_path), clock)
+        yield _OwnServer(postgres, database, password, wfe, OtherProcesses(database, clock))
+
+
+async def test_p8_a_database_that_is_away(own: _OwnServer) -> None:
+    """Rows P8, E78: 500 serverInternal with Retry-After and a nonce while it is away, service again when it is back.
+
+    Nonces made before the restart are refused: what was spent just before a crash may not have reached the disk.
+    """
+    client = await own.wfe.subscriber()
+    spent = await client.signed(client.kid)
+    (await client.send("POST", client.kid, data=spent, headers=JOSE_JSON)).require(200)
+    unspent = await client.signed(client.kid)
+    await own.stop()
+    (await client.send("GET", "/directory")).require(200)
+    for _ in range(3):
+        answer = (await client.post(client.kid)).require(500, "serverInternal")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert "asyncpg" not in answer.body.decode().lower()
+    await own.start()
+    await own.answers(201)
+    for body in (spent, unspent):
+        (await client.send("POST", client.kid, data=body, headers=JOSE_JSON)).require(400, "badNonce")
+    client.nonces.clear()
+    (await client.post(client.kid)).require(200)
+
+
+async def test_n9_a_crash_of_the_database(own: _OwnServer) -> None:
+    """Row N9: kill -9 of one backend makes PostgreSQL recover; nonces from before are refused, later ones are fine.
+
+    The postmaster survives such a crash, so that its start time says nothing; the forgotten rows are simulated.
+    """
+    client = await own.wfe.subscriber()
+    body = await client.signed(client.kid)
+    (await client.send("POST", client.kid, data=body, headers=JOSE_JSON)).require(200)
+    await asyncio.sleep(1.1)
+    victim = int(await own.others.value("SELECT pid FROM pg_stat_activity WHERE usename = 'acme_wfe' LIMIT 1"))
+    os.kill(victim, signal.SIGKILL)
+    await own.answers(201)
+    connection = await own.database.connect()
+    await connection.execute("DELETE FROM spent_nonces")
+    await connection.close()
+    (await client.send("POST", client.kid, data=body, headers=JOSE_JSON)).require(400, "badNonce")
+    # A server that was started after the crash refuses it as well.
+    async with AsyncExitStack() as stack:
+        fresh = await start_wfe(stack, make_settings(own.database, Path("/nonexistent")), Clock())
+        (await fresh.client().send("POST", client.kid, data=body, headers=JOSE_JSON)).require(400, "badNonce")
+    client.nonces.clear()
+    (await client.post(client.kid)).require(200)
+
+
+async def test_n9_a_failover(own: _OwnServer) -> None:
+    """Row N9: after the LISTEN connection was lost, a server that took over may not know the last spent nonces."""
+    client = await own.wfe.subscriber()
+    body = await client.signed(client.kid)
+    await asyncio.sleep(1.1)
+    connection = await own.database.connect("acme_wfe")
+    listening = "FROM pg_stat_activity WHERE application_name = 'chancery-wfe-listen'"
+    assert await connection.fetchval(f"SELECT count(pg_terminate_backend(pid)) {listening}") == 1
+    await asyncio.sleep(0.2)
+    while not await connection.fetchval(f"SELECT count(*) {listening}"):  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.05)
+    await connection.close()
+    # Nonces count in whole seconds, so those of the second of the change are refused too.
+    await asyncio.sleep(1.1)
+    (await client.send("POST", client.kid, data=body, headers=JOSE_JSON)).require(400, "badNonce")
+    client.nonces.clear()
+    (await client.post(client.kid)).require(200)
+
+
+async def test_e78_a_database_that_is_read_only(own: _OwnServer) -> None:
+    """Rows P8, E78: 500 serverInternal with nothing of the inside, then it works again."""
+    client = await own.wfe.subscriber()
+    owner = await own.database.connect()
+    for value, status in (("on", 500), ("off", 201)):
+        await owner.execute(f"ALTER DATABASE chancery SET default_transaction_read_only = {value}")
+        await own.others.run("acme_wfe", (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'acme_wfe'"
+            " AND pid <> pg_backend_pid()",))
+        await asyncio.sleep(0.2)
+        await own.answers(status)
+    await owner.close()
+    client.nonces.clear()
+    (await client.post(client.kid)).require(200)
