@@ -118,7 +118,7 @@ async def _revoke(
 
 
 async def _publish(publisher: CrlPublisher) -> bool:
-    if publisher.is_marked:
+    if publisher.is_marked():
         await asyncio.sleep(DEBOUNCE_S)
     return await publisher.publish_due()
 

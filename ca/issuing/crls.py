@@ -84,7 +84,6 @@ class CrlPublisher:
         if self._dirty:
             self.wake.set()
 
-    @property
     def is_marked(self) -> bool:
         """Whether a status has changed since the last CRLs."""
         return bool(self._dirty)

@@ -6,7 +6,7 @@ two leaves a request that is finished later with the serial number that it has, 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -41,13 +41,13 @@ _BROKEN_WAIT_S: Final = 5.0
 _MAX_BREAKS: Final = 5
 
 
-def _no_test_watches(_step: int) -> None:
+async def _no_test_watches(_step: int) -> None:
     """In production nothing happens between two steps."""
 
 
 @dataclass(slots=True, kw_only=True)
 class IssuingProcess:
-    """What the cycle works with. `after_step` is where tests end the process between two steps."""
+    """What the cycle works with. `after_step` is where tests stop the process between two steps."""
 
     pool: Pool
     ambient: Ambient
@@ -57,7 +57,7 @@ class IssuingProcess:
     audit: AuditTrail
     log: FilteringBoundLogger
     worker: str
-    after_step: Callable[[int], None] = field(default=_no_test_watches)
+    after_step: Callable[[int], Awaitable[None]] = field(default=_no_test_watches)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,7 @@ class Verdicts:
     stale: Sequence[CaaIsStale] = ()
     refusals: Mapping[bytes, dict[str, Any]] = field(default_factory=dict)
     broken: Sequence[bytes] = ()
+    baseless: Sequence[bytes] = ()
 
 
 async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
@@ -82,14 +83,14 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
         begun = await store.intents(connection, [request.id for request in claimed])
         fresh = [request for request in claimed if request.id not in begun]
         evidence = await load_evidence(connection, fresh, now)
-        ca.after_step(1)
+        await ca.after_step(1)
         # 2. Derive the right to issue again, from what the front end cannot have made.
         verdicts = await _judge(ca, connection, fresh, evidence, now)
-        ca.after_step(2)
+        await ca.after_step(2)
         # 3. Serial number and TBSCertificate; sign a copy with a throw-away key; lint it.
         drafts, unfit = await _draft(ca, verdicts.grants, await store.issuer_switches(connection), now)
         await _settle(ca, connection, verdicts, unfit, now)
-        ca.after_step(3)
+        await ca.after_step(3)
         # 4. COMMIT the intent: from now on the serial number counts as issued, can be revoked and has OCSP coverage.
         if drafts:
             ours = await store.commit_intents(connection, drafts, worker=ca.worker, now=now)
@@ -97,7 +98,7 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
             begun |= {draft.request_id: StoredIntent(request_id=draft.request_id, serial=draft.serial, tbs=draft.tbs,
                                                      issuer_id=draft.issuer_id, signed=False)
                       for draft in drafts if draft.request_id in ours}
-        ca.after_step(4)
+        await ca.after_step(4)
         unsigned = [intent for intent in begun.values() if not intent.signed]
         signed: list[tuple[bytes, bytes]] = []
         for authority in _authorities_of(ca, unsigned):
@@ -105,16 +106,16 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
             # 5. Say what is going to be signed.
             for intent in intents:
                 ca.audit.signing("certificate", key=authority.name, tbs=intent.tbs, subject=serial_hex(intent.serial))
-            ca.after_step(5)
+            await ca.after_step(5)
             # 6. The HSM signs the very TBS bytes that were linted. 7. Each signature has to verify.
             signatures = await ca.signer.sign(authority, "certificate", [intent.tbs for intent in intents])
             signed += zip((intent.serial for intent in intents), signatures, strict=True)
-        ca.after_step(7)
+        await ca.after_step(7)
         # [Certificate transparency goes here: the object above is then a precertificate.]
         # 8. COMMIT the signatures, end the requests, tell who waits.
         if begun:
             await store.commit_signatures(connection, signed, list(begun), now=ca.ambient.now())
-            ca.after_step(8)
+            await ca.after_step(8)
             await store.notify(connection, [("changed", request_id.hex()) for request_id in begun])
     return True
 
@@ -127,6 +128,7 @@ async def _judge(
     stale: list[CaaIsStale] = []
     refusals: dict[bytes, dict[str, Any]] = {}
     broken: list[bytes] = []
+    baseless: list[bytes] = []
     for request in requests:
         try:
             verdict = _judge_one(ca, request, evidence, now)
@@ -143,6 +145,9 @@ async def _judge(
                 grants.append(verdict)
             elif isinstance(verdict, CaaIsStale):
                 stale.append(verdict)
+            else:
+                ca.log.error("a request in the queue has nothing behind it", request=to_text(request.id))
+                baseless.append(request.id)
     kept = []
     refused_keys = await _refused_keys(ca, connection, grants)
     for grant in grants:
@@ -151,7 +156,7 @@ async def _judge(
                 RefusalReason.BAD_PUBLIC_KEY, "this key is compromised, an account's, or a CA's: use a new one"))
         else:
             kept.append(grant)
-    return Verdicts(grants=kept, stale=stale, refusals=refusals, broken=broken)
+    return Verdicts(grants=kept, stale=stale, refusals=refusals, broken=broken, baseless=baseless)
 
 
 def _judge_one(
@@ -212,7 +217,7 @@ def _draft_one(ca: IssuingProcess, grant: Grant, authority: Authority, now: date
 async def _settle(
     ca: IssuingProcess, connection: Connection, verdicts: Verdicts, unfit: Mapping[bytes, dict[str, Any]], now: datetime
 ) -> None:
-    """Ends the requests that are refused, and leaves the others for later that cannot be decided yet."""
+    """Ends the requests that are refused or baseless, and leaves those for later that cannot be decided yet."""
     refused = [request_id for request_id, problem in {**verdicts.refusals, **unfit}.items()
                if await store.commit_refusal(connection, request_id, problem, worker=ca.worker, now=now)]
     wakes = [("changed", request_id.hex()) for request_id in refused]
@@ -225,6 +230,8 @@ async def _settle(
         wakes.append(("validation", ""))
     if verdicts.broken:
         await store.defer(connection, verdicts.broken, worker=ca.worker, after_s=_BROKEN_WAIT_S)
+    if verdicts.baseless:
+        await store.drop(connection, verdicts.baseless, worker=ca.worker)
     if wakes:
         await store.notify(connection, wakes)
 

@@ -108,6 +108,7 @@ WITH mine AS (
 INSERT INTO refusals (request_id, refused_at, problem) SELECT id, $3, $4 FROM mine
 ON CONFLICT (request_id) DO NOTHING RETURNING request_id
 """
+DROP: Final = "DELETE FROM issuance_requests WHERE id = ANY($2) AND leased_by = $1"
 ASK_FOR_CAA_CHECKS: Final = "SELECT ask_for_caa_checks($1::bytea[], $2::bytea[])"
 NOTIFY: Final = """
 SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t (channel, payload)
@@ -306,6 +307,11 @@ async def commit_refusal(
 ) -> bool:
     """Stores why there will be no certificate and ends the request; False when another worker has it now."""
     return await connection.fetchval(COMMIT_REFUSAL, worker, request_id, now, problem) is not None
+
+
+async def drop(connection: Connection, ids: Sequence[bytes], *, worker: str) -> None:
+    """Takes entries off the queue that nothing stands behind."""
+    await connection.execute(DROP, worker, list(ids))
 
 
 async def ask_for_caa_checks(connection: Connection, wanted: Sequence[tuple[bytes, bytes]]) -> None:
