@@ -26,6 +26,7 @@ PROCESS = "cli"
 CONFIG_VARIABLE = "CHANCERY_CONFIG"
 _PLACES = (Path("chancery.toml"), Path("chancery-data/chancery.toml"), Path("/etc/chancery/chancery.toml"))
 _CONNECT_PATIENCE_S = 8.0
+_OLD_SCHEMA = ("42P01", "42703", "42883")      # undefined table, column, function
 _Parameters = ParamSpec("_Parameters")
 
 
@@ -137,6 +138,9 @@ def run_body(body: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
     except StartupError as fault:
         raise CommandError(str(fault)) from fault
     except (PostgresError, *UNAVAILABLE) as fault:
+        if getattr(fault, "sqlstate", None) in _OLD_SCHEMA:
+            raise CommandError(f"the database is older than this program: run `chancery db migrate` ({fault})"
+                               ) from fault
         raise CommandError(f"the database failed: {fault or type(fault).__name__}") from fault
     except TimeoutError as fault:
         raise CommandError("the database did not answer in time") from fault

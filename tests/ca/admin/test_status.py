@@ -148,3 +148,11 @@ async def test_database_away_is_one_line(command_line: CommandLine) -> None:
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("chancery: the database cannot be reached")
+
+
+async def test_old_database_is_told(seed: Seed, command_line: CommandLine) -> None:
+    """A table that is missing means that the migrations have not run, and the line says so."""
+    await seed.run("chancery_owner", "DROP TABLE ocsp_shards")
+    result = await command_line.run("status", exit_code=1)
+    assert "run `chancery db migrate`" in result.stderr
+    assert result.stderr.count("\n") == 1
