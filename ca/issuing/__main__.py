@@ -40,7 +40,7 @@ def main(settings: Settings) -> int:
 
     async def run(stop: asyncio.Event) -> None:
         policy = issuance_policy(settings)
-        async with (await create_pool(settings.database, ROLE, process="ca") as pool,
+        async with (await create_pool(settings.database, ROLE, process="ca", options=store.SESSION_OPTIONS) as pool,
                     await _open_token(settings) as thread):
             await _serve(settings, policy, pool, thread, stop)
 

@@ -80,9 +80,9 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
         if not claimed:
             return False
         now = ca.ambient.now()
-        begun = await store.intents(connection, [request.id for request in claimed])
-        fresh = [request for request in claimed if request.id not in begun]
-        evidence = await load_evidence(connection, fresh, now)
+        begun = {request.id: request.intent for request in claimed if request.intent is not None}
+        fresh = [request for request in claimed if request.intent is None]
+        evidence = await load_evidence(connection, fresh)
         await ca.after_step(1)
         # 2. Derive the right to issue again, from what the front end cannot have made.
         verdicts = await _judge(ca, connection, fresh, evidence, now)

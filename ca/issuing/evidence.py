@@ -6,9 +6,9 @@ account handed over to (RFC 8555 7.3.5, both signatures of each key change verif
 url is this order's finalize URL, and the CSR in its payload names exactly what is certified.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from acme_api.protocol.directory import account_url, finalize_url
 from acme_api.protocol.json_strict import JsonError, decode_object
@@ -18,12 +18,11 @@ from acme_api.protocol.problem import Problem
 from ca.issuing import store
 from ca.issuing.grant import CaaIsStale, Grant, read_csr
 from ca.issuing.policy import IssuancePolicy
-from ca.issuing.store import ClaimedRequest, StoredOrder
+from ca.issuing.store import ClaimedRequest, StoredOrder, StoredValidation
 from ca.pki import domain_control
 from ca.pki.csr import CsrError, require_names
-from ca.pki.domain_control import CaaCheck, Validation, require_domain_control
+from ca.pki.domain_control import Validation, require_domain_control
 from ca.pki.identifier import Identifier, IdentifierError, parse_identifier, require_permitted
-from ca.pki.policy import CAA_CHECK_LIFE_S
 from ca.pki.profile import require_profile
 from ca.pki.refusal import IdentifierRefusal, Refusal, RefusalReason
 from ca.process.postgres import Connection
@@ -35,13 +34,11 @@ class Evidence:
 
     orders: Mapping[bytes, StoredOrder] = field(default_factory=dict)
     service_csrs: Mapping[bytes, bytes] = field(default_factory=dict)
-    validations: Mapping[bytes, Validation] = field(default_factory=dict)
-    deactivated: Collection[bytes] = frozenset()
-    caa_checks: Sequence[CaaCheck] = ()
+    validations: Mapping[bytes, StoredValidation] = field(default_factory=dict)
     key_changes: Mapping[bytes, Sequence[str]] = field(default_factory=dict)
 
 
-async def load_evidence(connection: Connection, requests: Sequence[ClaimedRequest], now: datetime) -> Evidence:
+async def load_evidence(connection: Connection, requests: Sequence[ClaimedRequest]) -> Evidence:
     """What is stored about the requests; key changes only where a validation names another key than the finalizer's."""
     order_ids = [request.id for request in requests if request.kind == "order"]
     service_ids = [request.id for request in requests if request.kind == "service"]
@@ -49,17 +46,13 @@ async def load_evidence(connection: Connection, requests: Sequence[ClaimedReques
     if not order_ids:
         return Evidence(service_csrs=service_csrs)
     orders = await store.orders(connection, order_ids)
-    ids = list({each for order in orders.values() for each in order.authorization_ids})
-    validations = {each.authorization_id: each for each in await store.validations(connection, ids)}
+    ids = {each for order in orders.values() for each in order.authorization_ids}
+    validations = {each.validation.authorization_id: each for each in await store.validations(connection, list(ids))}
     moved = {order.account_id for order in orders.values()
-             if any(each in validations and validations[each].thumbprint != thumbprint(order.jwk)
+             if any(each in validations and validations[each].validation.thumbprint != thumbprint(order.jwk)
                     for each in order.authorization_ids)}
-    oldest_useful = now - timedelta(seconds=CAA_CHECK_LIFE_S)
-    return Evidence(
-        orders=orders, service_csrs=service_csrs, validations=validations,
-        deactivated=await store.deactivated(connection, ids),
-        caa_checks=await store.caa_checks(connection, ids, since=oldest_useful),
-        key_changes=await store.key_changes(connection, list(moved)) if moved else {})
+    return Evidence(orders=orders, service_csrs=service_csrs, validations=validations,
+                    key_changes=await store.key_changes(connection, list(moved)) if moved else {})
 
 
 def judge_order(order: StoredOrder, evidence: Evidence, policy: IssuancePolicy, now: datetime) -> Grant | CaaIsStale:
@@ -68,10 +61,12 @@ def judge_order(order: StoredOrder, evidence: Evidence, policy: IssuancePolicy, 
         raise Refusal(RefusalReason.ACCOUNT_CLOSED, "the account was closed before the certificate was signed")
     identifiers = _permitted(order.identifiers, policy)
     profile = require_profile(order.profile, identifiers)
+    known = [evidence.validations[each] for each in order.authorization_ids if each in evidence.validations]
     control = require_domain_control(domain_control.Evidence(
-        account_id=order.account_id, identifiers=identifiers,
-        validations=[evidence.validations[each] for each in order.authorization_ids if each in evidence.validations],
-        caa_checks=evidence.caa_checks, deactivated=evidence.deactivated, requested_at=order.finalized_at), now)
+        account_id=order.account_id, identifiers=identifiers, validations=[each.validation for each in known],
+        caa_checks=[each.caa_check for each in known if each.caa_check is not None],
+        deactivated=[each.validation.authorization_id for each in known if each.deactivated],
+        requested_at=order.finalized_at), now)
     csr_der = _require_signed_by_subscriber(order, control.validations, evidence, policy.acme_base_url)
     csr = read_csr(csr_der)
     try:

@@ -16,16 +16,24 @@ from ca.pki.refusal import RefusalReason
 from ca.process.postgres import Connection, Pool, Record
 
 LEASE_S: Final = 30
+# Every statement looks keys up in partitions: a new plan for each set of keys costs more than the look itself.
+SESSION_OPTIONS: Final = {"plan_cache_mode": "force_generic_plan"}
 
-# Rows that another process is claiming are skipped, never waited for.
+# Rows that another process is claiming are skipped, never waited for. What an earlier run has begun comes with them.
 CLAIM: Final = """
 WITH free AS (
     SELECT id FROM issuance_requests WHERE leased_until < now() ORDER BY leased_until LIMIT $2 FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE issuance_requests AS request
+    SET leased_by = $1, leased_until = now() + make_interval(secs => $3), attempts = least(request.attempts + 1, 32000)
+    FROM free WHERE request.id = free.id
+    RETURNING request.id, request.kind, request.attempts
 )
-UPDATE issuance_requests AS request
-SET leased_by = $1, leased_until = now() + make_interval(secs => $3), attempts = least(request.attempts + 1, 32000)
-FROM free WHERE request.id = free.id
-RETURNING request.id, request.kind, request.attempts
+SELECT claimed.id, claimed.kind, claimed.attempts, c.serial, c.issuer_id, c.tbs, s.serial IS NOT NULL AS signed
+FROM claimed
+LEFT JOIN issuances i ON i.request_id = claimed.id
+LEFT JOIN certificates c ON c.serial = i.serial
+LEFT JOIN certificate_signatures s ON s.serial = i.serial
 """
 DEFER: Final = """
 UPDATE issuance_requests SET leased_until = now() + make_interval(secs => $3) WHERE id = ANY($2) AND leased_by = $1
@@ -36,11 +44,6 @@ WHERE leased_by = $1 AND leased_until > now() + make_interval(secs => $2)
 """
 LEASE_HOLDERS: Final = "SELECT DISTINCT leased_by FROM issuance_requests WHERE leased_until > now()"
 FREE_LEASES: Final = "UPDATE issuance_requests SET leased_until = '-infinity' WHERE leased_by = ANY($1)"
-INTENTS: Final = """
-SELECT i.request_id, c.serial, c.issuer_id, c.tbs, s.serial IS NOT NULL AS signed
-FROM issuances i JOIN certificates c ON c.serial = i.serial LEFT JOIN certificate_signatures s ON s.serial = i.serial
-WHERE i.request_id = ANY($1)
-"""
 ORDERS: Final = """
 SELECT o.id, o.account_id, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile,
     o.not_before, o.not_after, f.requested_at, f.jwk, f.jws_protected, f.jws_payload, f.jws_signature,
@@ -48,14 +51,18 @@ SELECT o.id, o.account_id, o.identifier_types, o.identifier_values, o.authorizat
 FROM orders o JOIN finalizations f ON f.order_id = o.id JOIN accounts a ON a.id = o.account_id
 WHERE o.id = ANY($1)
 """
+# Each validation that succeeded, whether its authorization was ended, and the newest look at CAA since.
 VALIDATIONS: Final = """
-SELECT authorization_id, account_id, identifier_type, identifier_value, wildcard, challenge_type, thumbprint,
-    validated_at, valid_until, caa_checked_at
-FROM validations WHERE authorization_id = ANY($1) AND problem IS NULL AND valid_until IS NOT NULL
-"""
-DEACTIVATED: Final = "SELECT id FROM authorizations WHERE id = ANY($1) AND deactivated_at IS NOT NULL"
-CAA_CHECKS: Final = """
-SELECT authorization_id, checked_at, problem FROM caa_checks WHERE authorization_id = ANY($1) AND checked_at > $2
+SELECT v.authorization_id, v.account_id, v.identifier_type, v.identifier_value, v.wildcard, v.challenge_type,
+    v.thumbprint, v.validated_at, v.valid_until, v.caa_checked_at, a.deactivated_at IS NOT NULL AS deactivated,
+    k.checked_at AS rechecked_at, k.problem AS recheck_problem
+FROM validations v
+LEFT JOIN authorizations a ON a.id = v.authorization_id
+LEFT JOIN LATERAL (
+    SELECT checked_at, problem FROM caa_checks WHERE caa_checks.authorization_id = v.authorization_id
+    ORDER BY checked_at DESC LIMIT 1
+) AS k ON true
+WHERE v.authorization_id = ANY($1) AND v.problem IS NULL AND v.valid_until IS NOT NULL
 """
 KEY_CHANGES: Final = "SELECT account_id, jws FROM key_changes WHERE account_id = ANY($1) ORDER BY changed_at"
 SERVICE_REQUESTS: Final = "SELECT id, csr FROM service_requests WHERE id = ANY($1)"
@@ -124,6 +131,7 @@ class ClaimedRequest:
     id: bytes
     kind: Literal["order", "service"]
     attempts: int
+    intent: "StoredIntent | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,10 +191,23 @@ class StoredOrder:
     account_closed: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredValidation:
+    """A validation that succeeded, whether its authorization was ended since, and the newest look at CAA since."""
+
+    validation: Validation
+    deactivated: bool
+    caa_check: CaaCheck | None
+
+
 async def claim(connection: Connection, *, worker: str, limit: int) -> list[ClaimedRequest]:
     """Takes up to `limit` requests, those that wait longest first; other workers' claims are passed over."""
-    return [ClaimedRequest(id=row["id"], kind=row["kind"], attempts=row["attempts"])
-            for row in await connection.fetch(CLAIM, worker, limit, LEASE_S)]
+    return [ClaimedRequest(
+        id=row["id"], kind=row["kind"], attempts=row["attempts"],
+        intent=None if row["serial"] is None else StoredIntent(
+            request_id=row["id"], serial=row["serial"], issuer_id=row["issuer_id"], tbs=row["tbs"],
+            signed=row["signed"]))
+        for row in await connection.fetch(CLAIM, worker, limit, LEASE_S)]
 
 
 async def defer(connection: Connection | Pool, ids: Sequence[bytes], *, worker: str, after_s: float) -> None:
@@ -220,40 +241,21 @@ async def issuer_switches(connection: Connection | Pool) -> dict[int, bool]:
     return {row["id"]: row["active"] for row in await connection.fetch(ISSUER_SWITCHES)}
 
 
-async def intents(connection: Connection, request_ids: Sequence[bytes]) -> dict[bytes, StoredIntent]:
-    """Intents that an earlier run has committed for these requests, by request id."""
-    rows = await connection.fetch(INTENTS, list(request_ids))
-    return {row["request_id"]: StoredIntent(request_id=row["request_id"], serial=row["serial"],
-                                            issuer_id=row["issuer_id"], tbs=row["tbs"], signed=row["signed"])
-            for row in rows}
-
-
 async def orders(connection: Connection, ids: Sequence[bytes]) -> dict[bytes, StoredOrder]:
     """Orders that have been finalized, by id."""
     return {row["id"]: _order(row) for row in await connection.fetch(ORDERS, list(ids))}
 
 
-async def validations(connection: Connection, authorization_ids: Sequence[bytes]) -> list[Validation]:
+async def validations(connection: Connection, authorization_ids: Sequence[bytes]) -> list[StoredValidation]:
     """The validations that succeeded."""
-    return [Validation(
-        authorization_id=row["authorization_id"], account_id=row["account_id"],
-        identifier=Identifier(type=row["identifier_type"], value=row["identifier_value"]), wildcard=row["wildcard"],
-        method=row["challenge_type"], thumbprint=row["thumbprint"], validated_at=row["validated_at"],
-        valid_until=row["valid_until"], caa_checked_at=row["caa_checked_at"])
+    return [StoredValidation(
+        validation=Validation(
+            authorization_id=row["authorization_id"], account_id=row["account_id"],
+            identifier=Identifier(type=row["identifier_type"], value=row["identifier_value"]),
+            wildcard=row["wildcard"], method=row["challenge_type"], thumbprint=row["thumbprint"],
+            validated_at=row["validated_at"], valid_until=row["valid_until"], caa_checked_at=row["caa_checked_at"]),
+        deactivated=row["deactivated"], caa_check=_caa_check(row))
         for row in await connection.fetch(VALIDATIONS, list(authorization_ids))]
-
-
-async def deactivated(connection: Connection, authorization_ids: Sequence[bytes]) -> frozenset[bytes]:
-    """Which of the authorizations their subscriber has ended."""
-    return frozenset(row["id"] for row in await connection.fetch(DEACTIVATED, list(authorization_ids)))
-
-
-async def caa_checks(
-    connection: Connection, authorization_ids: Sequence[bytes], *, since: datetime
-) -> list[CaaCheck]:
-    """What later looks at CAA found since a moment."""
-    rows = await connection.fetch(CAA_CHECKS, list(authorization_ids), since)
-    return [_caa_check(row) for row in rows]
 
 
 async def key_changes(connection: Connection, account_ids: Sequence[bytes]) -> dict[bytes, list[str]]:
@@ -335,11 +337,13 @@ def _order(row: Record) -> StoredOrder:
         account_closed=row["account_closed"])
 
 
-def _caa_check(row: Record) -> CaaCheck:
-    problem = row["problem"]
+def _caa_check(row: Record) -> CaaCheck | None:
+    checked_at, problem = row["rechecked_at"], row["recheck_problem"]
+    if checked_at is None:
+        return None
     if problem is None:
-        return CaaCheck(authorization_id=row["authorization_id"], checked_at=row["checked_at"], refusal=None)
+        return CaaCheck(authorization_id=row["authorization_id"], checked_at=checked_at, refusal=None)
     forbids = str(problem.get("type", "")).endswith(":caa")
-    return CaaCheck(authorization_id=row["authorization_id"], checked_at=row["checked_at"],
+    return CaaCheck(authorization_id=row["authorization_id"], checked_at=checked_at,
                     refusal=RefusalReason.CAA_FORBIDS if forbids else RefusalReason.DNS_FAILED,
                     detail=str(problem.get("detail", "the CAA records could not be looked up")))

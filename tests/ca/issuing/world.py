@@ -330,7 +330,7 @@ async def make_world(
         await connections["ca_admin"].execute(
             "INSERT INTO issuers VALUES ($1, $2, $3, $4, $5, true, now())", issuer_id, label,
             "ec" if issuer_id == EC_ISSUER else "rsa", issuers[issuer_id], SHARDS)
-    pool = await create_pool(database.settings, "ca_issuer", process="ca")
+    pool = await create_pool(database.settings, "ca_issuer", process="ca", options=store.SESSION_OPTIONS)
     settings = softhsm.settings
     thread = await HsmThread.open(module=settings.module, token_label=settings.token_label, pin_file=settings.pin_file,
                                   conf=settings.conf)
