@@ -1,2 +1,3 @@
-"""Signs OCSP responses in batches: `signer` (templates and token), `round` (what is new or revoked, what is due),
-`store` (the statements of role ocsp_signer). It listens on nothing and opens no connection but PostgreSQL."""
+"""Signs OCSP responses in batches: `round` (what was revoked, what is new, what is due), `gate` (who uses the token
+next), `signer` (templates and keys), `publish` (the batch log), `store` (the statements of role ocsp_signer). It
+listens on nothing and opens no connection but PostgreSQL's."""

@@ -1,30 +1,108 @@
-"""The two rounds of the pre-signer: what is new or changed, at once; what is due, range by range.
+"""The rounds of the pre-signer: what was revoked, what is new, and, range by range, what is due again.
 
-A round claims, signs and publishes. Publishing is one transaction under the log's lock: the batch row, the end of the
-requests that it answers, the schedule, and the wake-ups. A status that changed while it was signed is not published.
+A round is one transaction: claim (row locks), sign, publish. Each kind has a lane with at most two rounds at a time, so
+that one is signed while the other is published; the gate shares the token between the lanes.
 """
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from ca.process.ambient import Ambient
 from ca.process.postgres import Connection, Pool
 from ca.process.settings import OcspSettings
-from ca.process.worker import is_dead, worker_name
-from hsm.thread import HsmThread
 from ocsp.presign import store
+from ocsp.presign.gate import LaneName, SigningGate
+from ocsp.presign.publish import PublishedBatch, Resigning, publish, schedule_day
 from ocsp.presign.signer import IssuerSigner, SignedBatch, sign_batch
-from ocsp.presign.store import ClaimedRequest, ClaimedShard
-from ocsp.protocol.batch import encode_batch
-from ocsp.protocol.schedule import ScheduleError, due_at, moment, parts_of_day
+from ocsp.presign.store import ClaimedRequest, Shard, StatusOfCertificate
+from ocsp.protocol.schedule import SHORTEST_LIFE, WARNING_AGE, SerialRange, is_settled, moment, split_after
 
-_LEASE: Final = timedelta(seconds=30)
-_BATCH: Final = 2_000
-_FIRST_BATCH: Final = 500
+_ROUNDS_AT_ONCE: Final = 2
+_LARGEST_BATCH: Final = 4_000
+_SMALLEST_BATCH: Final = 50
+_FIRST_BATCH: Final = 1_000
+_ROUND_S: Final = 0.8
+
+
+class Round(Protocol):
+    """The work of one transaction."""
+
+    async def claim(self, connection: Connection, limit: int) -> int:
+        """Locks at most `limit` things to do; returns how many."""
+
+    async def work(self, connection: Connection) -> None:
+        """Signs and publishes."""
+
+    def committed(self) -> None:
+        """What is known and logged only when the transaction has ended."""
+
+
+class Lane:
+    """Rounds of one kind, one behind the other, the next one beginning while the last one is published.
+
+    `wake` is set by whoever knows of work, and by every round that ends: it may have left some (a range was split, a
+    status changed), which nobody could claim before.
+    """
+
+    def __init__(self, pool: Pool, make_round: Callable[[], Round]) -> None:
+        self.wake = asyncio.Event()
+        self._pool = pool
+        self._make_round = make_round
+        self._running: set[asyncio.Task[None]] = set()
+        self._fault: BaseException | None = None
+        self._limit = _FIRST_BATCH
+
+    async def step(self) -> bool:
+        """Begins a round; returns whether there was anything to do. Raises what an earlier one failed with."""
+        while len(self._running) >= _ROUNDS_AT_ONCE:
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise fault
+        claimed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._run(claimed))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await claimed > 0
+
+    async def drain(self) -> None:
+        """Waits for the rounds that have begun. Raises what one of them failed with."""
+        while self._running:
+            await asyncio.wait(self._running)
+        if self._fault is not None:
+            raise self._fault
+
+    async def _run(self, claimed: "asyncio.Future[int]") -> None:
+        loop = asyncio.get_running_loop()
+        this = self._make_round()
+        try:
+            async with self._pool.acquire() as connection:
+                async with connection.transaction():
+                    count = await this.claim(connection, self._limit)
+                    claimed.set_result(count)
+                    if not count:
+                        return
+                    started = loop.time()
+                    await this.work(connection)
+                    self._adapt(count, loop.time() - started)
+                this.committed()
+            self.wake.set()
+        except Exception as fault:
+            if claimed.done():
+                self._fault = fault
+            else:
+                claimed.set_exception(fault)
+
+    def _adapt(self, count: int, took_s: float) -> None:
+        """Batches take about a second with every kind of key, so that what comes next does not wait for long."""
+        if count == self._limit or took_s > _ROUND_S:
+            wanted = int(count * _ROUND_S / max(took_s, 0.001))
+            self._limit = min(_LARGEST_BATCH, max(_SMALLEST_BATCH, wanted))
 
 
 class Presigner:
@@ -34,132 +112,144 @@ class Presigner:
         self,
         *,
         pool: Pool,
-        thread: HsmThread,
+        gate: SigningGate,
         signers: Mapping[int, IssuerSigner],
         settings: OcspSettings,
         ambient: Ambient,
         log: FilteringBoundLogger,
     ) -> None:
-        self._pool = pool
-        self._thread = thread
-        self._signers = signers
-        self._life = timedelta(seconds=settings.response_life_s)
-        self._age = timedelta(seconds=settings.resign_age_s)
-        self._jitter = timedelta(seconds=settings.resign_jitter_s)
-        self._ambient = ambient
-        self._log = log
-        self._worker = worker_name()
-        self._scheduled: set[tuple[int, bytes]] = set()
+        self.gate = gate
+        self.signers = dict(signers)
+        self.ambient = ambient
+        self.log = log
+        self.life = timedelta(seconds=settings.response_life_s)
+        self.resigning = Resigning(age=timedelta(seconds=settings.resign_age_s),
+                                   jitter=timedelta(seconds=settings.resign_jitter_s))
+        self.scheduled: set[tuple[int, bytes]] = set()
+        self.changed = Lane(pool, lambda: RequestRound(self, LaneName.CHANGED, store.claim_changed))
+        self.new = Lane(pool, lambda: RequestRound(self, LaneName.NEW, store.claim_new))
+        self.due = Lane(pool, lambda: DueRound(self))
 
-    async def free_dead_leases(self) -> None:
-        """Takes back what a killed process of this host was signing."""
-        holders = await store.lease_holders(self._pool, now=self._ambient.now())
-        dead = [worker for worker in holders if is_dead(worker)]
-        if dead:
-            await store.free_leases(self._pool, dead)
+    def able(self, now: datetime) -> list[int]:
+        """Issuers that may sign: an issuer's last hours are too short for a response (BR 4.9.9)."""
+        return [signer.id for signer in self.signers.values()
+                if signer.issuer.validity.not_after - now > SHORTEST_LIFE]
 
-    async def sign_requested(self) -> bool:
-        """One round over new and changed certificates; returns whether there were any."""
-        now = self._ambient.now()
-        claimed = await store.claim(self._pool, worker=self._worker, now=now, until=now + _LEASE, limit=_FIRST_BATCH)
-        if not claimed:
-            return False
-        statuses = await store.statuses(self._pool, sorted({item.serial for item in claimed}))
-        by_issuer: dict[int, list[store.StoredStatus]] = defaultdict(list)
+    async def sign(self, lane: LaneName, statuses: Sequence[StatusOfCertificate], now: datetime) -> list[SignedBatch]:
+        """A batch for each issuer; `now` is before the statuses were read."""
+        by_issuer: dict[int, list[StatusOfCertificate]] = defaultdict(list)
         for status in statuses:
             by_issuer[status.issuer_id].append(status)
-        batches = [batch for issuer_id, items in by_issuer.items()
-                   if (batch := await self._sign(issuer_id, items)) is not None]
+        async with asyncio.TaskGroup() as tasks:
+            made = [tasks.create_task(sign_batch(self.gate, lane, self.signers[issuer_id], items, now=now,
+                                                 life=self.life)) for issuer_id, items in by_issuer.items()]
+        return [task.result() for task in made]
+
+    def log_published(self, lane: LaneName, published: Sequence[PublishedBatch]) -> None:
+        """BR 5.4.1: OCSP signing is logged, a line a batch; the batch itself says which status each serial got."""
+        for batch in published:
+            serials = sorted(batch.versions)
+            self.log.info("signed", audit=True, lane=lane.name.lower(), batch_id=batch.id,
+                          issuer=self.signers[batch.issuer_id].name, count=len(serials), first=serials[0].hex(),
+                          last=serials[-1].hex(), revoked=sum(1 for version in batch.versions.values() if version),
+                          dropped=batch.dropped)
+
+
+class RequestRound:
+    """New certificates, or changed statuses."""
+
+    def __init__(
+        self,
+        presigner: Presigner,
+        lane: LaneName,
+        claim: Callable[[Connection, Sequence[int], int], Awaitable[list[ClaimedRequest]]],
+    ) -> None:
+        self._presigner = presigner
+        self._lane = lane
+        self._claim = claim
+        self._now = presigner.ambient.now()
+        self._claimed: list[ClaimedRequest] = []
+        self._published: list[PublishedBatch] = []
+        self._scheduled: set[tuple[int, bytes]] = set()
+
+    async def claim(self, connection: Connection, limit: int) -> int:
+        """Locks requests."""
+        self._claimed = await self._claim(connection, self._presigner.able(self._now), limit)
+        return len(self._claimed)
+
+    async def work(self, connection: Connection) -> None:
+        """Signs, publishes and ends the requests that are answered by it, or by the certificate's end."""
+        known = {status.serial: status for status in
+                 await store.statuses(connection, [item.serial for item in self._claimed])}
+        living = [status for status in known.values() if status.not_after >= self._now]
+        batches = await self._presigner.sign(self._lane, living, self._now)
         if batches:
-            await self._publish(batches, claimed)
-        return True
+            self._published = await publish(connection, batches)
+        for batch in batches:
+            await self._schedule(connection, batch)
+        versions = {serial: version for batch in self._published for serial, version in batch.versions.items()}
+        alive = {status.serial for status in living}
+        await store.finish_requests(connection, [
+            item for item in self._claimed
+            if item.serial not in alive or versions.get(item.serial, -1) >= item.version])
+        for item in self._claimed:
+            if item.serial not in known:
+                self._presigner.log.error("a response is asked for without a certificate", serial=item.serial.hex())
 
-    async def sign_due(self) -> bool:
-        """One range of the schedule; returns whether one was due."""
-        now = self._ambient.now()
-        shard = await store.claim_shard(self._pool, worker=self._worker, now=now, until=now + _LEASE)
-        if shard is None:
-            return False
-        after, signed, oldest = shard.first, 0, now
-        while True:
-            now = self._ambient.now()
-            statuses = await store.statuses_of_range(self._pool, first=after, last=shard.last, now=now, limit=_BATCH,
-                                                     issuer_id=shard.issuer_id)
-            if not statuses:
-                break
-            batch = await self._sign(shard.issuer_id, statuses)
-            if batch is None:
-                return True  # the lease runs out; the reason is logged and shows in the status
-            await self._publish([batch], [])
-            signed += len(statuses)
-            if len(statuses) < _BATCH or statuses[-1].serial >= shard.last:
-                break
-            after = _next(statuses[-1].serial)
-            await store.extend_shard(self._pool, shard, worker=self._worker, until=now + _LEASE)
-        await self._finish(shard, signed=signed, signed_at=oldest.replace(second=0, microsecond=0))
-        return True
+    def committed(self) -> None:
+        """The days of these serial numbers are scheduled."""
+        self._presigner.scheduled |= self._scheduled
+        self._presigner.log_published(self._lane, self._published)
 
-    async def _finish(self, shard: ClaimedShard, *, signed: int, signed_at: datetime) -> None:
-        if signed:
-            due = due_at(signed_at, age=self._age, jitter=self._jitter, random4=self._ambient.random_bytes(4))
-            await store.finish_shard(self._pool, shard, worker=self._worker, due_at=due, signed_at=signed_at)
-        else:
-            await store.drop_shard(self._pool, shard, worker=self._worker)
-
-    async def _sign(self, issuer_id: int, statuses: Sequence[store.StoredStatus]) -> SignedBatch | None:
-        signer = self._signers.get(issuer_id)
-        if signer is None:
-            self._log.error("no key for this issuer in the token; restart after adding it", issuer_id=issuer_id)
-            return None
-        now = self._ambient.now()
-        self._log.debug("signing", audit=True, issuer=signer.name, count=len(statuses))
-        try:
-            batch = await sign_batch(self._thread, signer, statuses, now=now, life=self._life)
-        except ScheduleError as fault:
-            self._log.error("not signed", issuer=signer.name, reason=str(fault))
-            return None
-        # BR 5.4.1: OCSP signing is logged, a line a batch.
-        self._log.info("signed", audit=True, issuer=signer.name, count=len(statuses),
-                       first=statuses[0].serial.hex(), last=statuses[-1].serial.hex(),
-                       revoked=sum(1 for status in statuses if status.revoked_at is not None))
-        return batch
-
-    async def _publish(self, batches: Sequence[SignedBatch], claimed: Sequence[ClaimedRequest]) -> None:
-        """Everything of one round in one transaction.
-
-        A certificate whose status changed while it was signed is left out: its change has a request of its own.
-        """
-        scheduled: set[tuple[int, bytes]] = set()
-        published: dict[bytes, int] = {}
-        async with self._pool.acquire() as connection, connection.transaction():
-            await store.lock_log(connection)
-            for batch in batches:
-                newer = await store.newer_versions(connection, [item.serial for item in batch.records])
-                records = [item for item in batch.records if newer.get(item.serial, 0) <= item.version]
-                if not records:
-                    continue
-                await store.insert_batch(
-                    connection, issuer_id=batch.issuer_id, produced_at=batch.produced_at, count=len(records),
-                    next_update=moment(batch.times.next_update_s), payload=encode_batch(batch.times, records))
-                published |= {item.serial: item.version for item in records}
-                for serial in {item.serial[:2]: item.serial for item in records}.values():
-                    if (batch.issuer_id, serial[:2]) not in self._scheduled:
-                        await self._schedule(connection, batch, serial)
-                        scheduled.add((batch.issuer_id, serial[:2]))
-            await store.finish_requests(
-                connection, [item for item in claimed if published.get(item.serial, -1) >= item.version])
-            await store.wake_responders(connection)
-        self._scheduled |= scheduled
-
-    async def _schedule(self, connection: Connection, batch: SignedBatch, serial: bytes) -> None:
-        """The first response of a day's serial number schedules all 64 parts of that day, each at its own time."""
-        signed_at = batch.produced_at.replace(second=0, microsecond=0)
-        shards = [(part.first, part.last, due_at(signed_at, age=self._age, jitter=self._jitter,
-                                                 random4=self._ambient.random_bytes(4)))
-                  for part in parts_of_day(serial)]
-        await store.insert_shards(connection, batch.issuer_id, shards, signed_at=signed_at)
+    async def _schedule(self, connection: Connection, batch: SignedBatch) -> None:
+        days = {record.serial[:2]: record.serial for record in batch.records}
+        for day, serial in days.items():
+            if (batch.issuer_id, day) not in self._presigner.scheduled:
+                await schedule_day(connection, batch, serial, self._presigner.resigning, self._presigner.ambient)
+                if not is_settled(serial, self._now):      # later its ranges may be dropped by another process
+                    self._scheduled.add((batch.issuer_id, day))
 
 
-def _next(serial: bytes) -> bytes:
-    """The smallest serial number above."""
-    return (int.from_bytes(serial, "big") + 1).to_bytes(len(serial), "big")
+class DueRound:
+    """One range of the schedule: its first few thousand certificates; the rest becomes a range of its own."""
+
+    def __init__(self, presigner: Presigner) -> None:
+        self._presigner = presigner
+        self._now = presigner.ambient.now()
+        self._shard: Shard | None = None
+        self._published: list[PublishedBatch] = []
+
+    async def claim(self, connection: Connection, limit: int) -> int:
+        """Locks the range that has been due the longest."""
+        self._shard = await store.claim_shard(connection, self._presigner.able(self._now), now=self._now)
+        return 0 if self._shard is None else 1
+
+    async def work(self, connection: Connection) -> None:
+        """Signs what has not expired, and sets the time for the next time."""
+        shard, presigner = self._shard, self._presigner
+        assert shard is not None  # noqa: S101 - claimed before
+        if self._now - shard.signed_at > WARNING_AGE:
+            presigner.log.warning("responses are signed late", issuer_id=shard.issuer_id, first=shard.first.hex(),
+                                  age_h=(self._now - shard.signed_at) // timedelta(hours=1))
+        statuses = await store.statuses_of_shard(connection, shard, now=self._now, limit=_LARGEST_BATCH)
+        signed_at, last = self._now, shard.last
+        if statuses:
+            batches = await presigner.sign(LaneName.DUE, statuses, self._now)
+            self._published = await publish(connection, batches)
+            signed_at = moment(batches[0].times.this_update_s)
+        elif is_settled(shard.first, self._now):
+            await store.drop_shard(connection, shard)
+            return
+        if len(statuses) == _LARGEST_BATCH:
+            rest = split_after(SerialRange(first=shard.first, last=shard.last), statuses[-1].serial)
+            if rest is not None:
+                last = statuses[-1].serial
+                await store.insert_shards(connection, shard.issuer_id, [(rest.first, rest.last, shard.due_at)],
+                                          signed_at=shard.signed_at)
+        await store.reschedule_shard(connection, Shard(
+            issuer_id=shard.issuer_id, first=shard.first, last=last, signed_at=signed_at,
+            due_at=presigner.resigning.due_at(signed_at, presigner.ambient)))
+
+    def committed(self) -> None:
+        """The audit line."""
+        self._presigner.log_published(LaneName.DUE, self._published)

@@ -1,63 +1,63 @@
-"""All that the database role `ocsp_signer` does: claim what needs a response, publish batches, keep the schedule."""
+"""All that the database role `ocsp_signer` does: claim what needs a response, publish batches, keep the schedule.
 
-from collections.abc import Sequence
+A claim is a row lock, held by the transaction that publishes the response: nothing is written to claim, and when the
+process dies the server gives its rows back at once.
+"""
+
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from ca.process.postgres import Connection, Pool, Record
 
-_ISSUERS = "SELECT id, name, certificate FROM issuers ORDER BY id"
-# Revoked ones first: they are few and must be seen within a second.
-_CLAIM = """
-UPDATE ocsp_requests SET leased_by = $1, leased_until = $2
-WHERE (serial, version) IN (SELECT serial, version FROM ocsp_requests WHERE leased_until < $3
-                            ORDER BY version = 0, requested_at LIMIT $4 FOR UPDATE SKIP LOCKED)
-RETURNING serial, version, request_id
+_ISSUERS: Final = "SELECT id, name, certificate FROM issuers ORDER BY id"
+_CLAIM_CHANGED: Final = """
+SELECT serial, version, request_id FROM ocsp_requests WHERE version > 0 AND issuer_id = ANY($1)
+ORDER BY serial LIMIT $2 FOR UPDATE SKIP LOCKED
 """
-_STATUSES = """
-SELECT c.serial, c.issuer_id, c.not_after, r.revoked_at, r.reason, coalesce(r.version, 0) AS version
-FROM certificates c LEFT JOIN revocations r ON r.serial = c.serial WHERE c.serial = ANY($1)
+_CLAIM_NEW: Final = """
+SELECT serial, version, request_id FROM ocsp_requests WHERE version = 0 AND issuer_id = ANY($1)
+ORDER BY serial LIMIT $2 FOR UPDATE SKIP LOCKED
 """
-_STATUSES_OF_RANGE = """
-SELECT c.serial, c.issuer_id, c.not_after, r.revoked_at, r.reason, coalesce(r.version, 0) AS version
-FROM certificates c LEFT JOIN revocations r ON r.serial = c.serial
-WHERE c.serial >= $1 AND c.serial <= $2 AND c.issuer_id = $3 AND c.not_after >= $4 ORDER BY c.serial LIMIT $5
+# The bounds let the planner leave out partitions.
+_CERTIFICATES: Final = """
+SELECT serial, issuer_id, not_after FROM certificates WHERE serial = ANY($1) AND serial >= $2 AND serial <= $3
 """
-_LOCK = "SELECT pg_advisory_xact_lock(hashtext('chancery ocsp batches'))"
-_NEWER = "SELECT serial, version FROM revocations WHERE serial = ANY($1)"
-_INSERT_BATCH = """
+_REVOCATIONS: Final = """
+SELECT serial, revoked_at, reason, version FROM revocations WHERE serial = ANY($1) AND serial >= $2 AND serial <= $3
+"""
+_CERTIFICATES_OF_RANGE: Final = """
+SELECT serial, issuer_id, not_after FROM certificates
+WHERE serial >= $1 AND serial <= $2 AND issuer_id = $3 AND not_after >= $4 ORDER BY serial LIMIT $5
+"""
+_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('chancery ocsp batches'))"
+_INSERT_BATCH: Final = """
 INSERT INTO ocsp_batches (id, produced_at, issuer_id, count, next_update, payload)
-VALUES (nextval('ocsp_batch_id'), $1, $2, $3, $4, $5)
+VALUES (nextval('ocsp_batch_id'), $1, $2, $3, $4, $5) RETURNING id
 """
-_DELETE_REQUESTS = """
-DELETE FROM ocsp_requests q USING unnest($1::bytea[], $2::smallint[]) AS t (serial, version)
-WHERE q.serial = t.serial AND q.version = t.version
+_FINISH_REQUESTS: Final = """
+WITH done AS (
+    DELETE FROM ocsp_requests q USING unnest($1::bytea[], $2::smallint[]) AS t (serial, version)
+    WHERE q.serial = t.serial AND q.version = t.version RETURNING q.request_id
+)
+SELECT pg_notify('changed', encode(request_id, 'hex')) FROM done
 """
-_LEASE_HOLDERS = """
-SELECT DISTINCT leased_by FROM ocsp_requests WHERE leased_by IS NOT NULL AND leased_until > $1
-UNION SELECT DISTINCT leased_by FROM ocsp_shards WHERE leased_by IS NOT NULL AND leased_until > $1
-"""
-_FREE_REQUESTS = "UPDATE ocsp_requests SET leased_until = '-infinity' WHERE leased_by = ANY($1)"
-_FREE_SHARDS = "UPDATE ocsp_shards SET leased_until = '-infinity' WHERE leased_by = ANY($1)"
-_INSERT_SHARDS = """
+_WAKE_RESPONDERS: Final = "SELECT pg_notify('ocsp_batch', '')"
+_INSERT_SHARDS: Final = """
 INSERT INTO ocsp_shards (issuer_id, first_serial, last_serial, due_at, signed_at)
 SELECT $1, first_serial, last_serial, due_at, $5
 FROM unnest($2::bytea[], $3::bytea[], $4::timestamptz[]) AS t (first_serial, last_serial, due_at)
 ON CONFLICT (issuer_id, first_serial) DO NOTHING
 """
-_CLAIM_SHARD = """
-UPDATE ocsp_shards SET leased_by = $1, leased_until = $2
-WHERE (issuer_id, first_serial) = (
-    SELECT issuer_id, first_serial FROM ocsp_shards WHERE due_at <= $3 AND leased_until < $3
-    ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-RETURNING issuer_id, first_serial, last_serial
+_CLAIM_SHARD: Final = """
+SELECT issuer_id, first_serial, last_serial, due_at, signed_at FROM ocsp_shards
+WHERE due_at <= $1 AND issuer_id = ANY($2) ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
 """
-_EXTEND_SHARD = "UPDATE ocsp_shards SET leased_until = $3 WHERE issuer_id = $1 AND first_serial = $2 AND leased_by = $4"
-_FINISH_SHARD = """
-UPDATE ocsp_shards SET due_at = $3, signed_at = $4, leased_until = '-infinity'
-WHERE issuer_id = $1 AND first_serial = $2 AND leased_by = $5
+_RESCHEDULE_SHARD: Final = """
+UPDATE ocsp_shards SET last_serial = $3, due_at = $4, signed_at = $5 WHERE issuer_id = $1 AND first_serial = $2
 """
-_DROP_SHARD = "DELETE FROM ocsp_shards WHERE issuer_id = $1 AND first_serial = $2 AND leased_by = $3"
+_DROP_SHARD: Final = "DELETE FROM ocsp_shards WHERE issuer_id = $1 AND first_serial = $2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +79,8 @@ class ClaimedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredStatus:
-    """The authority on one certificate."""
+class StatusOfCertificate:
+    """The authority on one certificate; version 0 is good."""
 
     serial: bytes
     issuer_id: int
@@ -91,12 +91,14 @@ class StoredStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedShard:
-    """A range of serial numbers whose responses are due."""
+class Shard:
+    """A range of serial numbers that is signed together, both ends included."""
 
     issuer_id: int
     first: bytes
     last: bytes
+    due_at: datetime
+    signed_at: datetime
 
 
 async def issuers(pool: Pool) -> list[StoredIssuer]:
@@ -105,33 +107,57 @@ async def issuers(pool: Pool) -> list[StoredIssuer]:
             for row in await pool.fetch(_ISSUERS)]
 
 
-async def claim(pool: Pool, *, worker: str, now: datetime, until: datetime, limit: int) -> list[ClaimedRequest]:
-    """Takes requests, revoked ones first."""
-    rows = await pool.fetch(_CLAIM, worker, until, now, limit)
-    return [ClaimedRequest(row["serial"], row["version"], row["request_id"]) for row in rows]
+async def claim_changed(connection: Connection, issuer_ids: Collection[int], limit: int) -> list[ClaimedRequest]:
+    """Locks requests of certificates that were revoked, or whose reason changed."""
+    return _requests(await connection.fetch(_CLAIM_CHANGED, list(issuer_ids), limit))
 
 
-async def statuses(pool: Pool, serials: Sequence[bytes]) -> list[StoredStatus]:
-    """What each certificate's status is now."""
-    return [_status(row) for row in await pool.fetch(_STATUSES, list(serials))]
+async def claim_new(connection: Connection, issuer_ids: Collection[int], limit: int) -> list[ClaimedRequest]:
+    """Locks requests of new certificates, in the order of their serial numbers."""
+    return _requests(await connection.fetch(_CLAIM_NEW, list(issuer_ids), limit))
 
 
-async def statuses_of_range(
-    pool: Pool, *, first: bytes, last: bytes, issuer_id: int, now: datetime, limit: int
-) -> list[StoredStatus]:
-    """The unexpired certificates of a range, in order."""
-    rows = await pool.fetch(_STATUSES_OF_RANGE, first, last, issuer_id, now, limit)
-    return [_status(row) for row in rows]
+def _requests(rows: Sequence[Record]) -> list[ClaimedRequest]:
+    return [ClaimedRequest(serial, version, request_id) for serial, version, request_id in rows]
 
 
-def _status(row: Record) -> StoredStatus:
-    return StoredStatus(row["serial"], row["issuer_id"], row["not_after"], row["revoked_at"], row["reason"] or 0,
-                        row["version"])
+async def statuses(connection: Connection, serials: Collection[bytes]) -> list[StatusOfCertificate]:
+    """The status of each certificate now, in the order of the serial numbers; those that are not known are left out."""
+    wanted = sorted(set(serials))
+    return await _with_revocations(connection, await connection.fetch(_CERTIFICATES, wanted, wanted[0], wanted[-1]))
 
 
-async def newer_versions(connection: Connection, serials: Sequence[bytes]) -> dict[bytes, int]:
-    """Versions of the statuses of those that are revoked."""
-    return {row["serial"]: row["version"] for row in await connection.fetch(_NEWER, list(serials))}
+async def statuses_of_shard(
+    connection: Connection, shard: Shard, *, now: datetime, limit: int
+) -> list[StatusOfCertificate]:
+    """The first unexpired certificates of a range, in order."""
+    return await _with_revocations(connection, await connection.fetch(
+        _CERTIFICATES_OF_RANGE, shard.first, shard.last, shard.issuer_id, now, limit))
+
+
+async def _with_revocations(connection: Connection, rows: Sequence[Record]) -> list[StatusOfCertificate]:
+    revoked = await _revocations(connection, [row["serial"] for row in rows])
+    found = []
+    for serial, issuer_id, not_after in rows:
+        revocation = revoked.get(serial)
+        if revocation is None:
+            found.append(StatusOfCertificate(serial, issuer_id, not_after, None, 0, 0))
+        else:
+            found.append(StatusOfCertificate(serial, issuer_id, not_after, revocation["revoked_at"],
+                                             revocation["reason"], revocation["version"]))
+    return sorted(found, key=lambda status: status.serial)
+
+
+async def versions(connection: Connection, serials: Sequence[bytes]) -> dict[bytes, int]:
+    """The versions of those that are revoked now; all others are version 0."""
+    return {serial: row["version"] for serial, row in (await _revocations(connection, serials)).items()}
+
+
+async def _revocations(connection: Connection, serials: Sequence[bytes]) -> dict[bytes, Record]:
+    if not serials:
+        return {}
+    rows = await connection.fetch(_REVOCATIONS, serials, min(serials), max(serials))
+    return {row["serial"]: row for row in rows}
 
 
 async def lock_log(connection: Connection) -> None:
@@ -140,67 +166,43 @@ async def lock_log(connection: Connection) -> None:
 
 
 async def insert_batch(
-    connection: Connection, *, issuer_id: int, produced_at: datetime, next_update: datetime, count: int, payload: bytes
-) -> None:
-    """Appends to the batch log; the caller holds its lock."""
-    await connection.execute(_INSERT_BATCH, produced_at, issuer_id, count, next_update, payload)
+    connection: Connection, *, issuer_id: int, produced_at: datetime, count: int, next_update: datetime, payload: bytes
+) -> int:
+    """Appends to the batch log, whose lock the caller holds; returns the batch's id."""
+    batch_id: int = await connection.fetchval(_INSERT_BATCH, produced_at, issuer_id, count, next_update, payload)
+    return batch_id
 
 
 async def finish_requests(connection: Connection, done: Sequence[ClaimedRequest]) -> None:
     """Ends requests whose responses are published in this transaction, and tells the orders that wait."""
-    if done:
-        await connection.execute(_DELETE_REQUESTS, [item.serial for item in done], [item.version for item in done])
-        await connection.execute("SELECT pg_notify('changed', payload) FROM unnest($1::text[]) AS t (payload)",
-                                 sorted({item.request_id.hex() for item in done}))
+    await connection.execute(_FINISH_REQUESTS, [item.serial for item in done], [item.version for item in done])
 
 
 async def wake_responders(connection: Connection) -> None:
     """NOTIFY at the end of the transaction."""
-    await connection.execute("SELECT pg_notify('ocsp_batch', '')")
+    await connection.execute(_WAKE_RESPONDERS)
 
 
-async def lease_holders(pool: Pool, *, now: datetime) -> list[str]:
-    """Who holds leases that have not run out."""
-    return [row["leased_by"] for row in await pool.fetch(_LEASE_HOLDERS, now)]
-
-
-async def free_leases(pool: Pool, workers: Sequence[str]) -> None:
-    """Gives back what dead workers held."""
-    await pool.execute(_FREE_REQUESTS, list(workers))
-    await pool.execute(_FREE_SHARDS, list(workers))
-
-
-async def insert_shards(
-    connection: Connection,
-    issuer_id: int,
-    shards: Sequence[tuple[bytes, bytes, datetime]],
-    *,
-    signed_at: datetime,
-) -> None:
+async def insert_shards(connection: Connection, issuer_id: int, shards: Sequence[tuple[bytes, bytes, datetime]], *,
+                        signed_at: datetime) -> None:
     """Schedules (first, last, due) ranges; those that are there already stay as they are."""
     await connection.execute(_INSERT_SHARDS, issuer_id, [first for first, _, _ in shards],
                              [last for _, last, _ in shards], [due for _, _, due in shards], signed_at)
 
 
-async def claim_shard(pool: Pool, *, worker: str, now: datetime, until: datetime) -> ClaimedShard | None:
-    """The range that has been due the longest."""
-    row = await pool.fetchrow(_CLAIM_SHARD, worker, until, now)
-    return None if row is None else ClaimedShard(issuer_id=row["issuer_id"], first=row["first_serial"],
-                                                 last=row["last_serial"])
+async def claim_shard(connection: Connection, issuer_ids: Collection[int], *, now: datetime) -> Shard | None:
+    """Locks the range that has been due the longest."""
+    row = await connection.fetchrow(_CLAIM_SHARD, now, list(issuer_ids))
+    return None if row is None else Shard(issuer_id=row["issuer_id"], first=row["first_serial"],
+                                          last=row["last_serial"], due_at=row["due_at"], signed_at=row["signed_at"])
 
 
-async def extend_shard(pool: Pool, shard: ClaimedShard, *, worker: str, until: datetime) -> None:
-    """Keeps the lease of a large range."""
-    await pool.execute(_EXTEND_SHARD, shard.issuer_id, shard.first, until, worker)
+async def reschedule_shard(connection: Connection, shard: Shard) -> None:
+    """The range, which may have become shorter, is signed again at its new time."""
+    await connection.execute(_RESCHEDULE_SHARD, shard.issuer_id, shard.first, shard.last, shard.due_at,
+                             shard.signed_at)
 
 
-async def finish_shard(
-    pool: Pool, shard: ClaimedShard, *, worker: str, due_at: datetime, signed_at: datetime
-) -> None:
-    """The whole range has new responses."""
-    await pool.execute(_FINISH_SHARD, shard.issuer_id, shard.first, due_at, signed_at, worker)
-
-
-async def drop_shard(pool: Pool, shard: ClaimedShard, *, worker: str) -> None:
+async def drop_shard(connection: Connection, shard: Shard) -> None:
     """Every certificate of the range has expired."""
-    await pool.execute(_DROP_SHARD, shard.issuer_id, shard.first, worker)
+    await connection.execute(_DROP_SHARD, shard.issuer_id, shard.first)

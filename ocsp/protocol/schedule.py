@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from ca.pki.serial import SERIAL_BYTES
+from ca.pki.serial import SERIAL_BYTES, serial_number
 from ocsp.protocol.response import Times
 
 WARNING_AGE: Final = timedelta(hours=72)
 OLDEST_ALLOWED: Final = timedelta(hours=96)
-_SHORTEST_LIFE: Final = timedelta(hours=8)
+SHORTEST_LIFE: Final = timedelta(hours=8)
 _LONGEST_LIFE: Final = timedelta(days=10)
 _LONG_LIFE: Final = timedelta(hours=16)
 _LEFT_OF_LONG_LIFE: Final = timedelta(hours=8)
+_SETTLED: Final = timedelta(days=8)
 _PARTS_PER_DAY: Final = 16
 _RANDOM_BYTES: Final = SERIAL_BYTES - 2
 
@@ -36,7 +37,7 @@ class SerialRange:
 
 def require_lawful(*, life: timedelta, age: timedelta) -> None:
     """Raises ScheduleError when responses of this life, signed again at this age, would break BR 4.9.9."""
-    if not _SHORTEST_LIFE <= life <= _LONGEST_LIFE:
+    if not SHORTEST_LIFE <= life <= _LONGEST_LIFE:
         raise ScheduleError("an OCSP response lives 8 hours to 10 days (BR 4.9.9)")
     oldest = min(life - _LEFT_OF_LONG_LIFE, OLDEST_ALLOWED) if life >= _LONG_LIFE else life / 2
     if not timedelta() < age <= oldest:
@@ -50,7 +51,7 @@ def response_times(now: datetime, *, life: timedelta, issuer_not_after: datetime
     """
     this_update = now.replace(second=0, microsecond=0)
     next_update = min(this_update + life - timedelta(seconds=1), issuer_not_after)
-    if next_update - this_update < _SHORTEST_LIFE - timedelta(seconds=1):
+    if next_update - this_update < SHORTEST_LIFE - timedelta(seconds=1):
         raise ScheduleError(f"the issuer ends at {issuer_not_after}: no OCSP response can live for 8 hours")
     return Times(produced_at_s=int(now.timestamp()), this_update_s=int(this_update.timestamp()),
                  next_update_s=int(next_update.timestamp()))
@@ -75,6 +76,11 @@ def split_after(part: SerialRange, serial: bytes) -> SerialRange | None:
         return None
     following = (int.from_bytes(serial, "big") + 1).to_bytes(SERIAL_BYTES, "big")
     return SerialRange(first=following, last=part.last)
+
+
+def is_settled(serial: bytes, now: datetime) -> bool:
+    """Whether the day of a serial number is so long ago that no certificate is waiting for its first response."""
+    return serial[:2] < serial_number(now - _SETTLED, bytes(_RANDOM_BYTES))[:2]
 
 
 def moment(unix_s: int) -> datetime:

@@ -94,13 +94,13 @@ class Process:
         self.popen.wait()
 
 
-async def until(holds: object, *, patience_s: float = _PATIENCE_S) -> None:
+async def until(holds: object, *, patience_s: float = _PATIENCE_S, every_s: float = 0.01) -> None:
     """Waits until a call gives something true."""
     assert callable(holds)
     give_up_at = time.monotonic() + patience_s
     while not holds():
         assert time.monotonic() < give_up_at, "it did not happen in time"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(every_s)
 
 
 @contextmanager

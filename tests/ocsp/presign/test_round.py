@@ -1,0 +1,432 @@
+"""Rounds on a real database and a real token: what is published, in which order, and what is never published."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import structlog
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from ca.pki.serial import serial_number
+from ca.process.ambient import Ambient, system_ambient
+from ca.process.postgres import create_pool
+from ca.process.settings import OcspSettings
+from hsm.key import HsmPrivateKey, private_key
+from hsm.thread import HsmThread
+from ocsp.presign import round as round_module
+from ocsp.presign import store
+from ocsp.presign.gate import LaneName, SigningGate
+from ocsp.presign.round import Lane, Presigner
+from ocsp.presign.signer import SignatureFault, open_signer
+from ocsp.protocol.batch import HASHES, StoredResponse
+from ocsp.protocol.response import ResponseTemplate
+from ocsp.protocol.schedule import parts_of_day
+from tests.ca.pki.authority import Authority
+from tests.fixtures_hsm import SoftHsm
+from tests.fixtures_postgres import TestDatabase
+from tests.ocsp.presign.certificates import DAY, Certificates
+from tests.ocsp.presign.conftest import TokenIssuers
+from tests.ocsp.processes import until
+
+HOUR = timedelta(hours=1)
+
+
+class HeldGate(SigningGate):
+    """A gate in which the test can stop what has been signed, and spoil it."""
+
+    held: asyncio.Event | None = None
+    signed = 0
+    spoil = False
+
+    async def sign(self, lane: LaneName, key: HsmPrivateKey, messages: Sequence[bytes]) -> list[bytes]:
+        """Signs, then waits if it is held."""
+        made = await super().sign(lane, key, messages)
+        self.signed += len(messages)
+        if self.held is not None:
+            await self.held.wait()
+        return [bytes(len(one)) for one in made] if self.spoil else made
+
+
+class Bench:
+    """A pre-signer inside the test, with a clock that can be moved."""
+
+    def __init__(self, presigner: Presigner, gate: HeldGate) -> None:
+        self.presigner = presigner
+        self.gate = gate
+
+    async def run(self, lane: Lane) -> int:
+        """Rounds of one lane until there is nothing to do; returns how many did something."""
+        rounds = 0
+        lane.wake.set()
+        while lane.wake.is_set():
+            lane.wake.clear()
+            while await lane.step():
+                rounds += 1
+            await lane.drain()
+        return rounds
+
+
+@asynccontextmanager
+async def bench(database: TestDatabase, softhsm: SoftHsm, *, thread: HsmThread | None = None,
+                ambient: Ambient | None = None) -> AsyncIterator[Bench]:
+    """Opened like the process does it."""
+    settings = OcspSettings(listen=[], store_dir=softhsm.pin_file)
+    pool = await create_pool(database.settings, "ocsp_signer", process="test", max_size=7)
+    own = thread or await HsmThread.open(module=softhsm.module, conf=softhsm.conf, pin_file=softhsm.pin_file,
+                                         token_label=softhsm.token_label)
+    gate = HeldGate(own)
+    async with pool:
+        try:
+            signers = {stored.id: await open_signer(own, stored) for stored in await store.issuers(pool)}
+            yield Bench(Presigner(pool=pool, gate=gate, signers=signers, settings=settings, log=structlog.get_logger(),
+                                  ambient=ambient or system_ambient()), gate)
+        finally:
+            if thread is None:
+                await own.close()
+
+
+def moved(by: timedelta) -> Ambient:
+    """A clock that is ahead."""
+    real = system_ambient()
+    return Ambient(now=lambda: real.now() + by, random_bytes=real.random_bytes)
+
+
+def require_signatures(own: Authority, serial: bytes, response: StoredResponse) -> None:
+    """Both signatures verify with the issuer's public key."""
+    public = own.issuer.public_key
+    for name, signature in zip(HASHES, response.signatures, strict=True):
+        tbs = ResponseTemplate(own.issuer, name).tbs(serial, response.status, response.times)
+        if isinstance(public, rsa.RSAPublicKey):
+            public.verify(signature, tbs, padding.PKCS1v15(), hashes.SHA256())
+        else:
+            public.verify(signature, tbs, ec.ECDSA(hashes.SHA256()))
+
+
+async def test_new_certificates_are_signed_and_published_in_one_row_an_issuer(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm, token_issuers: TokenIssuers
+) -> None:
+    """Every signature verifies, the queue is empty, and each waiting order is told."""
+    of_ec, of_rsa = await certificates.add(60), await certificates.add(20, issuer_id=2)
+    async with bench(database, softhsm_token) as signer:
+        assert await signer.run(signer.presigner.new) == 1
+    batches = await certificates.batches()
+    assert len(batches) == 2
+    by_serial = {serial: response for _, records in batches for serial, response in records.items()}
+    assert sorted(by_serial) == sorted(of_ec + of_rsa)
+    for own, serials in ((token_issuers.ec, of_ec), (token_issuers.rsa, of_rsa)):
+        for serial in serials:
+            response = by_serial[serial]
+            assert (response.version, response.status.revoked_at_s) == (0, None)
+            assert response.times.next_update_s - response.times.this_update_s + 1 == 7 * 86_400
+            require_signatures(own, serial, response)
+    assert await certificates.waiting() == 0
+    assert sorted(certificates.told) == sorted((serial + b"reqs").hex() for serial in of_ec + of_rsa)
+
+
+async def test_a_revocation_is_a_batch_of_its_own_and_names_time_and_reason(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm, token_issuers: TokenIssuers
+) -> None:
+    """However many new ones wait; a later reason is a later version."""
+    await certificates.add(30)
+    revoked, = await certificates.add(1, asked=False)
+    await certificates.revoke([revoked], reason=4)
+    async with bench(database, softhsm_token) as signer:
+        await signer.run(signer.presigner.changed)
+        (_, records), = await certificates.batches()
+        assert list(records) == [revoked]
+        assert (records[revoked].version, records[revoked].status.reason) == (1, 4)
+        at = await certificates.owner.fetchval("SELECT revoked_at FROM revocations")
+        assert records[revoked].status.revoked_at_s == int(at.timestamp())
+        require_signatures(token_issuers.ec, revoked, records[revoked])
+        await certificates.revoke([revoked], reason=1, version=2)
+        await signer.run(signer.presigner.changed)
+    _, records = (await certificates.batches())[-1]
+    assert (records[revoked].version, records[revoked].status.reason) == (2, 1)
+    assert await certificates.waiting() == 30
+
+
+async def test_a_status_that_changes_while_it_is_signed_is_not_published(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """The others of the batch are; the changed one is published as revoked alone, its first request ends with it."""
+    serials = await certificates.add(5)
+    async with bench(database, softhsm_token) as signer:
+        signer.gate.held = asyncio.Event()
+        round_ = asyncio.create_task(signer.run(signer.presigner.new))
+        await until(lambda: signer.gate.signed == 10)
+        await certificates.revoke(serials[2:3])
+        signer.gate.held.set()
+        await round_
+        await signer.run(signer.presigner.changed)
+        await signer.run(signer.presigner.new)
+    found = [(serial, response.version) for _, records in await certificates.batches()
+             for serial, response in records.items()]
+    assert (serials[2], 0) not in found
+    assert (serials[2], 1) in found
+    assert {serial for serial, version in found if version == 0} == {*serials} - {serials[2]}
+    assert await certificates.waiting() == 0
+
+
+async def test_a_first_response_of_a_revoked_certificate_is_never_good(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """Revoked before its first response: the request for version 0 is answered with what is true now."""
+    serials = await certificates.add(3)
+    await certificates.revoke(serials[:1])
+    async with bench(database, softhsm_token) as signer:
+        await signer.run(signer.presigner.new)
+        await signer.run(signer.presigner.changed)
+    for _, records in await certificates.batches():
+        for serial, response in records.items():
+            assert (response.version == 1) is (serial == serials[0])
+    assert await certificates.waiting() == 0
+
+
+async def test_expired_and_unknown_certificates_are_not_signed(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """Their requests end all the same, and who waits is told."""
+    old = await certificates.add(2, life=timedelta(seconds=-1))
+    unknown = serial_number(datetime.now(UTC), b"\xee" * 16)
+    await certificates.ask([unknown])
+    async with bench(database, softhsm_token) as signer:
+        await signer.run(signer.presigner.new)
+        assert signer.gate.signed == 0
+    assert (await certificates.batches(), await certificates.waiting()) == ([], 0)
+    assert len(certificates.told) == len(old) + 1
+
+
+async def test_a_signature_that_does_not_verify_stops_the_batch(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """Nothing is published, the requests are free again, and the fault is raised."""
+    await certificates.add(3)
+    async with bench(database, softhsm_token) as signer:
+        signer.gate.spoil = True
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await signer.run(signer.presigner.new)
+        assert raised.group_contains(SignatureFault)
+        assert await certificates.batches() == []
+        signer.gate.spoil = False
+        await signer.run(signer.presigner.new)
+    assert await certificates.waiting() == 0
+
+
+async def test_a_day_is_scheduled_once_when_its_first_response_is_published(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """16 ranges for each issuer and day, due after 48 to 60 hours; more certificates of the day change nothing."""
+    now = datetime.now(UTC)
+    await certificates.add(20)
+    async with bench(database, softhsm_token) as signer:
+        await signer.run(signer.presigner.new)
+        before = await certificates.shards()
+        await certificates.add(20)
+        await signer.run(signer.presigner.new)
+        assert await certificates.shards() == before
+        await certificates.add(1, at=now - DAY)
+        await signer.run(signer.presigner.new)
+    assert [(row["first_serial"], row["last_serial"]) for row in before] == [
+        (part.first, part.last) for part in parts_of_day(serial_number(now, bytes(16)))]
+    assert all(47 * HOUR < row["due_at"] - now <= 60 * HOUR for row in before)
+    assert len({row["due_at"] for row in before}) == 16
+    assert len(await certificates.shards()) == 32
+
+
+async def test_what_is_due_is_signed_again_with_the_status_of_then(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """Every unexpired certificate of the range, good and revoked; the range is due again 48 to 60 hours later."""
+    lasting = await certificates.add(40)
+    short = await certificates.add(40, life=DAY)
+    revoked = lasting[::8]
+    async with bench(database, softhsm_token) as signer:
+        await signer.run(signer.presigner.new)
+        assert await signer.run(signer.presigner.due) == 0
+    await certificates.revoke(revoked)
+    first = len(await certificates.batches())
+    async with bench(database, softhsm_token, ambient=moved(61 * HOUR)) as signer:
+        assert await signer.run(signer.presigner.due) == 16
+        later = signer.presigner.ambient.now()
+        assert await signer.run(signer.presigner.due) == 0
+    again = {serial: response for _, records in (await certificates.batches())[first:]
+             for serial, response in records.items()}
+    assert sorted(again) == sorted(lasting)
+    assert not set(again) & set(short)
+    for serial, response in again.items():
+        assert (response.version == 1) is (serial in revoked)
+        assert abs(response.times.this_update_s - later.timestamp()) < 120
+    for row in await certificates.shards():
+        assert 47 * HOUR < row["due_at"] - later <= 60 * HOUR
+        assert abs(row["signed_at"] - later) < timedelta(seconds=120)
+
+
+async def test_a_large_range_is_split_and_loses_nobody(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of it get times of their own; together they are still the whole day, and each serial is signed once."""
+    monkeypatch.setattr(round_module, "_LARGEST_BATCH", 7)
+    serials = await certificates.add(200)
+    async with bench(database, softhsm_token) as signer:
+        await signer.run(signer.presigner.new)
+    first = len(await certificates.batches())
+    async with bench(database, softhsm_token, ambient=moved(61 * HOUR)) as signer:
+        await signer.run(signer.presigner.due)
+    again = [serial for _, records in (await certificates.batches())[first:] for serial in records]
+    assert sorted(again) == sorted(serials)
+    rows = await certificates.shards()
+    assert len(rows) > 16
+    assert len({row["due_at"] for row in rows}) == len(rows)
+    day = serials[0][:2]
+    assert (rows[0]["first_serial"], rows[-1]["last_serial"]) == (day + bytes(16), day + b"\xff" * 16)
+    for left, right in itertools.pairwise(rows):
+        assert int.from_bytes(left["last_serial"], "big") + 1 == int.from_bytes(right["first_serial"], "big")
+
+
+async def test_a_range_without_living_certificates_is_forgotten(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """When its day is over; until then certificates may still come."""
+    await certificates.add(30, life=2 * DAY)
+    async with bench(database, softhsm_token) as signer:
+        await signer.run(signer.presigner.new)
+    async with bench(database, softhsm_token, ambient=moved(3 * DAY)) as signer:
+        assert await signer.run(signer.presigner.due) == 16
+        assert len(await certificates.shards()) == 16
+    async with bench(database, softhsm_token, ambient=moved(10 * DAY)) as signer:
+        await signer.run(signer.presigner.due)
+    assert await certificates.shards() == []
+    assert len(await certificates.batches()) == 1
+
+
+async def test_an_outage_of_a_day_is_made_up_for_within_the_rule(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """Everything was due when the pre-signer went away; 24 hours later nothing is older than 96 hours, oldest first."""
+    early = await certificates.add(50, at=datetime.now(UTC) - DAY)
+    late = await certificates.add(50)
+    async with bench(database, softhsm_token, ambient=moved(-DAY)) as signer:
+        await signer.run(signer.presigner.new)
+    async with bench(database, softhsm_token, ambient=moved(60 * HOUR - DAY + 24 * HOUR)) as signer:
+        oldest = min(row["signed_at"] for row in await certificates.shards())
+        assert signer.presigner.ambient.now() - oldest < 96 * HOUR
+        await signer.run(signer.presigner.due)
+        assert all(row["signed_at"] > signer.presigner.ambient.now() - HOUR for row in await certificates.shards())
+    again = {serial for _, records in (await certificates.batches())[1:] for serial in records}
+    assert again == {*early, *late}
+
+
+async def test_an_issuer_near_its_end_signs_nothing(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm, token_issuers: TokenIssuers
+) -> None:
+    """No response may live shorter than 8 hours, nor longer than its issuer; requests wait, no round spins on them."""
+    await certificates.add(2)
+    left = token_issuers.ec.issuer.validity.not_after - datetime.now(UTC)
+    async with bench(database, softhsm_token, ambient=moved(left - 7 * HOUR)) as signer:
+        assert await signer.run(signer.presigner.new) == 0
+    assert await certificates.waiting() == 2
+
+
+async def test_revocations_overtake_what_is_being_signed(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """A batch of RSA certificates takes seconds; a revocation that comes then is published long before its end."""
+    many = await certificates.add(600, issuer_id=2)
+    revoked, = await certificates.add(1, asked=False)
+    async with bench(database, softhsm_token) as signer:
+        bulk = asyncio.create_task(signer.run(signer.presigner.new))
+        await asyncio.sleep(0.15)
+        await certificates.revoke([revoked])
+        started = asyncio.get_running_loop().time()
+        await signer.run(signer.presigner.changed)
+        took_s = asyncio.get_running_loop().time() - started
+        assert not bulk.done()
+        await bulk
+    print(f"revocation beside a bulk of RSA: {took_s * 1e3:.0f} ms")
+    assert took_s < 0.5
+    assert sum(len(records) for _, records in await certificates.batches()) == len(many) + 1
+
+
+async def test_no_lane_starves(softhsm_token: SoftHsm) -> None:
+    """While revocations keep coming, new and due ones still get their share of the token."""
+    async with await HsmThread.open(module=softhsm_token.module, conf=softhsm_token.conf,
+                                    pin_file=softhsm_token.pin_file, token_label=softhsm_token.token_label) as thread:
+        key = await thread.run(private_key, thread.token, softhsm_token.ec_label)
+        gate = SigningGate(thread)
+        made = dict.fromkeys(LaneName, 0)
+        ending = asyncio.Event()
+
+        async def keep_asking(lane: LaneName) -> None:
+            while not ending.is_set():
+                made[lane] += len(await gate.sign(lane, key, [b"m"] * 500))
+
+        askers = [asyncio.create_task(keep_asking(lane)) for lane in LaneName for _ in range(2)]
+        await asyncio.sleep(1.5)
+        ending.set()
+        await asyncio.gather(*askers)
+    print(made)
+    assert made[LaneName.CHANGED] > made[LaneName.NEW] > made[LaneName.DUE] > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_in_any_interleaving_no_good_follows_a_revocation(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm, seed: int
+) -> None:
+    """Two pre-signers, new certificates, re-signing and revocations at the same time, in an order left to chance.
+
+    In the order of the log: once a certificate's revoked response is there, no good one follows; no good response
+    claims a time after the revocation was committed; at the end everybody's last response is true.
+    """
+    source = random.Random(seed)
+    serials = await certificates.add(150)
+    truth: dict[bytes, int] = {}
+    async with (await HsmThread.open(module=softhsm_token.module, conf=softhsm_token.conf,
+                                     pin_file=softhsm_token.pin_file, token_label=softhsm_token.token_label) as thread,
+                bench(database, softhsm_token, thread=thread) as one,
+                bench(database, softhsm_token, thread=thread) as two):
+        ending = asyncio.Event()
+
+        async def keep_signing(signer: Bench, lane: Lane) -> None:
+            while not ending.is_set():
+                await signer.run(lane)
+                await asyncio.sleep(source.random() * 0.01)
+
+        async def keep_due() -> None:
+            clock = await database.connect()
+            while not ending.is_set():
+                await clock.execute(
+                    "UPDATE ocsp_shards s SET due_at = now() - interval '1 second' FROM (SELECT first_serial FROM"
+                    " ocsp_shards FOR UPDATE SKIP LOCKED) t WHERE s.first_serial = t.first_serial")
+                await asyncio.sleep(source.random() * 0.05)
+            await clock.close()
+
+        workers = [asyncio.create_task(keep_signing(signer, lane)) for signer in (one, two)
+                   for lane in (signer.presigner.changed, signer.presigner.new, signer.presigner.due)]
+        workers.append(asyncio.create_task(keep_due()))
+        for _ in range(60):
+            chosen = source.choice(serials)
+            version = truth.get(chosen, 0) + 1
+            if version <= 2:
+                await certificates.revoke([chosen], reason=4 if version == 1 else 1, version=version)
+                truth[chosen] = version
+            await asyncio.sleep(source.random() * 0.03)
+        await certificates.until_answered()
+        ending.set()
+        await asyncio.gather(*workers)
+    revoked_at = {row["serial"]: row["revoked_at"] for row in await certificates.owner.fetch(
+        "SELECT serial, revoked_at FROM revocations")}
+    published: dict[bytes, int] = {}
+    batches = await certificates.batches()
+    for _, records in batches:
+        for serial, response in records.items():
+            assert response.version >= published.get(serial, 0), "a status went back"
+            published[serial] = response.version
+            if response.version == 0 and serial in revoked_at:
+                assert response.times.this_update_s <= revoked_at[serial].timestamp()
+    assert published == {serial: truth.get(serial, 0) for serial in serials}
+    assert sum(len(records) for _, records in batches) > 300
