@@ -1,13 +1,16 @@
 """Who may use the token next: signatures are made in short slices, and lanes share the one HSM thread by weight.
 
 A slice takes about 5 ms, so a revocation waits that long behind a batch of thousands; and because a lane that waits is
-served in proportion to its weight, nothing starves, however much is revoked. Two slices are given to the thread at a
-time, so that it does not idle while the event loop reads the last one's result.
+served in proportion to its weight, nothing starves, however much is revoked. The thread goes from slice to slice by
+itself and tells the event loop when a whole request is done: a round trip between them for each slice would cost as
+much as several signatures.
 """
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from time import perf_counter
@@ -18,7 +21,8 @@ from hsm.thread import HsmThread
 
 _SLICE_S: Final = 0.005
 _FIRST_GUESS_S: Final = 0.0005
-_IN_FLIGHT: Final = 2
+# The thread looks for other calls (a new issuer's key, the end) after this time.
+_TURN_S: Final = 0.25
 
 
 class LaneName(Enum):
@@ -29,17 +33,19 @@ class LaneName(Enum):
     DUE = 4
 
 
-@dataclass(frozen=True, slots=True)
-class _Slice:
+@dataclass(slots=True, eq=False)
+class _Request:
     key: HsmPrivateKey
     messages: Sequence[bytes]
-    made: "asyncio.Future[list[bytes]]"
+    finished: "asyncio.Future[list[bytes]]"
+    made: list[bytes] = field(default_factory=list)
+    abandoned: bool = False
 
 
 @dataclass(slots=True)
 class _Lane:
     weight: int
-    waiting: deque[_Slice] = field(default_factory=deque)
+    waiting: deque[_Request] = field(default_factory=deque)
     used_s: float = 0.0                 # of the token's time, by weight
 
 
@@ -48,68 +54,83 @@ class SigningGate:
 
     def __init__(self, thread: HsmThread) -> None:
         self._thread = thread
+        self._guard = threading.Lock()  # of everything below, which the event loop and the HSM thread share
         self._lanes = {name: _Lane(name.value) for name in LaneName}
-        self._in_flight: set[asyncio.Task[None]] = set()
         self._signature_s: dict[str, float] = {}
+        self._running = False
+        self._turns: set[asyncio.Task[None]] = set()
 
     async def sign(self, lane: LaneName, key: HsmPrivateKey, messages: Sequence[bytes]) -> list[bytes]:
-        """Signatures in the order of the messages. Raises HsmError; slices that were given to the token are made."""
-        size = max(1, int(_SLICE_S / self._signature_s.get(key.label, _FIRST_GUESS_S)))
-        loop = asyncio.get_running_loop()
-        slices = [_Slice(key, messages[start:start + size], loop.create_future())
-                  for start in range(0, len(messages), size)]
-        self._enter(lane, slices)
+        """Signatures in the order of the messages. Raises HsmError."""
+        request = _Request(key, messages, asyncio.get_running_loop().create_future())
+        with self._guard:
+            self._enter(self._lanes[lane], request)
+            start, self._running = not self._running, True
+        if start:
+            self._begin_turn()
         try:
-            made = await asyncio.gather(*(item.made for item in slices))
-        except BaseException:
-            for item in slices:
-                item.made.cancel()
-            raise
-        return [signature for part in made for signature in part]
+            return await request.finished
+        finally:
+            request.abandoned = True
 
-    def _enter(self, name: LaneName, slices: Sequence[_Slice]) -> None:
-        lane = self._lanes[name]
+    def _enter(self, lane: _Lane, request: _Request) -> None:
         if not lane.waiting:
             # A lane that did not ask for a while has no claim to the time it did not use.
             busy = [other.used_s for other in self._lanes.values() if other.waiting]
             lane.used_s = max(lane.used_s, min(busy, default=lane.used_s))
-        lane.waiting.extend(slices)
-        self._start()
+        lane.waiting.append(request)
 
-    def _start(self) -> None:
-        while len(self._in_flight) < _IN_FLIGHT:
-            lane = min((lane for lane in self._lanes.values() if lane.waiting),
-                       key=lambda lane: (lane.used_s, -lane.weight), default=None)
-            if lane is None:
-                return
-            item = lane.waiting.popleft()
-            if item.made.cancelled():
-                continue
-            lane.used_s += len(item.messages) * self._signature_s.get(item.key.label, _FIRST_GUESS_S) / lane.weight
-            task = asyncio.create_task(self._make(item))
-            self._in_flight.add(task)
-            task.add_done_callback(self._ended)
+    def _begin_turn(self) -> None:
+        task = asyncio.create_task(self._turn(asyncio.get_running_loop()))
+        self._turns.add(task)
+        task.add_done_callback(self._turns.discard)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._in_flight.discard(task)
-        self._start()
+    async def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        while await self._thread.run(self._sign_for_a_while, loop):
+            pass
 
-    async def _make(self, item: _Slice) -> None:
-        try:
-            took_s, signatures = await self._thread.run(_timed, item.key, item.messages)
-        except BaseException as fault:
-            if not item.made.done():
-                item.made.set_exception(fault)
-            if not isinstance(fault, Exception):
-                raise
-            return
-        each_s = took_s / len(signatures)
-        self._signature_s[item.key.label] = 0.8 * self._signature_s.get(item.key.label, each_s) + 0.2 * each_s
-        if not item.made.done():
-            item.made.set_result(signatures)
+    def _sign_for_a_while(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """In the HSM thread: slice after slice. Returns whether there is more to do."""
+        until_s = perf_counter() + _TURN_S
+        while True:
+            with self._guard:
+                lane = min((lane for lane in self._lanes.values() if lane.waiting),
+                           key=lambda lane: (lane.used_s, -lane.weight), default=None)
+                if lane is None:
+                    self._running = False
+                    return False
+                request = lane.waiting[0]
+            self._sign_slice(loop, lane, request)
+            if perf_counter() > until_s:
+                return True
+
+    def _sign_slice(self, loop: asyncio.AbstractEventLoop, lane: _Lane, request: _Request) -> None:
+        each_s = self._signature_s.get(request.key.label, _FIRST_GUESS_S)
+        start = len(request.made)
+        fault: Exception | None = None
+        begun_s = perf_counter()
+        if not request.abandoned:
+            try:
+                request.made += sign_many(request.key, request.messages[start:start + max(1, int(_SLICE_S / each_s))])
+            except Exception as raised:
+                fault = raised
+        took_s, count = perf_counter() - begun_s, len(request.made) - start
+        if count:
+            self._signature_s[request.key.label] = 0.8 * each_s + 0.2 * took_s / count
+        with self._guard:
+            lane.used_s += took_s / lane.weight
+            ended = fault is not None or request.abandoned or len(request.made) == len(request.messages)
+            if ended:
+                lane.waiting.popleft()
+        if ended:
+            with suppress(RuntimeError):        # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_finish, request, fault)
 
 
-def _timed(key: HsmPrivateKey, messages: Sequence[bytes]) -> tuple[float, list[bytes]]:
-    started = perf_counter()
-    signatures = sign_many(key, messages)
-    return perf_counter() - started, signatures
+def _finish(request: _Request, fault: Exception | None) -> None:
+    if request.finished.done():
+        return
+    if fault is not None:
+        request.finished.set_exception(fault)
+    else:
+        request.finished.set_result(request.made)
