@@ -8,7 +8,7 @@ two leaves a request that is finished later with the serial number that it has, 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
@@ -35,6 +35,7 @@ from ca.pki.validity import validity
 from ca.process.ambient import Ambient
 from ca.process.postgres import Connection, Pool
 
+_SWITCHES_LIFE: Final = timedelta(seconds=1)
 _CAA_WAIT_S: Final = 1.0
 _BROKEN_WAIT_S: Final = 5.0
 # A request that breaks our own rules' code this often will break it for ever: the order ends, the log has the trace.
@@ -58,6 +59,8 @@ class IssuingProcess:
     log: FilteringBoundLogger
     worker: str
     after_step: Callable[[int], Awaitable[None]] = field(default=_no_test_watches)
+    switches: Mapping[int, bool] = field(default_factory=dict, init=False)
+    switches_read_at: datetime | None = field(default=None, init=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +91,12 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
         verdicts = await _judge(ca, connection, fresh, evidence, now)
         await ca.after_step(2)
         # 3. Serial number and TBSCertificate; sign a copy with a throw-away key; lint it.
-        drafts, unfit = await _draft(ca, verdicts.grants, await store.issuer_switches(connection), now)
+        drafts, unfit = await _draft(ca, verdicts.grants, await _switches(ca, connection, now), now)
         await _settle(ca, connection, verdicts, unfit, now)
         await ca.after_step(3)
         # 4. COMMIT the intent: from now on the serial number counts as issued, can be revoked and has OCSP coverage.
         if drafts:
             ours = await store.commit_intents(connection, drafts, worker=ca.worker, now=now)
-            await store.notify(connection, [("ocsp_due", "")])
             begun |= {draft.request_id: StoredIntent(request_id=draft.request_id, serial=draft.serial, tbs=draft.tbs,
                                                      issuer_id=draft.issuer_id, signed=False)
                       for draft in drafts if draft.request_id in ours}
@@ -116,7 +118,8 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
         if begun:
             await store.commit_signatures(connection, signed, list(begun), now=ca.ambient.now())
             await ca.after_step(8)
-            await store.notify(connection, [("changed", request_id.hex()) for request_id in begun])
+            await store.notify(connection, [("ocsp_due", ""),
+                                            *(("changed", request_id.hex()) for request_id in begun)])
     return True
 
 
@@ -163,11 +166,9 @@ def _judge_one(
     ca: IssuingProcess, request: ClaimedRequest, evidence: Evidence, now: datetime
 ) -> Grant | CaaIsStale | None:
     """None: nothing that a subscriber or a service asked for stands behind the entry of the queue."""
-    if request.kind == "service":
-        csr_der = evidence.service_csrs.get(request.id)
-        return None if csr_der is None else judge_service(request.id, csr_der, ca.policy)
-    order = evidence.orders.get(request.id)
-    return None if order is None else judge_order(order, evidence, ca.policy, now)
+    if request.order is not None:
+        return judge_order(request.order, evidence, ca.policy, now)
+    return None if request.service_csr is None else judge_service(request.id, request.service_csr, ca.policy)
 
 
 async def _refused_keys(ca: IssuingProcess, connection: Connection, grants: Sequence[Grant]) -> set[bytes]:
@@ -177,6 +178,14 @@ async def _refused_keys(ca: IssuingProcess, connection: Connection, grants: Sequ
     own = {grant.key.sha256 for grant in grants
            if any(grant.key.spki_der == authority.issuer.spki_der for authority in ca.authorities.values())}
     return own | await store.refused_keys(connection, keys, proving=PROVING_AUTHORITIES)
+
+
+async def _switches(ca: IssuingProcess, connection: Connection, now: datetime) -> Mapping[int, bool]:
+    """Which issuers are switched on; what the operator changes counts within a second."""
+    if ca.switches_read_at is None or not timedelta() <= now - ca.switches_read_at < _SWITCHES_LIFE:
+        ca.switches = await store.issuer_switches(connection)
+        ca.switches_read_at = now
+    return ca.switches
 
 
 async def _draft(

@@ -30,28 +30,23 @@ from ca.process.postgres import Connection
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Everything stored about a batch of requests that have no certificate yet."""
+    """What the VA has seen about a batch of orders, and how their accounts' keys have changed."""
 
-    orders: Mapping[bytes, StoredOrder] = field(default_factory=dict)
-    service_csrs: Mapping[bytes, bytes] = field(default_factory=dict)
     validations: Mapping[bytes, StoredValidation] = field(default_factory=dict)
     key_changes: Mapping[bytes, Sequence[str]] = field(default_factory=dict)
 
 
 async def load_evidence(connection: Connection, requests: Sequence[ClaimedRequest]) -> Evidence:
     """What is stored about the requests; key changes only where a validation names another key than the finalizer's."""
-    order_ids = [request.id for request in requests if request.kind == "order"]
-    service_ids = [request.id for request in requests if request.kind == "service"]
-    service_csrs = await store.service_csrs(connection, service_ids) if service_ids else {}
-    if not order_ids:
-        return Evidence(service_csrs=service_csrs)
-    orders = await store.orders(connection, order_ids)
-    ids = {each for order in orders.values() for each in order.authorization_ids}
+    orders = [request.order for request in requests if request.order is not None]
+    if not orders:
+        return Evidence()
+    ids = {each for order in orders for each in order.authorization_ids}
     validations = {each.validation.authorization_id: each for each in await store.validations(connection, list(ids))}
-    moved = {order.account_id for order in orders.values()
+    moved = {order.account_id for order in orders
              if any(each in validations and validations[each].validation.thumbprint != thumbprint(order.jwk)
                     for each in order.authorization_ids)}
-    return Evidence(orders=orders, service_csrs=service_csrs, validations=validations,
+    return Evidence(validations=validations,
                     key_changes=await store.key_changes(connection, list(moved)) if moved else {})
 
 

@@ -11,6 +11,7 @@ from ca.process.postgres import Connection, Pool
 
 # One process at a time carries out revocations, so that what it reads stays true until its commit.
 LOCK_REVOCATIONS: Final = "SELECT pg_try_advisory_xact_lock(hashtext('chancery revocations'))"
+ANY_REQUEST: Final = "SELECT EXISTS (SELECT FROM revocation_requests)"
 REQUESTS: Final = """
 SELECT id, serial, reason, authority, evidence FROM revocation_requests ORDER BY requested_at, id LIMIT $1
 """
@@ -105,6 +106,11 @@ class LatestCrl:
 async def lock_revocations(connection: Connection) -> bool:
     """Whether this transaction alone carries out revocations now."""
     return bool(await connection.fetchval(LOCK_REVOCATIONS))
+
+
+async def is_asked(pool: Pool) -> bool:
+    """Whether there is any request at all: a look that costs next to nothing."""
+    return bool(await pool.fetchval(ANY_REQUEST))
 
 
 async def requests(connection: Connection, limit: int) -> list[RevocationRequest]:

@@ -58,6 +58,8 @@ async def revoke_requested(
 
     Also None while another process does it.
     """
+    if not await store.is_asked(pool):
+        return None
     async with pool.acquire() as connection:
         async with connection.transaction():
             if not await store.lock_revocations(connection):

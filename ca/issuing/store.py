@@ -19,7 +19,8 @@ LEASE_S: Final = 30
 # Every statement looks keys up in partitions: a new plan for each set of keys costs more than the look itself.
 SESSION_OPTIONS: Final = {"plan_cache_mode": "force_generic_plan"}
 
-# Rows that another process is claiming are skipped, never waited for. What an earlier run has begun comes with them.
+# Rows that another process is claiming are skipped, never waited for. Everything that is stored under the request's own
+# id comes with it: what was asked for, and what an earlier run has begun.
 CLAIM: Final = """
 WITH free AS (
     SELECT id FROM issuance_requests WHERE leased_until < now() ORDER BY leased_until LIMIT $2 FOR UPDATE SKIP LOCKED
@@ -29,11 +30,19 @@ WITH free AS (
     FROM free WHERE request.id = free.id
     RETURNING request.id, request.kind, request.attempts
 )
-SELECT claimed.id, claimed.kind, claimed.attempts, c.serial, c.issuer_id, c.tbs, s.serial IS NOT NULL AS signed
+SELECT claimed.id, claimed.kind, claimed.attempts,
+    c.serial, c.issuer_id, c.tbs, s.serial IS NOT NULL AS signed,
+    o.account_id, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile, o.not_before, o.not_after,
+    f.requested_at, f.jwk, f.jws_protected, f.jws_payload, f.jws_signature,
+    coalesce(a.deactivated_at, a.revoked_at) IS NOT NULL AS account_closed, a.id IS NOT NULL AS has_order,
+    q.csr
 FROM claimed
 LEFT JOIN issuances i ON i.request_id = claimed.id
 LEFT JOIN certificates c ON c.serial = i.serial
 LEFT JOIN certificate_signatures s ON s.serial = i.serial
+LEFT JOIN (orders o JOIN finalizations f ON f.order_id = o.id JOIN accounts a ON a.id = o.account_id)
+    ON o.id = claimed.id AND claimed.kind = 'order'
+LEFT JOIN service_requests q ON q.id = claimed.id AND claimed.kind = 'service'
 """
 DEFER: Final = """
 UPDATE issuance_requests SET leased_until = now() + make_interval(secs => $3) WHERE id = ANY($2) AND leased_by = $1
@@ -44,13 +53,6 @@ WHERE leased_by = $1 AND leased_until > now() + make_interval(secs => $2)
 """
 LEASE_HOLDERS: Final = "SELECT DISTINCT leased_by FROM issuance_requests WHERE leased_until > now()"
 FREE_LEASES: Final = "UPDATE issuance_requests SET leased_until = '-infinity' WHERE leased_by = ANY($1)"
-ORDERS: Final = """
-SELECT o.id, o.account_id, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile,
-    o.not_before, o.not_after, f.requested_at, f.jwk, f.jws_protected, f.jws_payload, f.jws_signature,
-    coalesce(a.deactivated_at, a.revoked_at) IS NOT NULL AS account_closed
-FROM orders o JOIN finalizations f ON f.order_id = o.id JOIN accounts a ON a.id = o.account_id
-WHERE o.id = ANY($1)
-"""
 # Each validation that succeeded, whether its authorization was ended, and the newest look at CAA since.
 VALIDATIONS: Final = """
 SELECT v.authorization_id, v.account_id, v.identifier_type, v.identifier_value, v.wildcard, v.challenge_type,
@@ -65,7 +67,6 @@ LEFT JOIN LATERAL (
 WHERE v.authorization_id = ANY($1) AND v.problem IS NULL AND v.valid_until IS NOT NULL
 """
 KEY_CHANGES: Final = "SELECT account_id, jws FROM key_changes WHERE account_id = ANY($1) ORDER BY changed_at"
-SERVICE_REQUESTS: Final = "SELECT id, csr FROM service_requests WHERE id = ANY($1)"
 # A key that somebody proved to be lost (spec/pki.md 7), or that signs for an account (row FI5), is not certified.
 REFUSED_KEYS: Final = """
 SELECT spki_sha256 FROM unnest($1::bytea[], $2::bytea[]) AS wanted (spki_sha256, thumbprint)
@@ -122,16 +123,6 @@ SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t (cha
 """
 ISSUERS: Final = "SELECT id, name, key_type, certificate, crl_shards, active FROM issuers ORDER BY id"
 ISSUER_SWITCHES: Final = "SELECT id, active FROM issuers"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedRequest:
-    """An entry of the queue that is ours until the lease runs out."""
-
-    id: bytes
-    kind: Literal["order", "service"]
-    attempts: int
-    intent: "StoredIntent | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +183,19 @@ class StoredOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedRequest:
+    """An entry of the queue that is ours until the lease runs out, with the order or the service's CSR that stands
+    behind it, and with the intent of an earlier run."""
+
+    id: bytes
+    kind: Literal["order", "service"]
+    attempts: int
+    intent: StoredIntent | None
+    order: StoredOrder | None
+    service_csr: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredValidation:
     """A validation that succeeded, whether its authorization was ended since, and the newest look at CAA since."""
 
@@ -202,12 +206,9 @@ class StoredValidation:
 
 async def claim(connection: Connection, *, worker: str, limit: int) -> list[ClaimedRequest]:
     """Takes up to `limit` requests, those that wait longest first; other workers' claims are passed over."""
-    return [ClaimedRequest(
-        id=row["id"], kind=row["kind"], attempts=row["attempts"],
-        intent=None if row["serial"] is None else StoredIntent(
-            request_id=row["id"], serial=row["serial"], issuer_id=row["issuer_id"], tbs=row["tbs"],
-            signed=row["signed"]))
-        for row in await connection.fetch(CLAIM, worker, limit, LEASE_S)]
+    return [ClaimedRequest(id=row["id"], kind=row["kind"], attempts=row["attempts"], intent=_intent(row),
+                           order=_order(row) if row["has_order"] else None, service_csr=row["csr"])
+            for row in await connection.fetch(CLAIM, worker, limit, LEASE_S)]
 
 
 async def defer(connection: Connection | Pool, ids: Sequence[bytes], *, worker: str, after_s: float) -> None:
@@ -241,11 +242,6 @@ async def issuer_switches(connection: Connection | Pool) -> dict[int, bool]:
     return {row["id"]: row["active"] for row in await connection.fetch(ISSUER_SWITCHES)}
 
 
-async def orders(connection: Connection, ids: Sequence[bytes]) -> dict[bytes, StoredOrder]:
-    """Orders that have been finalized, by id."""
-    return {row["id"]: _order(row) for row in await connection.fetch(ORDERS, list(ids))}
-
-
 async def validations(connection: Connection, authorization_ids: Sequence[bytes]) -> list[StoredValidation]:
     """The validations that succeeded."""
     return [StoredValidation(
@@ -264,11 +260,6 @@ async def key_changes(connection: Connection, account_ids: Sequence[bytes]) -> d
     for row in await connection.fetch(KEY_CHANGES, list(account_ids)):
         found.setdefault(row["account_id"], []).append(row["jws"])
     return found
-
-
-async def service_csrs(connection: Connection, ids: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The CSRs of requests for certificates of our own services, by request id."""
-    return {row["id"]: row["csr"] for row in await connection.fetch(SERVICE_REQUESTS, list(ids))}
 
 
 async def refused_keys(
@@ -325,6 +316,13 @@ async def ask_for_caa_checks(connection: Connection, wanted: Sequence[tuple[byte
 async def notify(connection: Connection, wakes: Sequence[tuple[str, str]]) -> None:
     """Sends (channel, payload), after what they are about has been committed."""
     await connection.execute(NOTIFY, [channel for channel, _ in wakes], [payload for _, payload in wakes])
+
+
+def _intent(row: Record) -> StoredIntent | None:
+    if row["serial"] is None:
+        return None
+    return StoredIntent(request_id=row["id"], serial=row["serial"], issuer_id=row["issuer_id"], tbs=row["tbs"],
+                        signed=row["signed"])
 
 
 def _order(row: Record) -> StoredOrder:

@@ -304,12 +304,13 @@ async def test_compromised_keys_are_not_certified(world: World) -> None:
 
 
 async def test_issuers_are_switched_off_by_the_operator(world: World) -> None:
-    """`issuers.active` counts at each turn: no restart is needed to stop an issuer."""
+    """`issuers.active` counts within a second: no restart is needed to stop an issuer."""
     ca = world.process()
     first = await world.ordered("a.example.com")
     await issue_batch(ca, 8)
     await world.issued(first.id)
     await world.run("ca_admin", "UPDATE issuers SET active = false WHERE id = $1", EC_ISSUER)
+    world.clock_s = 1
     second = await world.ordered("b.example.com")
     await issue_batch(ca, 8)
     problem = await world.refusal(second.id) or {}
