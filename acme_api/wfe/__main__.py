@@ -23,6 +23,7 @@ from acme_api.wfe.context import Context
 from acme_api.wfe.notifier import Notifier
 from acme_api.wfe.server import Listening
 from acme_api.wfe.service_certificate import ServiceCertificate
+from acme_api.wfe.sessions import Sessions
 from acme_api.wfe.store import READ_OPTIONS, WRITE_OPTIONS, Store
 from acme_api.wfe.waiters import Waiters
 from ca.pki.identifier import Identifier, NamePolicy, require_permitted
@@ -35,7 +36,9 @@ from ca.process.settings import Settings
 from ca.process.worker import wait_any
 
 ROLE: Final = "acme_wfe"
-_CONNECTIONS: Final = 8
+SESSIONS: Final = 8
+"""Of each kind, in each process; the pool of writes has some more for transactions."""
+TRANSACTIONS: Final = 2
 _DRAIN_S: Final = 5.0
 
 
@@ -52,9 +55,9 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         for each in sockets:
             stack.callback(each.close)
-        reads = await create_pool(settings.database, ROLE, process="wfe", max_size=_CONNECTIONS, options=READ_OPTIONS)
+        reads = await create_pool(settings.database, ROLE, process="wfe", max_size=SESSIONS, options=READ_OPTIONS)
         stack.callback(reads.terminate)
-        writes = await create_pool(settings.database, ROLE, process="wfe", max_size=_CONNECTIONS,
+        writes = await create_pool(settings.database, ROLE, process="wfe", max_size=SESSIONS + TRANSACTIONS,
                                    options=WRITE_OPTIONS)
         stack.callback(writes.terminate)
         context = make_context(settings, ambient, log, nonce_key=nonce_key, reads=reads, writes=writes)
@@ -64,6 +67,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         tls_context = await _start_tls(settings, context, stack, stop) if settings.acme.tls else None
         if stop.is_set():
             return
+        await until_nonces_hold(context)
         listening = await Listening.start(App(context), sockets, tls_context)
         ready()
         await stop.wait()
@@ -97,7 +101,8 @@ def make_context(
         acme.base_url, terms_of_service=acme.terms_of_service, website=acme.website,
         caa_identities=settings.va.caa_identities,
         profiles={profile.name: profile.description for profile in PROFILES.values()})
-    store = Store(reads=reads, writes=writes)
+    read_sessions, write_sessions = Sessions(reads, size=SESSIONS), Sessions(writes, size=SESSIONS)
+    store = Store(reads=read_sessions, writes=write_sessions)
     return Context(
         base_url=acme.base_url, directory=msgspec.json.encode(directory), nonce_key=nonce_key,
         order_policy=OrderPolicy(names=names, default_profile=settings.ca.default_profile),
@@ -105,8 +110,8 @@ def make_context(
                     authorization=timedelta(seconds=acme.authorization_life_s)),
         terms_of_service=acme.terms_of_service, finalize_wait_s=acme.finalize_wait_ms / 1000,
         max_body_bytes=acme.max_body_bytes, ambient=ambient, store=store,
-        certificates=CertificateStore(reads=reads, writes=writes), waiters=Waiters(), notifier=Notifier(store, log),
-        log=log)
+        certificates=CertificateStore(reads=read_sessions, writes=write_sessions, transactions=writes),
+        waiters=Waiters(), notifier=Notifier(store, log), log=log)
 
 
 def warm_up() -> None:
@@ -126,6 +131,13 @@ def on_change(context: Context) -> Callable[[str], None]:
         context.waiters.wake(payload)
 
     return callback
+
+
+async def until_nonces_hold(context: Context) -> None:
+    """Returns when a nonce that is made now will be taken. Nonces count whole seconds, and those of the second in which
+    the database started are refused, so that a first request right after a start would be."""
+    start = (await context.store.no_nonce_before()).replace(microsecond=0) + timedelta(seconds=1)
+    await asyncio.sleep(min(max((start - context.ambient.now()).total_seconds(), 0), 1))
 
 
 async def _start_tls(

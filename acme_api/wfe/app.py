@@ -150,6 +150,8 @@ class App:
 
     def _log(self, http: web.BaseRequest, path: str, response: web.Response, fault: Problem | None,
              took_s: float) -> None:
+        if fault is None and http.method != "POST":
+            return
         log = self._context.log
         values: dict[str, object] = {"method": http.method, "path": path, "status": response.status,
                                      "took_ms": round(took_s * 1000, 1)}

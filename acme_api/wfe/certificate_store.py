@@ -1,6 +1,6 @@
 """What the role acme_wfe does with finalize requests, certificates, revocations and its own service certificate.
 
-The other half of store.py, on the same two pools.
+The other half of store.py, on the same sessions; `transactions` is for what takes more than one statement.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from acme_api.protocol.jws import SignedRequest
 from acme_api.protocol.revocation import RevocationPlan
+from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
 from ca.pki.tbs import assemble
 from ca.process.postgres import Pool
@@ -144,9 +145,10 @@ class ServiceResult:
 class CertificateStore:
     """Statements and the values they take and give; decisions are the protocol package's."""
 
-    def __init__(self, *, reads: Pool, writes: Pool) -> None:
+    def __init__(self, *, reads: Sessions, writes: Sessions, transactions: Pool) -> None:
         self._reads = reads
         self._writes = writes
+        self._transactions = transactions
 
     async def finalize_facts(self, authorization_ids: Sequence[bytes], key_thumbprint: bytes) -> FinalizeFacts:
         """The validations behind an order, and whether the key to be certified is some account's."""
@@ -210,7 +212,7 @@ class CertificateStore:
 
         What `decide` raises ends the transaction, and nothing is stored.
         """
-        async with self._writes.acquire() as connection, connection.transaction():
+        async with self._transactions.acquire() as connection, connection.transaction():
             await connection.execute(_LOCK_SERIAL, serial)
             plan = decide(await connection.fetchval(_REVOKED_FOR, serial))
             await connection.execute(_INSERT_REVOCATION_REQUEST, request_id, serial, plan.reason, plan.authority,
@@ -218,7 +220,7 @@ class CertificateStore:
 
     async def request_service_certificate(self, request_id: bytes, csr: bytes, *, now: datetime) -> None:
         """Queues the issuance of a certificate for our own server."""
-        await self._writes.execute(_REQUEST_SERVICE_CERTIFICATE, request_id, now, csr)
+        await self._writes.fetch(_REQUEST_SERVICE_CERTIFICATE, request_id, now, csr)
 
     async def service_result(self, request_id: bytes) -> ServiceResult:
         """What became of it."""

@@ -1,7 +1,7 @@
 """What the role acme_wfe does with nonces, accounts, orders and authorizations (certificates: certificate_store.py).
 
-Two pools: `reads`, whose sessions do not wait for the disk (synchronous_commit off), for reading and for nonces, and
-`writes`, where a commit is on disk before anybody is told.
+Two kinds of sessions: `reads` do not wait for the disk (synchronous_commit off), for reading and for nonces; with
+`writes` a commit is on disk before anybody is told.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,9 @@ from acme_api.protocol.account import Account
 from acme_api.protocol.authorization import Authorization, AuthorizationFacts, Challenge, Validation
 from acme_api.protocol.nonce import issued_at_s
 from acme_api.protocol.order import Order, OrderFacts, ReusableAuthorization
+from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
-from ca.process.postgres import Pool, Record, UniqueViolation
+from ca.process.postgres import Record, UniqueViolation
 
 READ_OPTIONS: Final = {"synchronous_commit": "off", "plan_cache_mode": "force_generic_plan"}
 WRITE_OPTIONS: Final = {"plan_cache_mode": "force_generic_plan"}
@@ -35,6 +36,8 @@ SELECT EXISTS (SELECT FROM spent) AS fresh, account.id, account.thumbprint, acco
 FROM (VALUES (1)) AS one (row) LEFT JOIN accounts AS account ON """
 _SPEND_BY_ID: Final = _SPEND + "account.id = $3"
 _SPEND_BY_THUMBPRINT: Final = _SPEND + "account.thumbprint = $3"
+
+_NO_NONCE_BEFORE: Final = "SELECT greatest(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_wal))"
 
 _ACCOUNT_EXISTS: Final = "SELECT EXISTS (SELECT FROM accounts WHERE id = $1)"
 _ACCOUNT_BY_THUMBPRINT: Final = """
@@ -145,7 +148,7 @@ class SpentNonce:
 class Store:
     """Statements and the values they take and give; decisions are the protocol package's."""
 
-    def __init__(self, *, reads: Pool, writes: Pool) -> None:
+    def __init__(self, *, reads: Sessions, writes: Sessions) -> None:
         self._reads = reads
         self._writes = writes
         self._no_nonce_before: datetime | None = None
@@ -154,6 +157,11 @@ class Store:
         """Called when the connection to the database was lost: another server may have taken over, and may not have
         seen the last nonces being spent."""
         self._no_nonce_before = moment
+
+    async def no_nonce_before(self) -> datetime:
+        """The database's last start or recovery: older nonces are refused."""
+        moment: datetime = await self._reads.fetchval(_NO_NONCE_BEFORE)
+        return moment
 
     async def spend_nonce(
         self, nonce: bytes | None, *, account_id: bytes | None = None, thumbprint: bytes | None = None
@@ -184,11 +192,11 @@ class Store:
 
     async def set_contacts(self, account_id: bytes, contacts: Sequence[str]) -> None:
         """Replaces an account's contacts."""
-        await self._writes.execute(_SET_CONTACTS, account_id, list(contacts))
+        await self._writes.fetch(_SET_CONTACTS, account_id, list(contacts))
 
     async def deactivate_account(self, account_id: bytes, *, now: datetime) -> None:
         """Closes an account for ever."""
-        await self._writes.execute(_DEACTIVATE_ACCOUNT, account_id, now)
+        await self._writes.fetch(_DEACTIVATE_ACCOUNT, account_id, now)
 
     async def change_key(
         self, account_id: bytes, *, old_thumbprint: bytes, new_thumbprint: bytes, new_jwk: str, jws: str, now: datetime
@@ -229,7 +237,7 @@ class Store:
 
     async def insert_order(self, order: Order, new: Sequence[Authorization], *, expires_at: datetime) -> None:
         """Stores an order and its new authorizations in one transaction; `expires_at` is the authorizations'."""
-        await self._writes.execute(
+        await self._writes.fetch(
             _INSERT_ORDER, order.id, order.account_id, order.facts.expires_at,
             [each.type for each in order.identifiers], [each.value for each in order.identifiers],
             list(order.authorization_ids), order.profile, order.not_before, order.not_after, expires_at,
@@ -244,18 +252,18 @@ class Store:
 
     async def deactivate_authorization(self, authorization_id: bytes, *, now: datetime) -> None:
         """Takes an authorization out of use for ever."""
-        await self._writes.execute(_DEACTIVATE_AUTHORIZATION, authorization_id, now)
+        await self._writes.fetch(_DEACTIVATE_AUTHORIZATION, authorization_id, now)
 
     async def insert_validation_request(
         self, request_id: bytes, authorization: Authorization, challenge_type: str, thumbprint: bytes, *, now: datetime
     ) -> None:
         """Asks the VA to validate; nothing is stored when it is asked already or has answered."""
-        await self._writes.execute(_INSERT_VALIDATION_REQUEST, request_id, authorization.id, authorization.account_id,
+        await self._writes.fetch(_INSERT_VALIDATION_REQUEST, request_id, authorization.id, authorization.account_id,
                                    challenge_type, thumbprint, now)
 
     async def notify(self, channels: Sequence[str]) -> None:
         """Wakes the processes that listen on the channels."""
-        await self._reads.execute(_NOTIFY, list(channels))
+        await self._reads.fetch(_NOTIFY, list(channels))
 
 
 def _account(row: Record) -> Account:

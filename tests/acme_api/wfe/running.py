@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from acme_api.wfe.__main__ import make_context, on_change
+from acme_api.wfe.__main__ import SESSIONS, TRANSACTIONS, make_context, on_change, until_nonces_hold
 from acme_api.wfe.app import App
 from acme_api.wfe.context import Context
 from acme_api.wfe.server import Listening
@@ -99,9 +99,10 @@ class RunningWfe:
 
 async def start_wfe(stack: AsyncExitStack, settings: Settings, clock: Clock) -> RunningWfe:
     """Starts a server that ends with `stack`."""
-    reads = await create_pool(settings.database, "acme_wfe", process="wfe", max_size=8, options=READ_OPTIONS)
+    reads = await create_pool(settings.database, "acme_wfe", process="wfe", max_size=SESSIONS, options=READ_OPTIONS)
     stack.callback(reads.terminate)
-    writes = await create_pool(settings.database, "acme_wfe", process="wfe", max_size=8, options=WRITE_OPTIONS)
+    writes = await create_pool(settings.database, "acme_wfe", process="wfe", max_size=SESSIONS + TRANSACTIONS,
+                               options=WRITE_OPTIONS)
     stack.callback(writes.terminate)
     context = make_context(settings, clock.ambient(), structlog.get_logger(), nonce_key=NONCE_KEY, reads=reads,
                            writes=writes)
@@ -110,6 +111,7 @@ async def start_wfe(stack: AsyncExitStack, settings: Settings, clock: Clock) -> 
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listener.setblocking(False)
     app = App(context)
+    await until_nonces_hold(context)
     listening = await Listening.start(app, [listener], None)
     stack.push_async_callback(listening.drain, timeout_s=1.0)
     http = await stack.enter_async_context(aiohttp.ClientSession(
