@@ -172,25 +172,26 @@ class Listener:
         log = structlog.get_logger()
         while True:
             try:
-                connection = await connect(self._settings, self._role, process=self._process)
-            except StartupError:
-                if not listening.is_set():
-                    raise
-                log.warning("database is away", retry_in_s=_RECONNECT_S)
-                await asyncio.sleep(_RECONNECT_S)
-                continue
-            lost = asyncio.Event()
-            try:
-                connection.add_termination_listener(lambda *_, lost=lost: lost.set())
-                for channel, callback in self._callbacks.items():
-                    await connection.add_listener(channel, _payload_only(callback))
-                for callback in self._callbacks.values():
-                    callback("")
-                listening.set()
-                await lost.wait()
+                await self._listen(listening)
                 log.warning("listen connection lost")
-            except UNAVAILABLE:
-                log.warning("listen connection failed", retry_in_s=_RECONNECT_S)
+            except (StartupError, PostgresError, TimeoutError, *UNAVAILABLE) as fault:
+                if isinstance(fault, StartupError) and not listening.is_set():
+                    raise
+                log.warning("listen connection failed", error=str(fault) or type(fault).__name__,
+                            retry_in_s=_RECONNECT_S)
                 await asyncio.sleep(_RECONNECT_S)
-            finally:
-                connection.terminate()
+
+    async def _listen(self, listening: asyncio.Event) -> None:
+        """Returns when the connection is lost, raises what stops it from being made."""
+        connection = await connect(self._settings, self._role, process=self._process)
+        lost = asyncio.Event()
+        try:
+            connection.add_termination_listener(lambda *_: lost.set())
+            for channel, callback in self._callbacks.items():
+                await connection.add_listener(channel, _payload_only(callback))
+            for callback in self._callbacks.values():
+                callback("")
+            listening.set()
+            await lost.wait()
+        finally:
+            connection.terminate()
