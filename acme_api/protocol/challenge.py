@@ -14,11 +14,11 @@ TOKEN_BYTES: Final = 32
 
 def offered(identifier_type: str, *, wildcard: bool) -> tuple[str, ...]:
     """The challenge types for an identifier (RFC 8555 8.3 and 8.4, RFC 8737 3, RFC 8738 7; row CH10)."""
-    if wildcard:
-        return (DNS_01,)
     if identifier_type == "ip":
-        return (HTTP_01, TLS_ALPN_01)
-    return (HTTP_01, DNS_01, TLS_ALPN_01)
+        return () if wildcard else (HTTP_01, TLS_ALPN_01)
+    if identifier_type != "dns":
+        return ()
+    return (DNS_01,) if wildcard else (HTTP_01, DNS_01, TLS_ALPN_01)
 
 
 def key_authorization(token: str, thumbprint: bytes) -> str:

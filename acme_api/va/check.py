@@ -5,38 +5,21 @@ once. Between two tries nothing is held: no connection, no starting place.
 """
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from acme_api.protocol.challenge import DNS_01, HTTP_01, key_authorization, offered
 from acme_api.protocol.problem import Problem
-from acme_api.va.caa import CaaChecker
-from acme_api.va.dns01 import Dns01
 from acme_api.va.evidence import Evidence
 from acme_api.va.failure import FailureType, ValidationFailure
-from acme_api.va.http01 import Http01
 from acme_api.va.lanes import Lanes
+from acme_api.va.methods import Methods, Question
 from acme_api.va.store import ClaimedRequest, Outcome
-from acme_api.va.tlsalpn01 import TlsAlpn01
 from ca.pki.identifier import Identifier
 from ca.process.ambient import Ambient
 
 TRY_TIMEOUT_S: Final = 10.0
 RETRY_DELAYS_S: Final = (5.0, 10.0)
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{22,128}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Methods:
-    """The validators, one a method, and the CAA checker."""
-
-    http_01: Http01
-    dns_01: Dns01
-    tls_alpn_01: TlsAlpn01
-    caa: CaaChecker
 
 
 class Checker:
@@ -64,11 +47,11 @@ class Checker:
     async def check(self, request: ClaimedRequest) -> Outcome:
         """The outcome of one request; every failure that is the subscriber's to know is in it, none is raised."""
         evidence = Evidence(self._ambient.now)
-        identifier = Identifier(type="ip" if request.identifier_type == "ip" else "dns", value=request.identifier_value)
+        question = self._question(request)
         try:
             if request.kind == "challenge":
-                await self._tries(lambda: self._challenge(request, identifier, evidence), evidence)
-            await self._tries(lambda: self._caa(request, identifier, evidence), evidence)
+                await self._tries(lambda: self._methods.validate(question, evidence), evidence)
+            await self._tries(lambda: self._methods.require_caa_permission(question, evidence), evidence)
         except ValidationFailure as failure:
             return self._outcome(request, evidence, failure)
         return self._outcome(request, evidence, None)
@@ -105,26 +88,11 @@ class Checker:
             kind: FailureType = "dns" if evidence.waits_for_dns else "connection"
             raise ValidationFailure(kind, detail, transient=True) from fault
 
-    async def _challenge(self, request: ClaimedRequest, identifier: Identifier, evidence: Evidence) -> None:
-        method = request.challenge_type
-        # What validates what is asked again here: a front end that offered more than the rules let it is not believed.
-        if identifier.type != request.identifier_type or method not in offered(
-                identifier.type, wildcard=request.wildcard):
-            raise ValidationFailure("malformed", f"{method} cannot validate this identifier")
-        if request.token is None or not _TOKEN.fullmatch(request.token) or len(request.thumbprint) != 32:
-            raise ValidationFailure("malformed", f"this authorization has no {method} challenge")
-        expected = key_authorization(request.token, request.thumbprint)
-        if method == HTTP_01:
-            await self._methods.http_01.validate(identifier, request.token, expected, evidence)
-        elif method == DNS_01:
-            await self._methods.dns_01.validate(identifier, expected, evidence)
-        else:
-            await self._methods.tls_alpn_01.validate(identifier, expected, evidence)
-
-    async def _caa(self, request: ClaimedRequest, identifier: Identifier, evidence: Evidence) -> None:
-        await self._methods.caa.require_permission(
-            identifier, wildcard=request.wildcard, method=request.challenge_type,
-            account_url=self._account_url(request.account_id), evidence=evidence)
+    def _question(self, request: ClaimedRequest) -> Question:
+        return Question(
+            identifier=Identifier(type=request.identifier_type, value=request.identifier_value),
+            wildcard=request.wildcard, method=request.challenge_type, token=request.token,
+            thumbprint=request.thumbprint, account_url=self._account_url(request.account_id))
 
 
 def _problem_of(failure: ValidationFailure) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import pytest
 
 from acme_api.protocol.challenge import dns_txt_value, key_authorization
 from acme_api.va.caa import CaaChecker
-from acme_api.va.check import Checker, Methods
+from acme_api.va.check import Checker
 from acme_api.va.dial import Dialer
 from acme_api.va.dns01 import Dns01
 from acme_api.va.http01 import Http01, Http01Ports
 from acme_api.va.lanes import Lanes
+from acme_api.va.methods import Methods
 from acme_api.va.resolver import Resolver, servers_of
 from acme_api.va.store import ClaimedRequest
 from acme_api.va.tlsalpn01 import TlsAlpn01

@@ -12,11 +12,12 @@ import pytest
 import structlog
 
 from acme_api.va.caa import CaaChecker
-from acme_api.va.check import Checker, Methods
+from acme_api.va.check import Checker
 from acme_api.va.dial import Dialer
 from acme_api.va.dns01 import Dns01
 from acme_api.va.http01 import Http01, Http01Ports
 from acme_api.va.lanes import Lanes
+from acme_api.va.methods import Methods
 from acme_api.va.perform import Performer
 from acme_api.va.resolver import Resolver
 from acme_api.va.store import ClaimedRequest, Outcome, VaStore
