@@ -5,13 +5,13 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../deploy/prepare.sh"
 
 missing=
-for tool in softhsm2-util lego pebble nginx openssl wrk; do
+for tool in softhsm2-util lego pebble nginx openssl wrk apache2 ocsptool curl; do
     command -v "$tool" >/dev/null 2>&1 || [ -x "/usr/sbin/$tool" ] || missing="$missing $tool"
 done
 if [ -n "$missing" ]; then
     say "missing:$missing"
-    install_packages "softhsm2 opensc lego pebble nginx-light openssl wrk" \
-        "softhsm opensc lego nginx openssl wrk" "softhsm opensc lego nginx openssl wrk"
+    install_packages "softhsm2 opensc lego pebble nginx-light openssl wrk apache2-bin gnutls-bin curl" \
+        "softhsm opensc lego nginx openssl wrk httpd gnutls-utils curl" "softhsm opensc lego nginx openssl wrk httpd gnutls curl"
 fi
 make_venv "$repository/deploy/requirements-test.lock"
 cd "$repository"

@@ -88,7 +88,10 @@ class CaSettings(_Section, frozen=True, kw_only=True):
 
 
 class OcspSettings(_Section, frozen=True, kw_only=True):
-    """Pre-signed OCSP (BR 4.9.9 gives the bounds): responses live 7 days and are signed again after 48 to 60 hours."""
+    """Pre-signed OCSP (BR 4.9.9 gives the bounds): responses live 7 days and are signed again after 48 to 60 hours.
+
+    Caches keep an answer for `max_age_s`: one hour, because nobody purges them at a revocation.
+    """
 
     listen: list[str]
     store_dir: Path
@@ -98,6 +101,7 @@ class OcspSettings(_Section, frozen=True, kw_only=True):
     response_life_s: int = 604_800
     resign_age_s: int = 216_000
     resign_jitter_s: int = 43_200
+    max_age_s: int = 3_600
 
 
 class DistributionSettings(_Section, frozen=True, kw_only=True):
@@ -206,4 +210,6 @@ def _require_sensible(settings: Settings, path: Path) -> None:
         require(0 < port < 65_536, key, f"expected a port number, got {port}")
     require(28_800 <= settings.ocsp.response_life_s <= 864_000, "ocsp.response_life_s",
             "expected 28800 to 864000 seconds (8 hours to 10 days, BR 4.9.9)")
+    require(0 <= settings.ocsp.max_age_s <= 43_200, "ocsp.max_age_s",
+            "expected 0 to 43200 seconds (12 hours, when the caches in front are purged at a revocation; else 1 to 4)")
     require(bool(settings.va.caa_identities), "va.caa_identities", "expected at least one issuer domain name")

@@ -41,7 +41,7 @@ async def respond(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> 
     await wait_any(stop, tail.current)
     if not stop.is_set():
         # Not earlier: the kernel would hand this worker its share of the connections while it cannot answer.
-        server = OcspServer(memory, now=ambient.now, log=log)
+        server = OcspServer(memory, now=ambient.now, max_age_s=settings.ocsp.max_age_s, log=log)
         await server.start(bind_sockets(settings.ocsp.listen), OcspConnection)
         ready()
         await stop.wait()

@@ -33,7 +33,7 @@ from ocsp.protocol.response import (
     Times,
     generalized_time,
 )
-from ocsp.responder.http_text import Second, cache_headers, full_age_until_s
+from ocsp.responder.http_text import Second
 from ocsp.responder.memory import MemoryFault, ResponseMemory
 from ocsp.responder.store import StoredIssuer
 
@@ -139,19 +139,19 @@ class Answers:
 
         It holds for as long as max-age, which counts down to the end of the response's life, is what it is now.
         """
-        stored, now_s = read_value(value), self._second.now_s
+        stored, second = read_value(value), self._second
         times, size = stored.times, len(stored.signatures[asked.hash_index])
-        if times.next_update_s < now_s:
+        if times.next_update_s < second.now_s:
             return None
         before, after = asked.template.around(stored.status, times, size)
         behind = b""
-        head = SUCCESS_LINES % (len(before) + SERIAL_BYTES + len(after) + size) + cache_headers(times, now_s)
+        head = SUCCESS_LINES % (len(before) + SERIAL_BYTES + len(after) + size) + second.cache_headers(times)
         if stored.status.revoked_at_s is not None:
             after, _, behind = after.partition(generalized_time(stored.status.revoked_at_s))
         if len(asked.forms) >= _MAX_FORMS:
             asked.forms.clear()
         form = asked.forms[shape] = (
-            max(now_s + 1, full_age_until_s(times)), head, _END_OF_HEAD + before, after, behind,
+            max(second.now_s + 1, second.full_age_until_s(times)), head, _END_OF_HEAD + before, after, behind,
             slice(-size, None) if asked.hash_index else slice(VALUE_BYTES, VALUE_BYTES + size))
         return form
 

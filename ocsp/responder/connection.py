@@ -15,7 +15,7 @@ from typing import Final, cast
 from ocsp.protocol.request import MAX_PATH_BYTES, MAX_REQUEST_BYTES, decode_path
 from ocsp.responder.answers import MALFORMED, SUCCESS_LINES, Answer
 from ocsp.responder.head import MAX_HEAD_BYTES, BadHead, Head, read_head
-from ocsp.responder.http_text import cache_headers, read_http_date
+from ocsp.responder.http_text import read_http_date
 from ocsp.responder.server import OcspServer
 
 _IDLE_LIMIT_S: Final = 60
@@ -204,7 +204,7 @@ class OcspConnection(asyncio.Protocol):
             return b"HTTP/1.1 %b\r\n%b%b%bContent-Length: %d\r\n" % (
                 answer.status, _ERROR_HEADERS, second.date, answer.headers, len(answer.body)), answer.body
         etag = answer.etag
-        validators = b"%b%bETag: %b\r\n" % (cache_headers(answer.times, second.now_s), second.date, etag)
+        validators = b"%b%bETag: %b\r\n" % (second.cache_headers(answer.times), second.date, etag)
         if head.method != b"POST" and _is_known(head, etag, answer.times.this_update_s):
             return b"HTTP/1.1 304 Not Modified\r\n" + validators, b""
         return SUCCESS_LINES % len(answer.body) + validators, answer.body

@@ -9,9 +9,7 @@ from ocsp.protocol.response import Times
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-# No cache in front is purged at a revocation, so an answer is reused for an hour (spec/pki.md 5.5: 1 to 4 hours then),
-# and not in its last hour: a client must not get one that ends on the way.
-_CACHE_CAP_S: Final = 3_600
+# An answer is not reused in its last hour: a client must not get one that ends on the way.
 _CACHE_MARGIN_S: Final = 3_600
 
 
@@ -32,29 +30,27 @@ def read_http_date(text: bytes) -> int | None:
         return None
 
 
-def max_age_s(times: Times, now_s: int) -> int:
-    """How long a cache may reuse a response from now on."""
-    return max(0, min(_CACHE_CAP_S, times.next_update_s - now_s - _CACHE_MARGIN_S))
-
-
-def full_age_until_s(times: Times) -> int:
-    """Until when `max_age_s` does not change."""
-    return times.next_update_s - _CACHE_MARGIN_S - _CACHE_CAP_S + 1
-
-
-def cache_headers(times: Times, now_s: int) -> bytes:
-    """Last-Modified, Expires and Cache-Control of a response; the same in a 304."""
-    return (b"Last-Modified: %b\r\nExpires: %b\r\n"
-            b"Cache-Control: max-age=%d, public, no-transform, must-revalidate\r\n") % (
-        http_date(times.this_update_s), http_date(times.next_update_s), max_age_s(times, now_s))
-
-
 class Second:
-    """The current second, and the bytes that every answer in it shares."""
+    """The current second, and the bytes that every answer in it shares; how long caches may keep an answer."""
 
-    def __init__(self, now_s: int) -> None:
+    def __init__(self, now_s: int, *, max_age_s: int) -> None:
+        self._longest_s = max_age_s
         self.now_s = -1
         self.advance(now_s)
+
+    def max_age_s(self, times: Times) -> int:
+        """How long a cache may reuse a response from now on."""
+        return max(0, min(self._longest_s, times.next_update_s - self.now_s - _CACHE_MARGIN_S))
+
+    def full_age_until_s(self, times: Times) -> int:
+        """Until when `max_age_s` does not change."""
+        return times.next_update_s - _CACHE_MARGIN_S - self._longest_s + 1
+
+    def cache_headers(self, times: Times) -> bytes:
+        """Last-Modified, Expires and Cache-Control of a response; the same in a 304."""
+        return (b"Last-Modified: %b\r\nExpires: %b\r\n"
+                b"Cache-Control: max-age=%d, public, no-transform, must-revalidate\r\n") % (
+            http_date(times.this_update_s), http_date(times.next_update_s), self.max_age_s(times))
 
     def advance(self, now_s: int) -> None:
         """To another second; nothing happens when it is still the same."""

@@ -40,7 +40,8 @@ class OcspServer:
     answer is older than that, and none is given past its nextUpdate.
     """
 
-    def __init__(self, memory: ResponseMemory, *, now: Callable[[], datetime], log: FilteringBoundLogger) -> None:
+    def __init__(self, memory: ResponseMemory, *, now: Callable[[], datetime], max_age_s: int,
+                 log: FilteringBoundLogger) -> None:
         self._memory = memory
         self._now = now
         self._log = log
@@ -50,7 +51,7 @@ class OcspServer:
         self._alarm_at: dict[str, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[asyncio.Server] = []
-        self.second = Second(int(now().timestamp()))
+        self.second = Second(int(now().timestamp()), max_age_s=max_age_s)
         self.known_tails: dict[bytes, bool] = {}
         self.known_posts: dict[bytes, int] = {}
         self._answers = Answers((), memory, self.second)

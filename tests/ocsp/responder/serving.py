@@ -105,7 +105,7 @@ async def serving(directory: Path, *authorities: Authority) -> AsyncIterator[Ser
                                        for index, own in enumerate(authorities)]))
     memory.apply((), mark=Mark(), complete=True)
     memory.renew()
-    server = OcspServer(memory, now=clock.now, log=structlog.get_logger())
+    server = OcspServer(memory, now=clock.now, max_age_s=3_600, log=structlog.get_logger())
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
