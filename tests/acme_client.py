@@ -6,6 +6,7 @@ sends requests and keeps nonces. After each answer the client checks what holds 
 
 import base64
 import hashlib
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -209,12 +210,20 @@ class AcmeClient:
 
 
 def make_csr(*names: str, key: Any = None, common_name: str | None = None) -> bytes:
-    """A DER certification request for dns names."""
+    """A DER certification request for names and addresses."""
     subject = [] if common_name is None else [x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)]
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(subject))
     if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)
+        builder = builder.add_extension(x509.SubjectAlternativeName([general_name(name) for name in names]), False)
     return builder.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def general_name(value: str) -> x509.GeneralName:
+    """An address when the text is one, else a name."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(value))
+    except ValueError:
+        return x509.DNSName(value)
 
 
 def _split_link(value: str) -> tuple[str, str]:

@@ -4,33 +4,32 @@ Every name is looked at before the answer, so that one answer names all that is 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from re import ASCII
 from re import compile as compile_pattern
 from typing import Any, Final
 
 from acme_api.protocol.order import OrderRequest
-from acme_api.protocol.problem import Problem, Subproblem, from_subproblems, malformed, problem_from_refusal
+from acme_api.protocol.problem import Subproblem, from_subproblems, malformed, problem_from_refusal
 from ca.pki.identifier import Identifier, IdentifierError, NamePolicy, parse_identifier, require_permitted
 from ca.pki.policy import BACKDATE_S
-from ca.pki.profile import Profile, require_profile
+from ca.pki.profile import PROFILES, Profile, require_profile
 from ca.pki.refusal import Refusal
 from ca.pki.validity import Validity, require_period
 
 MAX_IDENTIFIERS: Final = 100
-# Addresses go into short-lived certificates only (spec/pki.md 1.3).
-_PROFILES_WITH_ADDRESSES: Final = frozenset({"shortlived"})
 _RFC_3339: Final = compile_pattern(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})", ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderPolicy:
-    """Which names may be ordered, and the profile of an order that asks for none."""
+    """Which names may be ordered, in which profiles, and the profile of an order that asks for none."""
 
     names: NamePolicy
     default_profile: str
+    profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
 
 
 def parse_new_order(payload: Mapping[str, Any], policy: OrderPolicy, now: datetime) -> OrderRequest:
@@ -73,17 +72,24 @@ def _pair(element: Any) -> tuple[str, str]:
 
 
 def _profile(payload: Mapping[str, Any], policy: OrderPolicy, identifiers: tuple[Identifier, ...]) -> Profile:
-    """Rows PR1 to PR3: the profile asked for, or the default; it has to fit the identifiers."""
+    """Rows PR1 to PR3: the profile asked for, or the default; it has to fit the identifiers.
+
+    Most clients that order an address do not ask for a profile: they get the first one that has addresses.
+    """
     name = payload.get("profile", "")
     if not isinstance(name, str):
         raise malformed("profile is not a string")
     try:
-        profile = require_profile(name or policy.default_profile, identifiers)
+        return require_profile(name or _default(policy, identifiers), identifiers, policy.profiles)
     except Refusal as fault:
         raise problem_from_refusal(fault) from fault
-    if profile.name not in _PROFILES_WITH_ADDRESSES and any(identifier.type == "ip" for identifier in identifiers):
-        raise Problem("invalidProfile", f"certificates of profile {profile.name} hold names only, no IP addresses")
-    return profile
+
+
+def _default(policy: OrderPolicy, identifiers: tuple[Identifier, ...]) -> str:
+    default = policy.profiles.get(policy.default_profile)
+    if default is not None and not default.ip_addresses and any(each.type == "ip" for each in identifiers):
+        return next((name for name, profile in policy.profiles.items() if profile.ip_addresses), default.name)
+    return policy.default_profile
 
 
 def _moment(payload: Mapping[str, Any], name: str) -> datetime | None:

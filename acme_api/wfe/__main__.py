@@ -27,7 +27,7 @@ from acme_api.wfe.sessions import Sessions
 from acme_api.wfe.store import READ_OPTIONS, WRITE_OPTIONS, Store
 from acme_api.wfe.waiters import Waiters
 from ca.pki.identifier import Identifier, NamePolicy, require_permitted
-from ca.pki.profile import PROFILES
+from ca.pki.profile import offered_profiles
 from ca.process.ambient import Ambient, system_ambient
 from ca.process.http import bind_sockets
 from ca.process.lifecycle import StartupError, ready, run_process
@@ -90,9 +90,10 @@ def make_context(
 ) -> Context:
     """Everything that the settings say to the handlers."""
     acme = settings.acme
-    if settings.ca.default_profile not in PROFILES:
-        raise StartupError(f"ca.default_profile: expected one of {', '.join(PROFILES)}, "
-                           f"got {settings.ca.default_profile!r}")
+    try:
+        profiles = offered_profiles(settings.ca.profiles)
+    except ValueError as fault:
+        raise StartupError(f"ca.profiles: {fault}") from fault
     warm_up()
     names = NamePolicy(
         internal_suffixes=tuple(settings.ca.internal_suffixes), public=settings.policy == "public",
@@ -100,12 +101,12 @@ def make_context(
     directory = directory_object(
         acme.base_url, terms_of_service=acme.terms_of_service, website=acme.website,
         caa_identities=settings.va.caa_identities,
-        profiles={profile.name: profile.description for profile in PROFILES.values()})
+        profiles={name: profile.description for name, profile in profiles.items()})
     read_sessions, write_sessions = Sessions(reads, size=SESSIONS), Sessions(writes, size=SESSIONS)
     store = Store(reads=read_sessions, writes=write_sessions)
     return Context(
         base_url=acme.base_url, directory=msgspec.json.encode(directory), nonce_key=nonce_key,
-        order_policy=OrderPolicy(names=names, default_profile=settings.ca.default_profile),
+        order_policy=OrderPolicy(names=names, default_profile=settings.ca.default_profile, profiles=profiles),
         lives=Lives(order=timedelta(seconds=acme.order_life_s),
                     authorization=timedelta(seconds=acme.authorization_life_s)),
         terms_of_service=acme.terms_of_service, finalize_wait_s=acme.finalize_wait_ms / 1000,

@@ -68,7 +68,7 @@ async def finalize(context: Context, post: Post) -> Reply:
     now = context.ambient.now()
     csr_der = parse_finalize(post.json())
     require_ready(found, now)
-    csr = _require_csr(csr_der, found)
+    csr = _require_csr(context, csr_der, found)
     facts = await context.certificates.finalize_facts(
         found.authorization_ids, thumbprint(jwk_of_public_key(csr.spki_der)))
     if facts.key_is_an_accounts:
@@ -93,10 +93,10 @@ async def finalize(context: Context, post: Post) -> Reply:
                 return _order_reply(context, found)
 
 
-def _require_csr(csr_der: bytes, found: Order) -> Csr:
+def _require_csr(context: Context, csr_der: bytes, found: Order) -> Csr:
     """The CSR, when it asks for what was ordered. Raises badCSR; the order stays ready (row FI3)."""
     try:
-        require_profile(found.profile, found.identifiers)
+        require_profile(found.profile, found.identifiers, context.order_policy.profiles)
     except Refusal as fault:
         # Withdrawn since the order was made (row PR4).
         raise problem_from_refusal(fault) from fault

@@ -94,6 +94,8 @@ caa_identities = ["chancery.example"]
 service_names = ["localhost"]
 # "*": every name with at least two labels is accepted, public suffixes are not.
 internal_suffixes = ["*"]
+# What clients may order. A profile that is taken out is not issued any more, whenever it was ordered.
+profiles = ["classic", "tlsserver", "shortlived"]
 default_profile = "classic"
 # These are written into certificates.
 ocsp_url = "http://localhost:{options.port_base + 1}"

@@ -88,7 +88,8 @@ def why(view: OrderView) -> str:
         case OrderStatus.PROCESSING:
             return _why_processing(view)
         case OrderStatus.VALID:
-            return f"the certificate {serial_hex(order.serial or b'')} is issued and its OCSP response published"
+            told = "has no OCSP" if order.has_ocsp is False else "its OCSP response published"
+            return f"the certificate {serial_hex(order.serial or b'')} is issued and {told}"
         case OrderStatus.INVALID:
             detail = str((view.error or {}).get("detail", "no reason is stored"))
             return f"the CA refused: {detail}" if order.refusal is not None else detail
@@ -131,7 +132,8 @@ def story(view: OrderView) -> Iterator[Step]:
         yield Step(subject="CA", text=f"gave it the serial number {serial_hex(order.serial)}")
     if order.signed_at is not None:
         yield Step(subject="CA", text=f"signed at {relative(order.signed_at, now)}")
-        yield Step(subject="OCSP", text="first response published" if order.ocsp_waits_since is None else
+        yield Step(subject="OCSP", text="none: the certificate is short-lived" if order.has_ocsp is False else
+                   "first response published" if order.ocsp_waits_since is None else
                    f"first response waits to be signed since {relative(order.ocsp_waits_since, now)}")
 
 

@@ -31,6 +31,7 @@ class Certificate:
     not_after: datetime
     spki_sha256: bytes
     tbs: bytes
+    has_ocsp: bool                  # a short-lived one has none
     created_at: datetime
     signed_at: datetime | None
     signature: bytes | None
@@ -77,6 +78,7 @@ class Order:
     leased_by: str | None
     serial: bytes | None                        # the intent
     signed_at: datetime | None
+    has_ocsp: bool | None                       # None: there is no intent
     ocsp_waits_since: datetime | None           # the first OCSP response is not published yet
     refused_at: datetime | None
     refusal: dict[str, Any] | None

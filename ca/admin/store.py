@@ -31,8 +31,8 @@ from ca.process.postgres import Connection, Record
 
 CERTIFICATES = """
 SELECT c.serial, c.request_id, c.account_id, c.issuer_id, i.name AS issuer_name, i.crl_shards, c.profile, c.not_before,
-    c.not_after, c.spki_sha256, c.tbs, c.created_at, s.signed_at, s.signature, r.revoked_at, r.reason, r.version,
-    r.authority, r.evidence
+    c.not_after, c.spki_sha256, c.tbs, c.has_ocsp, c.created_at, s.signed_at, s.signature, r.revoked_at, r.reason,
+    r.version, r.authority, r.evidence
 FROM certificates c
 JOIN issuers i ON i.id = c.issuer_id
 LEFT JOIN certificate_signatures s ON s.serial = c.serial
@@ -74,7 +74,7 @@ def _certificate(row: Record) -> Certificate:
         revocation = Revocation(revoked_at=row["revoked_at"], reason=row["reason"], version=row["version"],
                                 authority=row["authority"], evidence=row["evidence"])
     columns = ("serial", "request_id", "account_id", "issuer_id", "issuer_name", "crl_shards", "profile", "not_before",
-               "not_after", "spki_sha256", "tbs", "created_at", "signed_at", "signature")
+               "not_after", "spki_sha256", "tbs", "has_ocsp", "created_at", "signed_at", "signature")
     return Certificate(revocation=revocation, **{name: row[name] for name in columns})
 
 
@@ -135,11 +135,12 @@ async def revocation_progress(
 ORDER = """
 SELECT o.id, o.account_id, o.expires_at, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile,
     f.requested_at AS finalized_at, q.requested_at AS queued_at, coalesce(q.attempts, 0) AS attempts, q.leased_by,
-    i.serial, s.signed_at, w.requested_at AS ocsp_waits_since, r.refused_at, r.problem AS refusal
+    i.serial, s.signed_at, c.has_ocsp, w.requested_at AS ocsp_waits_since, r.refused_at, r.problem AS refusal
 FROM orders o
 LEFT JOIN finalizations f ON f.order_id = o.id
 LEFT JOIN issuance_requests q ON q.id = o.id
 LEFT JOIN issuances i ON i.request_id = o.id
+LEFT JOIN certificates c ON c.serial = i.serial
 LEFT JOIN certificate_signatures s ON s.serial = i.serial
 LEFT JOIN ocsp_requests w ON w.serial = i.serial AND w.version = 0
 LEFT JOIN refusals r ON r.request_id = o.id
@@ -169,7 +170,7 @@ async def order(connection: Connection, order_id: bytes) -> Order | None:
     if row is None:
         return None
     columns = ("id", "account_id", "expires_at", "profile", "finalized_at", "queued_at", "attempts", "leased_by",
-               "serial", "signed_at", "ocsp_waits_since", "refused_at", "refusal")
+               "serial", "signed_at", "has_ocsp", "ocsp_waits_since", "refused_at", "refusal")
     return Order(identifiers=tuple(zip(row["identifier_types"], row["identifier_values"], strict=True)),
                  authorization_ids=tuple(row["authorization_ids"]), **{name: row[name] for name in columns})
 

@@ -220,7 +220,8 @@ def _draft_one(ca: IssuingProcess, grant: Grant, authority: Authority, now: date
     return NewIntent(
         request_id=grant.request_id, account_id=grant.account_id, serial=serial, issuer_id=authority.id,
         profile=grant.profile.name, not_before=period.not_before, not_after=period.not_after,
-        spki_sha256=grant.key.sha256, names=tuple(identifier.value for identifier in grant.identifiers), tbs=tbs)
+        spki_sha256=grant.key.sha256, names=tuple(identifier.value for identifier in grant.identifiers), tbs=tbs,
+        has_ocsp=grant.profile.ocsp)
 
 
 async def _settle(

@@ -55,7 +55,7 @@ def judge_order(order: StoredOrder, evidence: Evidence, policy: IssuancePolicy, 
     if order.account_closed:
         raise Refusal(RefusalReason.ACCOUNT_CLOSED, "the account was closed before the certificate was signed")
     identifiers = _permitted(order.identifiers, policy)
-    profile = require_profile(order.profile, identifiers)
+    profile = require_profile(order.profile, identifiers, policy.profiles)
     known = [evidence.validations[each] for each in order.authorization_ids if each in evidence.validations]
     control = require_domain_control(domain_control.Evidence(
         account_id=order.account_id, identifiers=identifiers, validations=[each.validation for each in known],

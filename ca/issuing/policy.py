@@ -1,9 +1,11 @@
 """What the configuration means for issuance: read once, passed on as a value."""
 
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ca.pki.identifier import Identifier, IdentifierError, NamePolicy, parse_identifier
+from ca.pki.profile import PROFILES, Profile, offered_profiles
 from ca.process.lifecycle import StartupError
 from ca.process.settings import Settings
 
@@ -18,10 +20,15 @@ class IssuancePolicy:
     ocsp_url: str
     aia_base_url: str
     crl_base_url: str
+    profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
 
 
 def issuance_policy(settings: Settings) -> IssuancePolicy:
-    """The policy of the configuration. Raises StartupError for a service name that is no name."""
+    """The policy of the configuration. Raises StartupError for a service name or a profile that is none."""
+    try:
+        profiles = offered_profiles(settings.ca.profiles)
+    except ValueError as fault:
+        raise StartupError(f"ca.profiles: {fault}") from fault
     return IssuancePolicy(
         acme_base_url=settings.acme.base_url,
         names=NamePolicy(internal_suffixes=tuple(settings.ca.internal_suffixes), public=settings.policy == "public",
@@ -31,6 +38,7 @@ def issuance_policy(settings: Settings) -> IssuancePolicy:
         ocsp_url=settings.ca.ocsp_url,
         aia_base_url=settings.ca.aia_base_url,
         crl_base_url=settings.ca.crl_base_url,
+        profiles=profiles,
     )
 
 

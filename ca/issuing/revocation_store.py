@@ -16,10 +16,11 @@ REQUESTS: Final = """
 SELECT id, serial, reason, authority, evidence FROM revocation_requests ORDER BY requested_at, id LIMIT $1
 """
 CERTIFICATES: Final = """
-SELECT serial, issuer_id, request_id, spki_sha256 FROM certificates WHERE serial = ANY($1)
+SELECT serial, issuer_id, request_id, spki_sha256, has_ocsp FROM certificates WHERE serial = ANY($1)
 """
 SIBLINGS: Final = """
-SELECT serial, issuer_id, request_id, spki_sha256 FROM certificates WHERE spki_sha256 = ANY($1) AND not_after >= $2
+SELECT serial, issuer_id, request_id, spki_sha256, has_ocsp FROM certificates
+WHERE spki_sha256 = ANY($1) AND not_after >= $2
 """
 REVOCATIONS: Final = "SELECT serial, revoked_at, reason, version FROM revocations WHERE serial = ANY($1)"
 # A revocation is never undone, and its time never moves; its reason may become keyCompromise.
@@ -83,6 +84,7 @@ class IssuedCertificate:
     issuer_id: int
     request_id: bytes
     spki_sha256: bytes
+    has_ocsp: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +152,11 @@ async def revoke(connection: Connection, changes: Sequence[StoredRevocation]) ->
 async def ask_for_ocsp(
     connection: Connection, wanted: Sequence[tuple[IssuedCertificate, int]], *, now: datetime
 ) -> None:
-    """Queues a new OCSP response for each (certificate, version of its revocation)."""
+    """Queues a new OCSP response for each (certificate, version of its revocation) that has OCSP."""
+    asked = [(certificate, version) for certificate, version in wanted if certificate.has_ocsp]
     await connection.execute(
-        ASK_FOR_OCSP, [certificate.serial for certificate, _ in wanted], [version for _, version in wanted],
-        [certificate.issuer_id for certificate, _ in wanted], [certificate.request_id for certificate, _ in wanted],
-        now)
+        ASK_FOR_OCSP, [certificate.serial for certificate, _ in asked], [version for _, version in asked],
+        [certificate.issuer_id for certificate, _ in asked], [certificate.request_id for certificate, _ in asked], now)
 
 
 async def end_requests(connection: Connection, ids: Sequence[bytes]) -> None:

@@ -81,23 +81,23 @@ WITH mine AS (
     WHERE id = ANY($3::bytea[]) AND leased_by = $1 RETURNING id
 ), new AS (
     SELECT * FROM unnest($3::bytea[], $4::bytea[], $5::bytea[], $6::smallint[], $7::text[], $8::timestamptz[],
-                         $9::timestamptz[], $10::bytea[], $11::bytea[])
-        AS t (request_id, serial, account_id, issuer_id, profile, not_before, not_after, spki_sha256, tbs)
+                         $9::timestamptz[], $10::bytea[], $11::bytea[], $15::boolean[])
+        AS t (request_id, serial, account_id, issuer_id, profile, not_before, not_after, spki_sha256, tbs, has_ocsp)
     WHERE request_id IN (SELECT id FROM mine)
 ), issued AS (
     INSERT INTO issuances (request_id, serial) SELECT request_id, serial FROM new
     ON CONFLICT (request_id) DO NOTHING RETURNING request_id, serial
 ), certified AS (
     INSERT INTO certificates (serial, request_id, account_id, issuer_id, profile, not_before, not_after, spki_sha256,
-        tbs, created_at)
-    SELECT serial, request_id, account_id, issuer_id, profile, not_before, not_after, spki_sha256, tbs, $12
+        tbs, created_at, has_ocsp)
+    SELECT serial, request_id, account_id, issuer_id, profile, not_before, not_after, spki_sha256, tbs, $12, has_ocsp
     FROM new JOIN issued USING (request_id, serial)
 ), named AS (
     INSERT INTO certificate_names (reversed_name, serial)
     SELECT reverse(name), serial FROM unnest($13::text[], $14::bytea[]) AS t (name, serial) JOIN issued USING (serial)
 ), asked AS (
     INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at)
-    SELECT serial, 0, issuer_id, request_id, $12 FROM new JOIN issued USING (request_id, serial)
+    SELECT serial, 0, issuer_id, request_id, $12 FROM new JOIN issued USING (request_id, serial) WHERE has_ocsp
 )
 SELECT request_id FROM issued
 """
@@ -161,6 +161,7 @@ class NewIntent:
     spki_sha256: bytes
     names: tuple[str, ...]
     tbs: bytes
+    has_ocsp: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +284,7 @@ async def commit_intents(
         [item.account_id for item in new], [item.issuer_id for item in new], [item.profile for item in new],
         [item.not_before for item in new], [item.not_after for item in new], [item.spki_sha256 for item in new],
         [item.tbs for item in new], now, [name for item in new for name in item.names],
-        [item.serial for item in new for _ in item.names])
+        [item.serial for item in new for _ in item.names], [item.has_ocsp for item in new])
     return {row["request_id"] for row in rows}
 
 

@@ -98,12 +98,16 @@ def _signed_by(signed_der: bytes, algorithm: der.Element, name: der.Element, iss
 
 def _validity_faults(certificate: x509.Certificate, issuer: Issuer) -> Iterator[Fault]:
     not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    length_s = (not_after - not_before).total_seconds() + 1
+    length_s = _length_s(certificate)
     longest_s = limits_at(not_before).longest_validity_s
     if not 0 < length_s <= longest_s:
         yield "validity_too_long", f"valid for {length_s:.0f} seconds, and {longest_s} are the limit (BR 6.3.2)"
     if not_before < issuer.validity.not_before or not_after > issuer.validity.not_after:
         yield "outlives_issuer", "valid when its issuer is not"
+
+
+def _length_s(certificate: x509.Certificate) -> float:
+    return (certificate.not_valid_after_utc - certificate.not_valid_before_utc).total_seconds() + 1
 
 
 def _name_faults(certificate: x509.Certificate) -> Iterator[Fault]:
@@ -139,8 +143,11 @@ def _extension_faults(certificate: x509.Certificate, issuer: Issuer) -> Iterator
     access = _extension(certificate, x509.AuthorityInformationAccess)
     locations = [] if access is None else [(item.access_method, str(item.access_location.value))
                                            for item in access.value]
-    if [method for method, _ in locations] != [AuthorityInformationAccessOID.OCSP,
-                                               AuthorityInformationAccessOID.CA_ISSUERS]:
+    methods = [method for method, _ in locations]
+    if methods == [AuthorityInformationAccessOID.CA_ISSUERS]:
+        if _length_s(certificate) > limits_at(certificate.not_valid_before_utc).longest_short_life_s:
+            yield "ocsp_missing", "only a short-lived certificate may leave out where OCSP is"
+    elif methods != [AuthorityInformationAccessOID.OCSP, AuthorityInformationAccessOID.CA_ISSUERS]:
         yield "authority_information_access", "one OCSP and one caIssuers location, in this order"
     for method, url in locations:
         parts = urlsplit(url)

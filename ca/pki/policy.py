@@ -19,17 +19,22 @@ class Limits:
     longest_validity_s: int            # MUST NOT exceed, both ends included
     recommended_validity_s: int        # SHOULD NOT exceed
     longest_validation_reuse_s: int    # of a domain or address validation
+    longest_short_life_s: int          # of a short-lived certificate, which needs no OCSP (BR 1.6.1)
 
 
 _SCHEDULE: Final = (
     Limits(signed_from=datetime(2020, 9, 1, tzinfo=UTC), longest_validity_s=398 * DAY_S,
-           recommended_validity_s=397 * DAY_S, longest_validation_reuse_s=398 * DAY_S),
+           recommended_validity_s=397 * DAY_S, longest_validation_reuse_s=398 * DAY_S,
+           longest_short_life_s=10 * DAY_S),
     Limits(signed_from=datetime(2026, 3, 15, tzinfo=UTC), longest_validity_s=200 * DAY_S,
-           recommended_validity_s=199 * DAY_S, longest_validation_reuse_s=200 * DAY_S),
+           recommended_validity_s=199 * DAY_S, longest_validation_reuse_s=200 * DAY_S,
+           longest_short_life_s=7 * DAY_S),
     Limits(signed_from=datetime(2027, 3, 15, tzinfo=UTC), longest_validity_s=100 * DAY_S,
-           recommended_validity_s=99 * DAY_S, longest_validation_reuse_s=100 * DAY_S),
+           recommended_validity_s=99 * DAY_S, longest_validation_reuse_s=100 * DAY_S,
+           longest_short_life_s=7 * DAY_S),
     Limits(signed_from=datetime(2029, 3, 15, tzinfo=UTC), longest_validity_s=47 * DAY_S,
-           recommended_validity_s=46 * DAY_S, longest_validation_reuse_s=10 * DAY_S),
+           recommended_validity_s=46 * DAY_S, longest_validation_reuse_s=10 * DAY_S,
+           longest_short_life_s=7 * DAY_S),
 )
 
 # BR 3.2.2.8: a CAA check holds for eight hours (or the record's TTL, which is never longer at our resolver's cache).

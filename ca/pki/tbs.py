@@ -134,12 +134,12 @@ def _extensions(
                                der.tlv(der.OCTET_STRING, key_identifier(key.spki_der))))
     names = [der.tlv(_IP_ADDRESS, address_octets(identifier)) if identifier.type == "ip"
              else der.tlv(_DNS_NAME, identifier.value.encode("ascii")) for identifier in general_names(identifiers)]
+    ocsp = der.sequence(_AD_OCSP, der.tlv(_URI, urls.ocsp.encode("ascii"))) if profile.ocsp else b""
     return [
         *found,
         authority_key_identifier(issuer),
         extension(_AUTHORITY_INFORMATION_ACCESS_OID, der.sequence(
-            der.sequence(_AD_OCSP, der.tlv(_URI, urls.ocsp.encode("ascii"))),
-            der.sequence(_AD_CA_ISSUERS, der.tlv(_URI, urls.ca_issuers.encode("ascii"))))),
+            ocsp, der.sequence(_AD_CA_ISSUERS, der.tlv(_URI, urls.ca_issuers.encode("ascii"))))),
         extension(_SUBJECT_ALT_NAME_OID, der.sequence(*names), critical=subject == der.sequence()),
         extension(_CERTIFICATE_POLICIES_OID, _DOMAIN_VALIDATED),
         extension(_CRL_DISTRIBUTION_POINTS_OID,

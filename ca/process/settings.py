@@ -76,10 +76,12 @@ class VaSettings(_Section, frozen=True, kw_only=True):
 
 
 class CaSettings(_Section, frozen=True, kw_only=True):
-    """Issuance. The URLs are written into certificates, so they stay for as long as the certificates live."""
+    """Issuance. The URLs are written into certificates, so they stay for as long as the certificates live. A profile
+    that is taken out of `profiles` is not issued any more, also for orders that were made before."""
 
     service_names: list[str] = []
     internal_suffixes: list[str] = []
+    profiles: list[str] = msgspec.field(default_factory=lambda: ["classic", "tlsserver", "shortlived"])
     default_profile: str = "classic"
     ocsp_url: str
     aia_base_url: str
@@ -196,6 +198,8 @@ def _require_sensible(settings: Settings, path: Path) -> None:
                      ("ca.crl_base_url", settings.ca.crl_base_url)):
         require(url.startswith("http://") and not url.endswith("/"), key,
                 f"expected an http:// URL without a slash at its end (BR 7.1.2.7.7), got {url!r}")
+    require(settings.ca.default_profile in settings.ca.profiles, "ca.default_profile",
+            f"expected one of ca.profiles ({', '.join(settings.ca.profiles)}), got {settings.ca.default_profile!r}")
     if settings.acme.tls:
         require(settings.acme.tls_certificate is not None and settings.acme.tls_key is not None,
                 "acme.tls_certificate, acme.tls_key", "expected two file paths, because acme.tls is true")

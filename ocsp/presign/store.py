@@ -22,14 +22,15 @@ ORDER BY serial LIMIT $2 FOR UPDATE SKIP LOCKED
 """
 # The bounds let the planner leave out partitions.
 _CERTIFICATES: Final = """
-SELECT serial, issuer_id, not_after FROM certificates WHERE serial = ANY($1) AND serial >= $2 AND serial <= $3
+SELECT serial, issuer_id, not_after FROM certificates
+WHERE serial = ANY($1) AND serial >= $2 AND serial <= $3 AND has_ocsp
 """
 _REVOCATIONS: Final = """
 SELECT serial, revoked_at, reason, version FROM revocations WHERE serial = ANY($1) AND serial >= $2 AND serial <= $3
 """
 _CERTIFICATES_OF_RANGE: Final = """
 SELECT serial, issuer_id, not_after FROM certificates
-WHERE serial >= $1 AND serial <= $2 AND issuer_id = $3 AND not_after >= $4 ORDER BY serial LIMIT $5
+WHERE serial >= $1 AND serial <= $2 AND issuer_id = $3 AND not_after >= $4 AND has_ocsp ORDER BY serial LIMIT $5
 """
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('chancery ocsp batches'))"
 _INSERT_BATCH: Final = """

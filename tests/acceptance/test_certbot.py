@@ -1,7 +1,5 @@
 """certbot from PyPI, unmodified: issue, renew, revoke by http-01; a wildcard by dns-01 with hooks."""
 
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,26 +8,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from tests.acceptance.certbot_program import certbot
 from tests.acceptance.demo_process import REPOSITORY, Demo
 from tests.acceptance.openssl import crl_of, ocsp_status, openssl, split_chain, verify, wait_until_revoked
 from tests.fixtures_dns import DnsProgram
 
-_CERTBOT = Path(sys.executable).parent / "certbot"
 _REVOCATION_PATIENCE_S = 30.0
 
 
-def _certbot(demo: Demo, place: Path, *arguments: str, extra: dict[str, str] | None = None) -> str:
-    environment = os.environ | {"REQUESTS_CA_BUNDLE": str(demo.roots)} | (extra or {})
-    done = subprocess.run(
-        [str(_CERTBOT), *arguments, "--server", demo.directory_url, "--config-dir", str(place / "config"),
-         "--work-dir", str(place / "work"), "--logs-dir", str(place / "logs"), "-n"],
-        env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 def _issue(demo: Demo, place: Path, name: str, key_type: str) -> Path:
-    _certbot(demo, place, "certonly", "--standalone", "--http-01-port", str(demo.http_01_port), "-d", name,
+    certbot(demo, place, "certonly", "--standalone", "--http-01-port", str(demo.http_01_port), "-d", name,
              "--agree-tos", "--register-unsafely-without-email", "--key-type", key_type, "--rsa-key-size", "2048")
     return place / "config" / "live" / name
 
@@ -54,13 +42,13 @@ def test_certbot_issues_renews_and_revokes(
     verify(live / "cert.pem", trusted=demo.roots, untrusted=live / "chain.pem")
     assert ocsp_status(demo, leaf=live / "cert.pem", issuer=certificates[1]) == "good"
 
-    _certbot(demo, tmp_path, "renew", "--force-renewal", "--no-random-sleep-on-renew")
+    certbot(demo, tmp_path, "renew", "--force-renewal", "--no-random-sleep-on-renew")
     assert _serial(live) != first
     assert ocsp_status(demo, leaf=live / "cert.pem", issuer=certificates[1]) == "good"
 
     revoked = tmp_path / "revoked.pem"
     revoked.write_bytes((live / "cert.pem").read_bytes())
-    _certbot(demo, tmp_path, "revoke", "--cert-name", name, "--reason", "superseded", "--no-delete-after-revoke")
+    certbot(demo, tmp_path, "revoke", "--cert-name", name, "--reason", "superseded", "--no-delete-after-revoke")
     wait_until_revoked(demo, leaf=revoked, issuer=certificates[1])
     assert ocsp_status(demo, leaf=revoked, issuer=certificates[1], arguments=("-no_nonce", "-sha256")) == "revoked"
     assert ocsp_status(demo, leaf=certificates[0], issuer=certificates[1]) == "good"
@@ -90,7 +78,7 @@ def test_both_ways_up_from_an_ec_leaf(demo: Demo, tmp_path: Path) -> None:
     preferred = tmp_path / "preferred"
     ec_root_name = openssl("x509", "-in", str(ec_root), "-noout", "-subject", "-nameopt", "multiline")
     common_name = ec_root_name.rpartition("commonName")[2].strip(" =\n")
-    _certbot(demo, preferred, "certonly", "--standalone", "--http-01-port", str(demo.http_01_port),
+    certbot(demo, preferred, "certonly", "--standalone", "--http-01-port", str(demo.http_01_port),
              "-d", "preferred.certbot.example", "--agree-tos", "--register-unsafely-without-email",
              "--key-type", "ecdsa", "--preferred-chain", common_name)
     alternate = split_chain(preferred / "config" / "live" / "preferred.certbot.example" / "fullchain.pem", tmp_path)
@@ -100,7 +88,7 @@ def test_both_ways_up_from_an_ec_leaf(demo: Demo, tmp_path: Path) -> None:
 def test_certbot_gets_a_wildcard_by_dns(demo: Demo, tmp_path: Path, acceptance_dns: DnsProgram) -> None:
     """Base and wildcard name in one order: two TXT values at one name, set by certbot's hooks."""
     hook = f"{sys.executable} {REPOSITORY / 'tests' / 'acceptance' / 'dns_hook.py'}"
-    _certbot(demo, tmp_path, "certonly", "--manual", "--preferred-challenges", "dns", "--agree-tos",
+    certbot(demo, tmp_path, "certonly", "--manual", "--preferred-challenges", "dns", "--agree-tos",
              "--register-unsafely-without-email", "-d", "wild.example", "-d", "*.wild.example",
              "--manual-auth-hook", f"{hook} add", "--manual-cleanup-hook", f"{hook} clear",
              extra={"MOCK_DNS_CONTROL": acceptance_dns.control})
@@ -121,7 +109,7 @@ def test_certbot_reads_a_refusal(demo: Demo, tmp_path: Path, acceptance_dns: Dns
 
 def test_certbot_manages_its_account(demo: Demo, tmp_path: Path) -> None:
     """Register, update the contact, look, unregister: the account's life as certbot drives it."""
-    _certbot(demo, tmp_path, "register", "--agree-tos", "-m", "first@mail.example", "--no-eff-email")
-    _certbot(demo, tmp_path, "update_account", "-m", "second@mail.example", "--no-eff-email")
-    assert "second@mail.example" in _certbot(demo, tmp_path, "show_account")
-    assert "deactivated" in _certbot(demo, tmp_path, "unregister")
+    certbot(demo, tmp_path, "register", "--agree-tos", "-m", "first@mail.example", "--no-eff-email")
+    certbot(demo, tmp_path, "update_account", "-m", "second@mail.example", "--no-eff-email")
+    assert "second@mail.example" in certbot(demo, tmp_path, "show_account")
+    assert "deactivated" in certbot(demo, tmp_path, "unregister")

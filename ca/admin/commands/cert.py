@@ -122,7 +122,7 @@ async def show(context: AdminContext, serial: str, pem: bool, der: Path | None) 
         _write(certificate, pem=pem, der=der)
         return ExitCode.OK
     document = certificate_document(certificate, now) | {
-        "ocsp_published": waits_since is None and certificate.signature is not None,
+        "ocsp_published": waits_since is None and certificate.has_ocsp and certificate.signature is not None,
         "revocation_requested_at": moment_json(revocation_since),
         "crl_url": crl_url(context, certificate),
         "sha256": None if certificate.signature is None else hashlib.sha256(certificate_der(certificate)).hexdigest(),
@@ -142,7 +142,8 @@ async def show(context: AdminContext, serial: str, pem: bool, der: Path | None) 
         ("not before", moment(certificate.not_before)),
         ("not after", relative(certificate.not_after, now)),
         ("signed at", "not yet" if certificate.signed_at is None else relative(certificate.signed_at, now)),
-        ("OCSP", "published" if waits_since is None else f"waits to be signed since {relative(waits_since, now)}"),
+        ("OCSP", "none: the certificate is short-lived" if not certificate.has_ocsp else "published"
+         if waits_since is None else f"waits to be signed since {relative(waits_since, now)}"),
         ("CRL", crl_url(context, certificate)),
         *_owner_facts(certificate, base),
         *_revocation_facts(certificate, content),
@@ -220,11 +221,14 @@ async def revoke(context: AdminContext, serial: str, reason: str, comment: str, 
         done = await revoke_and_wait(connection, certificate, reason=number, comment=comment,
                                      operator=operator_name(), ambient=context.ambient, wait_s=wait_s)
     document: dict[str, object] = {"serial": text, "revoked": done.revoked, "reason": reason,
-                                   "certificates_with_key": siblings, "ocsp_published": done.ocsp_published,
+                                   "certificates_with_key": siblings,
+                                   "ocsp_published": done.ocsp_published and certificate.has_ocsp,
                                    "waited_s": round(done.waited_s, 1)}
     if done.ocsp_published:
-        _tell(context, document, f"revoked {text} for {reason}{also}\nOCSP says so since {done.waited_s:.1f} s after "
-              f"the request; the CRL follows within 15 minutes: {crl_url(context, certificate)}")
+        told = (f"OCSP says so since {done.waited_s:.1f} s after the request; the CRL follows" if certificate.has_ocsp
+                else "It has no OCSP; the CRL says so")
+        _tell(context, document, f"revoked {text} for {reason}{also}\n{told} within 15 minutes: "
+              f"{crl_url(context, certificate)}")
         return ExitCode.OK
     _tell(context, document, f"the revocation of {text} is {'done' if done.revoked else 'recorded'} and cannot be lost")
     missing = "the OCSP pre-signer has not signed it" if done.revoked else "the CA has not carried it out"

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ from acme_api.protocol.order import (
 )
 from acme_api.protocol.problem import Problem
 from ca.pki.identifier import Identifier, NamePolicy
+from ca.pki.profile import offered_profiles
 
 _NOW = datetime(2026, 11, 24, 2, 38, 0, 123_456, tzinfo=UTC)
 _POLICY = OrderPolicy(names=NamePolicy(internal_suffixes=("*",), public=False), default_profile="classic")
@@ -125,12 +127,25 @@ def test_pr2_other_profiles(profile: Any, kind: str) -> None:
 
 
 def test_pr2_profiles_that_do_not_fit() -> None:
-    """Row PR2: too many names for tlsserver, addresses in either profile."""
+    """Row PR2: too many names for tlsserver, addresses in a profile that has none, a profile that is not offered."""
     names = _names(*(f"a{number}.example.com" for number in range(26)))
     assert _refusal(names, profile="tlsserver").type == "invalidProfile"
     assert len(_order(names, profile="classic").identifiers) == 26
-    for profile in ("", "classic", "tlsserver"):
+    for profile in ("classic", "tlsserver"):
         assert _refusal([{"type": "ip", "value": "8.8.8.8"}], profile=profile).type == "invalidProfile"
+    policy = replace(_POLICY, profiles=offered_profiles(["classic", "tlsserver"]))
+    for members in ({"profile": "shortlived"}, {"identifiers": [{"type": "ip", "value": "8.8.8.8"}]}):
+        with pytest.raises(Problem) as refused:
+            parse_new_order({"identifiers": _names("a.example.com"), **members}, policy, _NOW)
+        assert refused.value.type == "invalidProfile"
+
+
+def test_ip1_addresses_without_a_profile_are_short_lived() -> None:
+    """Rows IP1, PR3: clients that order an address ask for no profile, and get the one that has addresses."""
+    for values in (["8.8.8.8"], ["2606:4700::1111", "a.example.com"]):
+        order = _order([{"type": "dns" if "." in value and value[0] == "a" else "ip", "value": value}
+                        for value in values])
+        assert (order.profile, [each.value for each in order.identifiers]) == ("shortlived", values)
 
 
 def test_pr3_default_profile() -> None:

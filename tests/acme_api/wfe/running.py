@@ -36,7 +36,7 @@ from ca.process.settings import (
     Settings,
     VaSettings,
 )
-from tests.acme_client import AcmeClient, Answer, SigningKey, b64, make_csr
+from tests.acme_client import AcmeClient, Answer, SigningKey, b64, general_name, make_csr
 from tests.fixtures_postgres import TestDatabase
 
 BASE = "https://ca.example:14000"
@@ -193,7 +193,7 @@ class OtherProcesses:
         return self._issuer
 
     async def issue(self, request_id: bytes, names: Sequence[str], public_key: Any, *, account_id: bytes | None,
-                    days: int = 90, publish: bool = True) -> x509.Certificate:
+                    days: int = 90, publish: bool = True, has_ocsp: bool = True) -> x509.Certificate:
         """The CA's intent and signature and, unless told otherwise, the pre-signer's first response."""
         issuer, now = await self.make_issuer(), self.clock.now()
         day = 256 + (now - _SERIAL_EPOCH).days
@@ -203,16 +203,16 @@ class OtherProcesses:
             x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(issuer.subject).public_key(public_key)
             .serial_number(int.from_bytes(serial, "big")).not_valid_before(begin)
             .not_valid_after(begin + timedelta(days=days))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), True)
+            .add_extension(x509.SubjectAlternativeName([general_name(name) for name in names]), True)
             .sign(self.issuer_key, hashes.SHA256()))
         spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         await self.run(
             "ca_issuer", ("INSERT INTO issuances VALUES ($1, $2)", request_id, serial),
-            ("INSERT INTO certificates VALUES ($1, $2, $3, 1, 'classic', $4, $5, $6, $7, $8)", serial, request_id,
+            ("INSERT INTO certificates VALUES ($1, $2, $3, 1, 'classic', $4, $5, $6, $7, $8, $9)", serial, request_id,
              account_id, certificate.not_valid_before_utc, certificate.not_valid_after_utc,
-             hashlib.sha256(spki).digest(), certificate.tbs_certificate_bytes, now),
-            ("INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at)"
-             " VALUES ($1, 0, 1, $2, $3)", serial, request_id, now))
+             hashlib.sha256(spki).digest(), certificate.tbs_certificate_bytes, now, has_ocsp),
+            *([("INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at)"
+                " VALUES ($1, 0, 1, $2, $3)", serial, request_id, now)] if has_ocsp else []))
         await self.run(
             "ca_issuer",
             ("INSERT INTO certificate_signatures VALUES ($1, $2, $3)", serial, now, certificate.signature),

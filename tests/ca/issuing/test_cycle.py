@@ -15,6 +15,7 @@ from ca.issuing.audit import digest
 from ca.issuing.cycle import issue_batch
 from ca.issuing.signer import SignatureFault
 from ca.pki.identifier import NamePolicy
+from ca.pki.profile import offered_profiles
 from ca.pki.serial import serial_from_int
 from tests.acme_client import b64
 from tests.ca.issuing.world import EC_ISSUER, POLICY, RSA_ISSUER, World, spki_sha256
@@ -31,11 +32,11 @@ def _names(certificate: x509.Certificate) -> list[str]:
 
 async def test_an_order_becomes_a_certificate(world: World) -> None:
     """One certificate, its names stored for the search, its first OCSP response asked for, nobody left in the queue."""
-    order = await world.ordered("www.example.com", "*.example.com", "10.0.0.7", profile="classic")
+    order = await world.ordered("www.example.com", "*.example.com", profile="classic")
     ca = world.process()
     assert await issue_batch(ca, 8)
     certificate = await world.issued(order.id)
-    assert _names(certificate) == ["*.example.com", "www.example.com", "10.0.0.7"]
+    assert _names(certificate) == ["*.example.com", "www.example.com"]
     assert [str(each.value) for each in certificate.subject] == ["www.example.com"]
     row = await world.owner.fetchrow("SELECT * FROM certificates")
     assert row is not None
@@ -43,11 +44,38 @@ async def test_an_order_becomes_a_certificate(world: World) -> None:
     assert (row["not_before"], row["not_after"]) == (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     assert row["serial"] == serial_from_int(certificate.serial_number)
     names = await world.owner.fetch("SELECT reverse(reversed_name) AS name FROM certificate_names ORDER BY 1")
-    assert sorted(each["name"] for each in names) == ["*.example.com", "10.0.0.7", "www.example.com"]
+    assert sorted(each["name"] for each in names) == ["*.example.com", "www.example.com"]
     assert await world.owner.fetchval("SELECT request_id FROM ocsp_requests WHERE version = 0") == order.id
     assert await world.queued() == 0
     assert not await issue_batch(ca, 8)
     await world.check()
+
+
+async def test_a_short_lived_certificate_with_an_address(world: World) -> None:
+    """IP4: 160 hours, the address in an iPAddress alone; no OCSP location, so no OCSP response is asked for."""
+    order = await world.ordered("www.example.com", "10.0.0.7", profile="shortlived")
+    await issue_batch(world.process(), 8)
+    certificate = await world.issued(order.id)
+    assert _names(certificate) == ["www.example.com", "10.0.0.7"]
+    assert certificate.not_valid_after_utc - certificate.not_valid_before_utc == timedelta(hours=160, seconds=-1)
+    assert not list(certificate.subject)
+    access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    assert [each.access_location.value for each in access] == ["http://localhost:14002/test-e1.crt"]
+    assert certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints)
+    assert await world.owner.fetchval("SELECT count(*) FROM ocsp_requests") == 0
+    await world.check()
+
+
+async def test_a_profile_that_was_withdrawn(world: World) -> None:
+    """PR4: an order that was finalized just before its profile was taken out of the configuration is refused; an
+    address in a profile without addresses is, too, whatever the front end let through."""
+    order = await world.ordered("www.example.com", profile="shortlived")
+    address = await world.ordered("10.0.0.7", profile="classic")
+    await issue_batch(world.process(policy=replace(POLICY, profiles=offered_profiles(["classic", "tlsserver"]))), 8)
+    for refused, why in ((order, "not offered"), (address, "no IP addresses")):
+        problem = await world.refusal(refused.id) or {}
+        assert problem["type"] == URN + "invalidProfile"
+        assert why in problem["detail"]
 
 
 @pytest.mark.parametrize("profile", ["classic", "tlsserver"])

@@ -59,6 +59,19 @@ async def test_a_revocation(world: World, authority: str, asked: int, recorded: 
         (serial.hex(), recorded)]
 
 
+async def test_a_certificate_without_ocsp(world: World) -> None:
+    """A short-lived one is revoked like any other, and no OCSP response is asked for: its CRL says it."""
+    order = await world.ordered("www.example.com", profile="shortlived")
+    await issue_batch(world.process(), 8)
+    serial = await world.serial(order.id)
+    await world.revocation_request(serial, 4)
+    changed = await _revoke(world)
+    assert changed is not None
+    assert [certificate.serial for certificate in changed] == [serial]
+    assert await _facts(world) == {serial: (4, 1, "account")}
+    assert await _asked(world, serial) == []
+
+
 async def test_repetition_changes_nothing(world: World) -> None:
     """Idempotent: the first revocation stays, with its time and evidence."""
     serial = await _serial(world)

@@ -305,7 +305,7 @@ class World:
                    (SELECT count(*) - count(DISTINCT serial) FROM issuances) AS repeated_serials,
                    (SELECT count(*) FROM certificate_signatures s WHERE NOT EXISTS (
                        SELECT FROM certificates c WHERE c.serial = s.serial)) AS signature_without_intent,
-                   (SELECT count(*) FROM certificates c WHERE NOT EXISTS (
+                   (SELECT count(*) FROM certificates c WHERE has_ocsp <> EXISTS (
                        SELECT FROM ocsp_requests o WHERE o.serial = c.serial AND o.version = 0)) AS without_ocsp,
                    (SELECT count(*) FROM refusals r JOIN issuances i USING (request_id)) AS refused_and_issued,
                    (SELECT count(*) FROM certificates c WHERE NOT EXISTS (

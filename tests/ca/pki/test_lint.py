@@ -24,7 +24,7 @@ from ca.pki.lint import (
     require_clean,
 )
 from ca.pki.lint_dispatch import dispatching
-from ca.pki.profile import CLASSIC, PROFILES, TLSSERVER, Profile
+from ca.pki.profile import CLASSIC, PROFILES, SHORTLIVED, TLSSERVER, Profile
 from ca.pki.public_key import require_acceptable
 from ca.pki.refusal import Refusal, RefusalReason
 from ca.pki.serial import serial_number
@@ -65,7 +65,7 @@ def test_public_certificates_are_clean(profile: Profile, leaf: Any, by: str, val
     """Under the public policy, exactly the findings that the profile is known for, and each of them is allowed."""
     issued_by = AUTHORITIES[by]
     findings = lint_certificate(_signed(profile, *values, by=issued_by, leaf=leaf), issued_by.issuer)
-    expected = set() if profile is TLSSERVER else _CLASSIC_CODES | ({_KEY_ENCIPHERMENT} if leaf is RSA_LEAF else set())
+    expected = (_CLASSIC_CODES | ({_KEY_ENCIPHERMENT} if leaf is RSA_LEAF else set())) if profile is CLASSIC else set()
     assert _codes(findings) == expected
     require_clean(findings, allowances(profile, public=True), "it")
 
@@ -103,6 +103,8 @@ _CHANGES: dict[str, Callable[[], bytes]] = {
         ocsp="http://o.chancery.dev/", ca_issuers=PUBLIC_URLS.ca_issuers, crl=PUBLIC_URLS.crl)),
     "authority_information_access": lambda: _signed(TLSSERVER, "a.example.com", urls=StatusUrls(
         ocsp=PUBLIC_URLS.ocsp, ca_issuers="https://i.chancery.dev/x", crl=PUBLIC_URLS.crl)),
+    "ocsp_missing": lambda: _signed(
+        SHORTLIVED, "a.example.com", period=Validity(not_before=NOW, not_after=NOW + timedelta(days=7))),
     "names": lambda: _signed(TLSSERVER, "a.example.com").replace(b"a.example.com", b"a_example.com"),
     "names_order": lambda: _signed(TLSSERVER, "aa.example.com", "bb.example.com").replace(
         b"aa.example", b"cc.example"),

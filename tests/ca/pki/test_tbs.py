@@ -82,7 +82,8 @@ def _oracle(profile: Profile, identifiers: list[Identifier], by: Authority, seri
     builder = (
         builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id), False)
         .add_extension(x509.AuthorityInformationAccess([
-            x509.AccessDescription(AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(URLS.ocsp)),
+            *([x509.AccessDescription(AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(URLS.ocsp))]
+              if profile.ocsp else []),
             x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS,
                                    x509.UniformResourceIdentifier(URLS.ca_issuers))]), False)
         .add_extension(x509.SubjectAlternativeName(general), not subject.rdns)
@@ -146,9 +147,10 @@ def _extension_values(tbs: bytes) -> list[tuple[str, bool, str]]:
 @pytest.mark.parametrize(("profile", "leaf", "key_usage"), [
     ("classic", EC_LEAF, "03020780"), ("classic", RSA_LEAF, "030205a0"),
     ("tlsserver", EC_LEAF, "03020780"), ("tlsserver", RSA_LEAF, "03020780"),
-], ids=["classic-ec", "classic-rsa", "tlsserver-ec", "tlsserver-rsa"])
+    ("shortlived", EC_LEAF, "03020780"), ("shortlived", RSA_LEAF, "03020780"),
+], ids=["classic-ec", "classic-rsa", "tlsserver-ec", "tlsserver-rsa", "shortlived-ec", "shortlived-rsa"])
 def test_extension_values(profile: str, leaf: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, key_usage: str) -> None:
-    """The order and the very bytes of spec/pki.md 0, criticality included."""
+    """The order and the very bytes of spec/pki.md 0, criticality included; IP4: an address is an iPAddress."""
     values = _extension_values(_tbs(profile, names("a.example", "192.0.2.1"), leaf=leaf))
     found = {oid: (critical, value) for oid, critical, value in values}
     with_key_id = [oid for oid in ("2.5.29.14",) if profile == "classic"]
@@ -160,7 +162,12 @@ def test_extension_values(profile: str, leaf: ec.EllipticCurvePrivateKey | rsa.R
     assert found["2.5.29.19"] == (True, "3000")
     assert found["2.5.29.35"] == (False, "30168014" + EC_AUTHORITY.issuer.key_id.hex())
     assert found["2.5.29.32"] == (False, "300a3008060667810c010201")
-    assert found["2.5.29.17"] == (profile == "tlsserver", "3011" + "8209" + b"a.example".hex() + "8704c0000201")
+    assert found["2.5.29.17"] == (profile != "classic", "3011" + "8209" + b"a.example".hex() + "8704c0000201")
+    ca_issuers = "06082b0601050507300286" + f"{len(URLS.ca_issuers):02x}" + URLS.ca_issuers.encode().hex()
+    ocsp = "06082b0601050507300186" + f"{len(URLS.ocsp):02x}" + URLS.ocsp.encode().hex()
+    access = "".join(f"30{len(each) // 2:02x}{each}" for each in (
+        (ca_issuers,) if profile == "shortlived" else (ocsp, ca_issuers)))
+    assert found["1.3.6.1.5.5.7.1.1"] == (False, f"30{len(access) // 2:02x}{access}")
     crl = URLS.crl.encode()
     general_name = f"86{len(crl):02x}" + crl.hex()
     inner = len(general_name) // 2

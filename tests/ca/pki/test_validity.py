@@ -97,7 +97,9 @@ def test_profiles_by_name() -> None:
     """PR2: known names, and as many identifiers as fit."""
     assert require_profile("classic", _names(100)).length_s == 7_776_000
     assert require_profile("tlsserver", _names(25)).length_s == 1080 * 3600
-    for name, count in (("classic", 101), ("tlsserver", 26), ("nope", 1), ("", 1), ("classic", 0), ("../x" * 100, 1)):
+    assert require_profile("shortlived", _names(25)).length_s == 160 * 3600
+    for name, count in (("classic", 101), ("tlsserver", 26), ("shortlived", 26), ("nope", 1), ("", 1),
+                        ("classic", 0), ("../x" * 100, 1)):
         with pytest.raises(Refusal) as refused:
             require_profile(name, _names(count))
         assert refused.value.reason is RefusalReason.INVALID_PROFILE

@@ -25,15 +25,16 @@ class Certificates:
     told: list[str] = field(default_factory=list)
 
     async def add(self, count: int, *, issuer_id: int = 1, at: datetime | None = None, life: timedelta = 60 * DAY,
-                  asked: bool = True, serials: Sequence[bytes] | None = None) -> list[bytes]:
+                  asked: bool = True, serials: Sequence[bytes] | None = None, has_ocsp: bool = True) -> list[bytes]:
         """Issued at a moment; with a request for their first response, unless they had it long ago."""
         now = at or datetime.now(UTC)
         made = sorted(serials or (serial_number(now, os.urandom(16)) for _ in range(count)))
         async with self.ca.transaction():
             await self.ca.copy_records_to_table("certificates", columns=[
                 "serial", "request_id", "account_id", "issuer_id", "profile", "not_before", "not_after", "spki_sha256",
-                "tbs", "created_at"], records=[(serial, serial + b"reqs", None, issuer_id, "classic", now, now + life,
-                                                bytes(32), b"tbs", now) for serial in made])
+                "tbs", "created_at", "has_ocsp"], records=[
+                    (serial, serial + b"reqs", None, issuer_id, "classic", now, now + life, bytes(32), b"tbs", now,
+                     has_ocsp) for serial in made])
             if asked:
                 await self.ask(made, issuer_id=issuer_id)
         return made

@@ -430,3 +430,19 @@ async def test_in_any_interleaving_no_good_follows_a_revocation(
                 assert response.times.this_update_s <= revoked_at[serial].timestamp()
     assert published == {serial: truth.get(serial, 0) for serial in serials}
     assert sum(len(records) for _, records in batches) > 300
+
+
+async def test_certificates_without_ocsp_get_no_response(certificates: Certificates, database: TestDatabase,
+                                                        softhsm_token: SoftHsm) -> None:
+    """Neither asked for by mistake, nor together with the others of their range; the mistaken request is ended."""
+    async with bench(database, softhsm_token) as running:
+        plain = await certificates.add(3)
+        short = await certificates.add(2, has_ocsp=False)
+        await running.run(running.presigner.new)
+        assert await certificates.waiting() == 0
+        await certificates.owner.execute("UPDATE ocsp_shards SET due_at = now() - interval '1 s'")
+        await running.run(running.presigner.due)
+    signed = [set(responses) for _, responses in await certificates.batches()]
+    assert len(signed) > 1
+    assert set().union(*signed) == set(plain)
+    assert not set().union(*signed) & set(short)
