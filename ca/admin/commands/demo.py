@@ -49,7 +49,7 @@ def demo(
     with console.status("starting") if console.is_terminal else _NoStatus() as status:
 
         def on_progress(text: str) -> None:
-            console.print(f"[dim]·[/dim] {text}")
+            console.print(f"[dim]·[/dim] {text}", soft_wrap=True)
             status.update(text)
 
         def on_ready(settings: Settings, directory: Path) -> None:
