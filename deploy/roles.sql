@@ -11,7 +11,7 @@ GRANT USAGE ON SCHEMA public TO acme_wfe, acme_va, ca_issuer, ca_reader, ocsp_si
 -- WFE: what subscribers say.
 GRANT SELECT ON accounts, key_changes, orders, authorizations, validation_requests, validations, caa_checks,
     finalizations, service_requests, issuance_requests, issuances, certificates, certificate_signatures, refusals,
-    revocation_requests, revocations, issuers, issuer_chains, ocsp_requests TO acme_wfe;
+    revocation_requests, revocations, issuers, issuer_chains, ocsp_requests, blocked_keys, blocked_names TO acme_wfe;
 GRANT INSERT (id, created_at, thumbprint, jwk, contacts, terms_agreed_at) ON accounts TO acme_wfe;
 GRANT UPDATE (thumbprint, jwk, contacts, deactivated_at) ON accounts TO acme_wfe;
 GRANT INSERT ON key_changes, orders, authorizations, finalizations, service_requests TO acme_wfe;
@@ -30,7 +30,8 @@ GRANT INSERT ON validations, caa_checks TO acme_va;
 -- CA: what it signed, refused and revoked. It cannot write a validation or a finalize request.
 GRANT SELECT ON accounts, key_changes, orders, authorizations, validations, caa_checks, validation_requests,
     finalizations, service_requests, issuance_requests, issuances, certificates, certificate_names,
-    certificate_signatures, refusals, revocation_requests, revocations, issuers, crls TO ca_issuer;
+    certificate_signatures, refusals, revocation_requests, revocations, issuers, crls, blocked_keys, blocked_names,
+    operator_acts TO ca_issuer;
 GRANT UPDATE (leased_by, leased_until, attempts), DELETE ON issuance_requests TO ca_issuer;
 GRANT DELETE ON revocation_requests TO ca_issuer;
 GRANT INSERT ON issuances, certificates, certificate_names, certificate_signatures, refusals, crls TO ca_issuer;
@@ -38,6 +39,9 @@ GRANT INSERT, UPDATE (reason, version, evidence) ON revocations TO ca_issuer;
 GRANT INSERT (serial, version, issuer_id, request_id, requested_at) ON ocsp_requests TO ca_issuer;
 GRANT SELECT (serial, version) ON ocsp_requests TO ca_issuer;
 GRANT EXECUTE ON FUNCTION ask_for_caa_checks(bytea[], bytea[]) TO ca_issuer;
+GRANT INSERT, UPDATE (authority, evidence, sweep_at), DELETE ON blocked_keys TO ca_issuer;
+GRANT UPDATE (recorded_at) ON operator_acts TO ca_issuer;
+GRANT EXECUTE ON FUNCTION close_accounts_with_blocked_keys() TO ca_issuer;
 
 -- CRL and AIA server: reads what is published.
 GRANT SELECT ON issuers, crls, published_files TO ca_reader;
@@ -53,10 +57,12 @@ GRANT USAGE ON SEQUENCE ocsp_batch_id TO ocsp_signer;
 GRANT SELECT ON issuers, ocsp_batches TO ocsp_reader;
 
 -- Operators' CLI and page: reads everything but secrets (there are none in the database), asks for revocations,
--- revokes accounts, records what a ceremony made, keeps partitions, drops old CRLs.
+-- revokes accounts, blocks names and keys, records what a ceremony made, keeps partitions, drops old CRLs.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO ca_admin;
 GRANT UPDATE (revoked_at) ON accounts TO ca_admin;
 GRANT INSERT ON revocation_requests TO ca_admin;
+GRANT INSERT (id, acted_at, operator, act, subject, detail) ON operator_acts TO ca_admin;
+GRANT INSERT, DELETE ON blocked_names TO ca_admin;
 GRANT INSERT, UPDATE ON issuers, issuer_chains, published_files TO ca_admin;
 GRANT EXECUTE ON FUNCTION create_partitions(timestamptz), drop_expired_partitions(timestamptz), prune_crls(integer)
     TO ca_admin;

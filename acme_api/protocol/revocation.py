@@ -23,12 +23,14 @@ class RevocationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateFacts:
-    """What is known of the certificate. `revoked_for` is the reason that stands, or that a queued request will set."""
+    """What is known of the certificate. `revoked_for` is the reason that stands, or that a queued request will set;
+    `key_is_blocked` likewise."""
 
     account_id: bytes | None
     names: frozenset[Identifier]
     not_after: datetime
     revoked_for: int | None
+    key_is_blocked: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +73,16 @@ def decide_revocation(
     """What a request leads to. Raises unauthorized or alreadyRevoked.
 
     The certificate's own key proves that it is compromised, whatever reason is given; holders of authorizations for
-    all names prove that the subscriber has lost the names (spec/pki.md 7). A reason moves to keyCompromise only.
+    all names prove that the subscriber has lost the names (spec/pki.md 7). A reason moves to keyCompromise only. The
+    key's own proof still has its effect when somebody has claimed keyCompromise before: the key is blocked (row RV6).
     """
     if now > certificate.not_after:
         raise unauthorized("the certificate has expired; there is nothing to revoke any more")
     authority = _authority(certificate, signer)
     reason = effective_reason(request.reason, authority)
-    upgrade = authority == "certificate_key" and certificate.revoked_for not in (None, KEY_COMPROMISE)
-    if certificate.revoked_for is not None and not upgrade:
+    is_news = authority == "certificate_key" and not (
+        certificate.revoked_for == KEY_COMPROMISE and certificate.key_is_blocked)
+    if certificate.revoked_for is not None and not is_news:
         raise Problem("alreadyRevoked", "the certificate is already revoked")
     return RevocationPlan(reason=reason, authority=authority)
 

@@ -54,9 +54,12 @@ async def new_account(context: Context, post: Post) -> Reply:
 
 
 async def require_unused_key(context: Context, jwk: str) -> None:
-    """Raises badPublicKey when a certificate holds the key: one key has one purpose (row E51)."""
+    """Raises badPublicKey when the key is blocked, or in a certificate: one key has one purpose (row E51)."""
     spki = load_key(jwk).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if await context.certificates.live_certificate_has_key(spki_sha256(spki), now=context.ambient.now()):
+    facts = await context.certificates.key_facts(spki_sha256(spki), now=context.ambient.now())
+    if facts.blocked:
+        raise problem.bad_public_key("this key is blocked, because it is compromised: use a new one")
+    if facts.in_live_certificate:
         raise problem.bad_public_key("this key is in a certificate; an account needs a key of its own")
 
 

@@ -15,11 +15,13 @@ from ca.pki.identifier import Identifier
 from ca.pki.tbs import assemble
 from ca.process.postgres import Pool
 
-# The order's authorizations with the latest look at CAA, and whether any account has the key of the CSR (row FI5).
+# The order's authorizations with the latest look at CAA, whether any account has the key of the CSR (row FI5), and
+# whether it is blocked (row RV6).
 _FINALIZE_FACTS: Final = """
 SELECT v.authorization_id, v.identifier_type, v.challenge_type, v.thumbprint, greatest(v.caa_checked_at, (
     SELECT max(k.checked_at) FROM caa_checks k WHERE k.authorization_id = v.authorization_id AND k.problem IS NULL
-    )) AS caa_checked_at, EXISTS (SELECT FROM accounts WHERE thumbprint = $2) AS key_is_an_accounts
+    )) AS caa_checked_at, EXISTS (SELECT FROM accounts WHERE thumbprint = $2) AS key_is_an_accounts,
+    EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $3) AS key_is_blocked
 FROM unnest($1::bytea[]) AS u (id) JOIN validations v ON v.authorization_id = u.id
 """
 # One finalization an order, whatever happens in parallel (row FI10), and none when an authorization is deactivated at
@@ -56,9 +58,11 @@ _CERTIFICATE: Final = """
 SELECT c.account_id, c.not_after, c.tbs, s.signature
 FROM certificates c JOIN certificate_signatures s ON s.serial = c.serial WHERE c.serial = $1
 """
-_LIVE_CERTIFICATE_HAS_KEY: Final = """
-SELECT EXISTS (SELECT FROM certificates WHERE spki_sha256 = $1 AND not_after > $2)
+_KEY_FACTS: Final = """
+SELECT EXISTS (SELECT FROM certificates WHERE spki_sha256 = $1 AND not_after > $2) AS in_live_certificate,
+    EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $1) AS blocked
 """
+_BLOCKED_NAMES: Final = "SELECT name, and_below FROM blocked_names WHERE name = ANY($1::text[])"
 _AUTHORIZED: Final = """
 SELECT DISTINCT v.identifier_type, v.identifier_value, v.wildcard
 FROM unnest($2::text[], $3::text[], $4::boolean[]) AS w (type, value, wildcard)
@@ -70,9 +74,11 @@ JOIN validations v ON v.authorization_id = a.id AND v.account_id = $1 AND v.iden
 # Requests for one certificate are decided one after the other, so that one of many is the first (row E101).
 _LOCK_SERIAL: Final = "SELECT pg_advisory_xact_lock(hashtextextended('chancery revocation ' || encode($1, 'hex'), 0))"
 _REVOKED_FOR: Final = """
-SELECT reason FROM (SELECT reason FROM revocations WHERE serial = $1
-    UNION ALL SELECT reason FROM revocation_requests WHERE serial = $1) AS known
-ORDER BY (reason = 1) DESC LIMIT 1
+SELECT (SELECT reason FROM (SELECT reason FROM revocations WHERE serial = $1
+            UNION ALL SELECT reason FROM revocation_requests WHERE serial = $1) AS known
+        ORDER BY (reason = 1) DESC LIMIT 1) AS reason,
+    EXISTS (SELECT FROM certificates c JOIN blocked_keys b ON b.spki_sha256 = c.spki_sha256 WHERE c.serial = $1)
+    OR EXISTS (SELECT FROM revocation_requests WHERE serial = $1 AND authority = 'certificate_key') AS key_is_blocked
 """
 _INSERT_REVOCATION_REQUEST: Final = """
 INSERT INTO revocation_requests (id, serial, reason, authority, evidence, requested_at)
@@ -113,6 +119,15 @@ class FinalizeFacts:
 
     controls: tuple[Control, ...]
     key_is_an_accounts: bool
+    key_is_blocked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFacts:
+    """Why a key may be unfit for an account."""
+
+    in_live_certificate: bool
+    blocked: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,16 +165,19 @@ class CertificateStore:
         self._writes = writes
         self._transactions = transactions
 
-    async def finalize_facts(self, authorization_ids: Sequence[bytes], key_thumbprint: bytes) -> FinalizeFacts:
-        """The validations behind an order, and whether the key to be certified is some account's."""
-        rows = await self._reads.fetch(_FINALIZE_FACTS, list(authorization_ids), key_thumbprint)
+    async def finalize_facts(
+        self, authorization_ids: Sequence[bytes], key_thumbprint: bytes, spki_sha256: bytes
+    ) -> FinalizeFacts:
+        """The validations behind an order, and whether the key to be certified is some account's, or blocked."""
+        rows = await self._reads.fetch(_FINALIZE_FACTS, list(authorization_ids), key_thumbprint, spki_sha256)
         return FinalizeFacts(
             controls=tuple(Control(
                 authorization_id=row["authorization_id"], identifier_type=row["identifier_type"],
                 challenge_type=row["challenge_type"], thumbprint=row["thumbprint"],
                 caa_checked_at=row["caa_checked_at"])
                            for row in rows),
-            key_is_an_accounts=any(row["key_is_an_accounts"] for row in rows))
+            key_is_an_accounts=any(row["key_is_an_accounts"] for row in rows),
+            key_is_blocked=any(row["key_is_blocked"] for row in rows))
 
     async def finalize(
         self, order_id: bytes, account_id: bytes, authorization_ids: Sequence[bytes], *, signed: SignedRequest,
@@ -189,9 +207,16 @@ class CertificateStore:
             account_id=row["account_id"], not_after=row["not_after"],
             certificate=assemble(row["tbs"], row["signature"]))
 
-    async def live_certificate_has_key(self, spki_sha256: bytes, *, now: datetime) -> bool:
-        """Whether a certificate that has not expired holds this key (row E51)."""
-        return bool(await self._reads.fetchval(_LIVE_CERTIFICATE_HAS_KEY, spki_sha256, now))
+    async def key_facts(self, spki_sha256: bytes, *, now: datetime) -> KeyFacts:
+        """Whether a certificate that has not expired holds this key (row E51), and whether it is blocked (row RV6)."""
+        row = await self._reads.fetchrow(_KEY_FACTS, spki_sha256, now)
+        if row is None:
+            raise AssertionError("the statement gives one row")
+        return KeyFacts(in_live_certificate=row["in_live_certificate"], blocked=row["blocked"])
+
+    async def blocked_names(self, names: Sequence[str]) -> dict[str, bool]:
+        """Those of the names that are blocked, and whether everything below them is."""
+        return {row["name"]: row["and_below"] for row in await self._reads.fetch(_BLOCKED_NAMES, list(names))}
 
     async def authorized(
         self, account_id: bytes, identifiers: Sequence[Identifier], *, now: datetime
@@ -206,15 +231,19 @@ class CertificateStore:
 
     async def request_revocation(
         self, request_id: bytes, serial: bytes, evidence: dict[str, Any], *, now: datetime,
-        decide: Callable[[int | None], RevocationPlan],
+        decide: Callable[[int | None, bool], RevocationPlan],
     ) -> None:
-        """Queues what `decide` makes of the reason that the certificate is, or is about to be, revoked for.
+        """Queues what `decide` makes of the reason that the certificate is, or is about to be, revoked for, and of
+        whether its key is, or is about to be, blocked.
 
         What `decide` raises ends the transaction, and nothing is stored.
         """
         async with self._transactions.acquire() as connection, connection.transaction():
             await connection.execute(_LOCK_SERIAL, serial)
-            plan = decide(await connection.fetchval(_REVOKED_FOR, serial))
+            known = await connection.fetchrow(_REVOKED_FOR, serial)
+            if known is None:
+                raise AssertionError("the statement gives one row")
+            plan = decide(known["reason"], known["key_is_blocked"])
             await connection.execute(_INSERT_REVOCATION_REQUEST, request_id, serial, plan.reason, plan.authority,
                                      evidence, now)
 

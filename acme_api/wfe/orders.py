@@ -1,5 +1,6 @@
 """newOrder, an order, finalize (RFC 8555 7.4)."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -23,7 +24,9 @@ from acme_api.wfe.context import Context
 from acme_api.wfe.request import Post
 from acme_api.wfe.response import Reply, json_reply
 from acme_api.wfe.waiters import wait_for
+from ca.pki.blocked_name import lookup_names, require_unblocked
 from ca.pki.csr import Csr, CsrError, parse_csr, require_names
+from ca.pki.identifier import Identifier
 from ca.pki.object_id import object_id
 from ca.pki.profile import require_profile
 from ca.pki.refusal import Refusal
@@ -41,6 +44,7 @@ async def new_order(context: Context, post: Post) -> Reply:
     """Plans and stores an order with its authorizations (rows OR1 to OR9, OR15). Always 201 (row W1)."""
     now = context.ambient.now()
     request = parse_new_order(post.json(), context.order_policy, now)
+    await _require_unblocked(context, request.identifiers)
     # A validation that is fresh enough belongs to an authorization that was made at most so long ago.
     oldest = now - context.lives.authorization - _REUSE_CAA - _REUSE_LEFT
     reusable = await context.store.reusable(
@@ -70,7 +74,9 @@ async def finalize(context: Context, post: Post) -> Reply:
     require_ready(found, now)
     csr = _require_csr(context, csr_der, found)
     facts = await context.certificates.finalize_facts(
-        found.authorization_ids, thumbprint(jwk_of_public_key(csr.spki_der)))
+        found.authorization_ids, thumbprint(jwk_of_public_key(csr.spki_der)), csr.key.sha256)
+    if facts.key_is_blocked:
+        raise problem.bad_public_key("the key of the CSR is blocked, because it is compromised: use a new one")
     if facts.key_is_an_accounts:
         raise problem.bad_csr("the key of the CSR is the key of an account; a certificate needs one of its own")
     rechecks = [(object_id(now, context.ambient.random_bytes(16)), control)
@@ -91,6 +97,15 @@ async def finalize(context: Context, post: Post) -> Reply:
             found = await context.store.order(found.id) or found
             if not woken or order_status(found.facts, context.ambient.now()) is not OrderStatus.PROCESSING:
                 return _order_reply(context, found)
+
+
+async def _require_unblocked(context: Context, identifiers: Sequence[Identifier]) -> None:
+    """Raises rejectedIdentifier for names that an operator has blocked; the CA looks again before it signs."""
+    blocked = await context.certificates.blocked_names(lookup_names(identifiers))
+    try:
+        require_unblocked(identifiers, blocked)
+    except Refusal as refusal:
+        raise problem_from_refusal(refusal) from refusal
 
 
 def _require_csr(context: Context, csr_der: bytes, found: Order) -> Csr:

@@ -31,9 +31,9 @@ async def revoke_cert(context: Context, post: Post) -> Reply:
     signer = await _signer(context, post, certificate, stored, names)
     now = context.ambient.now()
 
-    def decide(revoked_for: int | None) -> RevocationPlan:
+    def decide(revoked_for: int | None, key_is_blocked: bool) -> RevocationPlan:
         facts = CertificateFacts(account_id=stored.account_id, names=names, not_after=stored.not_after,
-                                 revoked_for=revoked_for)
+                                 revoked_for=revoked_for, key_is_blocked=key_is_blocked)
         return decide_revocation(request, facts, signer, now)
 
     request_id = object_id(now, context.ambient.random_bytes(16))

@@ -28,6 +28,8 @@ _COMMANDS = {
     "config": "ca.admin.commands.config",
     "db": "ca.admin.commands.db",
     "demo": "ca.admin.commands.demo",
+    "key": "ca.admin.commands.key",
+    "name": "ca.admin.commands.name",
     "order": "ca.admin.commands.order",
     "status": "ca.admin.commands.status",
 }

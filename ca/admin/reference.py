@@ -88,6 +88,12 @@ def parse_key(text: str) -> bytes:
                        "base64, or a file with a certificate, a certification request or a public key", ExitCode.USAGE)
 
 
+def key_of_file(text: str) -> bytes | None:
+    """The SubjectPublicKeyInfo in a file that `parse_key` would read; None when the text is a hash."""
+    path = Path(text)
+    return _spki_of_file(path) if path.is_file() else None
+
+
 def _spki_of_file(path: Path) -> bytes:
     try:
         data = path.read_bytes()

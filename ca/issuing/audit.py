@@ -43,6 +43,19 @@ class AuditTrail:
         """A revocation, or a reason that became keyCompromise."""
         self._event("revoked", serial=serial, reason=reason, version=version, authority=authority)
 
+    def key_blocked(self, *, spki_sha256: str, authority: str) -> None:
+        """A key that is never certified again."""
+        self._event("key blocked", spki_sha256=spki_sha256, authority=authority)
+
+    def account_closed(self, *, account: str, why: str) -> None:
+        """An account that the CA has ended."""
+        self._event("account closed", account=account, why=why)
+
+    def operator_act(self, *, id: str, operator: str, act: str, subject: str, acted_at: str, detail: object) -> None:
+        """What an operator did or asked for."""
+        self._event("operator act", id=id, operator=operator, act=act, subject=subject, acted_at=acted_at,
+                    detail=msgspec.json.encode(detail, order="sorted").decode())
+
     def _event(self, event: str, **values: str | int) -> None:
         self._number += 1
         entry: dict[str, str | int] = {"number": self._number, "previous": self._previous, **values}

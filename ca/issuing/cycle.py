@@ -15,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from acme_api.protocol.jws import jwk_of_public_key, thumbprint
 from acme_api.protocol.problem import problem_from_refusal, server_internal
-from ca.issuing import store
+from ca.issuing import block_store, store
 from ca.issuing.audit import AuditTrail
 from ca.issuing.authorities import Authority, choose
 from ca.issuing.evidence import Evidence, judge_order, load_evidence
@@ -24,11 +24,11 @@ from ca.issuing.policy import IssuancePolicy
 from ca.issuing.service import judge_service
 from ca.issuing.signer import Signer
 from ca.issuing.store import ClaimedRequest, NewIntent, StoredIntent
+from ca.pki.blocked_name import lookup_names, require_unblocked
 from ca.pki.crl import ca_issuers_url, shard_url
 from ca.pki.lint import allowances, lint_certificate, require_clean
 from ca.pki.object_id import object_id, to_text
 from ca.pki.refusal import Refusal, RefusalReason
-from ca.pki.revocation import PROVING_AUTHORITIES
 from ca.pki.serial import serial_hex, serial_number, shard
 from ca.pki.tbs import StatusUrls, tbs_certificate
 from ca.pki.validity import validity
@@ -153,12 +153,16 @@ async def _judge(
                 baseless.append(request.id)
     kept = []
     refused_keys = await _refused_keys(ca, connection, grants)
+    blocked_names = await _blocked_names(connection, grants)
     for grant in grants:
-        if grant.key.sha256 in refused_keys:
-            refusals[grant.request_id] = _refuse(ca, grant.request_id, Refusal(
-                RefusalReason.BAD_PUBLIC_KEY, "this key is compromised, an account's, or a CA's: use a new one"))
-        else:
+        try:
+            if grant.key.sha256 in refused_keys:
+                raise Refusal(RefusalReason.BAD_PUBLIC_KEY,
+                              "this key is compromised, blocked, an account's, or a CA's: use a new one")
+            require_unblocked(grant.identifiers, blocked_names)
             kept.append(grant)
+        except Refusal as refusal:
+            refusals[grant.request_id] = _refuse(ca, grant.request_id, refusal)
     return Verdicts(grants=kept, stale=stale, refusals=refusals, broken=broken, baseless=baseless)
 
 
@@ -177,7 +181,14 @@ async def _refused_keys(ca: IssuingProcess, connection: Connection, grants: Sequ
     keys = [(grant.key.sha256, thumbprint(jwk_of_public_key(grant.key.spki_der))) for grant in grants]
     own = {grant.key.sha256 for grant in grants
            if any(grant.key.spki_der == authority.issuer.spki_der for authority in ca.authorities.values())}
-    return own | await store.refused_keys(connection, keys, proving=PROVING_AUTHORITIES)
+    return own | await store.refused_keys(connection, keys)
+
+
+async def _blocked_names(connection: Connection, grants: Sequence[Grant]) -> dict[str, bool]:
+    if not grants:
+        return {}
+    return await block_store.refused_names(
+        connection, lookup_names(identifier for grant in grants for identifier in grant.identifiers))
 
 
 async def _switches(ca: IssuingProcess, connection: Connection, now: datetime) -> Mapping[int, bool]:

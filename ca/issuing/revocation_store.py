@@ -11,16 +11,15 @@ from ca.process.postgres import Connection, Pool
 
 # One process at a time carries out revocations, so that what it reads stays true until its commit.
 LOCK_REVOCATIONS: Final = "SELECT pg_try_advisory_xact_lock(hashtext('chancery revocations'))"
-ANY_REQUEST: Final = "SELECT EXISTS (SELECT FROM revocation_requests)"
+ANY_WORK: Final = """
+SELECT EXISTS (SELECT FROM revocation_requests) OR EXISTS (SELECT FROM operator_acts WHERE recorded_at IS NULL)
+    OR EXISTS (SELECT FROM blocked_keys WHERE sweep_at <= $1)
+"""
 REQUESTS: Final = """
 SELECT id, serial, reason, authority, evidence FROM revocation_requests ORDER BY requested_at, id LIMIT $1
 """
 CERTIFICATES: Final = """
 SELECT serial, issuer_id, request_id, spki_sha256, has_ocsp FROM certificates WHERE serial = ANY($1)
-"""
-SIBLINGS: Final = """
-SELECT serial, issuer_id, request_id, spki_sha256, has_ocsp FROM certificates
-WHERE spki_sha256 = ANY($1) AND not_after >= $2
 """
 REVOCATIONS: Final = "SELECT serial, revoked_at, reason, version FROM revocations WHERE serial = ANY($1)"
 # A revocation is never undone, and its time never moves; its reason may become keyCompromise.
@@ -110,9 +109,9 @@ async def lock_revocations(connection: Connection) -> bool:
     return bool(await connection.fetchval(LOCK_REVOCATIONS))
 
 
-async def is_asked(pool: Pool) -> bool:
-    """Whether there is any request at all: a look that costs next to nothing."""
-    return bool(await pool.fetchval(ANY_REQUEST))
+async def is_asked(pool: Pool, *, now: datetime) -> bool:
+    """Whether there is anything to do at all: a look that costs next to nothing."""
+    return bool(await pool.fetchval(ANY_WORK, now))
 
 
 async def requests(connection: Connection, limit: int) -> list[RevocationRequest]:
@@ -126,14 +125,6 @@ async def certificates(connection: Connection, serials: Sequence[bytes]) -> dict
     """Those of the serial numbers that were ever given out."""
     return {row["serial"]: IssuedCertificate(**dict(row))
             for row in await connection.fetch(CERTIFICATES, list(serials))}
-
-
-async def with_keys(
-    connection: Connection, spki_hashes: Sequence[bytes], *, now: datetime
-) -> dict[bytes, IssuedCertificate]:
-    """The unexpired certificates that have one of these keys, by serial number."""
-    return {row["serial"]: IssuedCertificate(**dict(row))
-            for row in await connection.fetch(SIBLINGS, list(spki_hashes), now)}
 
 
 async def revocations(connection: Connection, serials: Sequence[bytes]) -> dict[bytes, Revocation]:

@@ -1,96 +1,158 @@
-"""Carries out revocation requests (BR 4.9.1.1, RFC 8555 7.6). Nothing here signs: OCSP and CRLs follow from the rows.
+"""Carries out revocations (BR 4.9.1.1, RFC 8555 7.6). Nothing here signs: OCSP and CRLs follow from the rows.
 
 Idempotent: what is revoked stays as it is, unless the reason becomes keyCompromise. A proof that a key is lost (the
-certificate's key signed the request, or an operator saw the proof) revokes every unexpired certificate with that key
-(row RV6), and the key is never certified again, because the cycle looks for it among the revocations.
+certificate's key signed the request, or an operator saw the proof) blocks the key in the same transaction, so that it
+is never certified again; then every unexpired certificate with that key is revoked, and every account that has it is
+closed (row RV6), in batches: the sweep. A certificate whose intent was being committed when the key was blocked is
+found by a second sweep some time later.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Any, Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from structlog.typing import FilteringBoundLogger
 
+from acme_api.protocol.jws import jwk_of_public_key, thumbprint
+from ca.issuing import block_store
 from ca.issuing import revocation_store as store
 from ca.issuing.audit import AuditTrail
+from ca.issuing.block_store import BlockedKey, OperatorAct
 from ca.issuing.revocation_store import IssuedCertificate, RevocationRequest, StoredRevocation
-from ca.issuing.store import notify
+from ca.issuing.store import LEASE_S, notify
+from ca.pki.object_id import to_text
+from ca.pki.public_key import spki_of_tbs
 from ca.pki.revocation import (
     KEY_COMPROMISE,
+    Authority,
     Revocation,
     effective_reason,
     next_revocation,
     proves_key_compromise,
 )
 from ca.process.ambient import Ambient
-from ca.process.postgres import Pool
+from ca.process.postgres import Connection, Pool
 
 BATCH: Final = 500
+_SWEEPS: Final = 10
+_SWEEP_BATCH: Final = 2_000
+# Longer than a request can be on its way between the check of its key and the commit of its intent.
+_SWEEP_AGAIN: Final = timedelta(seconds=4 * LEASE_S)
+# Acts that are requests to the CA; all others have happened, and are only to be recorded.
+BLOCK_KEY: Final = "block key"
+UNBLOCK_KEY: Final = "unblock key"
 
 
 @dataclass(slots=True, kw_only=True)
 class _Plan:
-    """What a batch of requests comes to, one entry for each serial number."""
+    """What a batch comes to, one entry for each serial number."""
 
-    known: dict[bytes, Revocation]
+    now: datetime
+    known: dict[bytes, Revocation] = field(default_factory=dict)
     changes: dict[bytes, StoredRevocation] = field(default_factory=dict)
     certificates: dict[bytes, IssuedCertificate] = field(default_factory=dict)
 
-    def apply(self, request: RevocationRequest, certificate: IssuedCertificate, reason: int, now: datetime) -> None:
-        """Takes up what a request changes for a certificate."""
+    def apply(self, certificate: IssuedCertificate, reason: int, authority: Authority, evidence: Any) -> None:
+        """Takes up what a request or a sweep changes for a certificate."""
         serial = certificate.serial
-        change = next_revocation(self.known.get(serial), serial=serial, reason=reason, now=now)
+        change = next_revocation(self.known.get(serial), serial=serial, reason=reason, now=self.now)
         if change is None:
             return
         self.known[serial] = change
         self.certificates[serial] = certificate
         # Whose revocation it was stays; the evidence of an upgrade replaces that of the reason before.
         first = self.changes.get(serial)
-        self.changes[serial] = StoredRevocation(revocation=change, evidence=request.evidence,
-                                                authority=first.authority if first else request.authority)
+        self.changes[serial] = StoredRevocation(revocation=change, evidence=evidence,
+                                                authority=first.authority if first else authority)
 
 
 async def revoke_requested(
     pool: Pool, ambient: Ambient, audit: AuditTrail, log: FilteringBoundLogger
 ) -> list[IssuedCertificate] | None:
-    """Carries out a batch of requests in one transaction: the certificates whose status changed, None for no request.
+    """Carries out a batch in one transaction: the certificates whose status changed, None when there was nothing to do.
 
     Also None while another process does it.
     """
-    if not await store.is_asked(pool):
+    if not await store.is_asked(pool, now=ambient.now()):
         return None
     async with pool.acquire() as connection:
         async with connection.transaction():
             if not await store.lock_revocations(connection):
                 return None
-            requests = await store.requests(connection, BATCH)
-            if not requests:
-                return None
             # Whole seconds are what CRLs and OCSP responses can say.
-            now = ambient.now().replace(microsecond=0)
-            issued = await store.certificates(connection, [request.serial for request in requests])
-            burnt = _burnt_keys(requests, issued)
-            siblings = await store.with_keys(connection, list(burnt), now=now) if burnt else {}
-            plan = _Plan(known=await store.revocations(connection, [*issued, *siblings]))
-            for request in requests:
-                _take_up(plan, request, issued, siblings, now, log)
-            if plan.changes:
-                changes = list(plan.changes.values())
-                await store.revoke(connection, changes)
-                await store.ask_for_ocsp(connection, [(plan.certificates[change.revocation.serial],
-                                                       change.revocation.version) for change in changes], now=now)
-            await store.end_requests(connection, [request.id for request in requests])
-        for change in plan.changes.values():
-            audit.revoked(serial=change.revocation.serial.hex(), reason=change.revocation.reason,
-                          version=change.revocation.version, authority=change.authority)
+            now = ambient.now()
+            plan = _Plan(now=now.replace(microsecond=0))
+            await _carry_out_acts(connection, audit, log, now)
+            requests = await _take_up_requests(connection, plan, audit, log, now)
+            await _sweep(connection, plan, audit, now)
+            await _store(connection, plan)
+            # Before the commit: what is rolled back is done, and recorded, once more.
+            for change in plan.changes.values():
+                audit.revoked(serial=change.revocation.serial.hex(), reason=change.revocation.reason,
+                              version=change.revocation.version, authority=change.authority)
         await notify(connection, [("ocsp_due", ""), *(("changed", request.id.hex()) for request in requests)])
     return list(plan.certificates.values())
 
 
-def _burnt_keys(requests: Sequence[RevocationRequest], issued: Mapping[bytes, IssuedCertificate]) -> set[bytes]:
-    return {issued[request.serial].spki_sha256 for request in requests if request.serial in issued
-            and proves_key_compromise(_reason(request), request.authority)}
+async def _store(connection: Connection, plan: _Plan) -> None:
+    if not plan.changes:
+        return
+    changes = list(plan.changes.values())
+    await store.revoke(connection, changes)
+    await store.ask_for_ocsp(connection, [(plan.certificates[change.revocation.serial], change.revocation.version)
+                                          for change in changes], now=plan.now)
+
+
+async def _carry_out_acts(
+    connection: Connection, audit: AuditTrail, log: FilteringBoundLogger, now: datetime
+) -> None:
+    """Does what operators ask of the CA, and copies all that they did to the audit log."""
+    acts = await block_store.open_acts(connection, BATCH)
+    for act in acts:
+        audit.operator_act(id=to_text(act.id), operator=act.operator, act=act.act, subject=act.subject,
+                           acted_at=act.acted_at.isoformat(), detail=act.detail)
+        if act.act == BLOCK_KEY:
+            await _block(connection, audit, [_blocked_by_operator(act)], now)
+        elif act.act == UNBLOCK_KEY and not await block_store.unblock(connection, bytes.fromhex(act.subject)):
+            log.error("key not unblocked", spki_sha256=act.subject, why="it is not blocked, or its loss is proven")
+    if acts:
+        await block_store.record_acts(connection, [act.id for act in acts], now=now)
+
+
+def _blocked_by_operator(act: OperatorAct) -> BlockedKey:
+    spki = bytes.fromhex(act.detail.get("spki", ""))
+    return BlockedKey(spki_sha256=bytes.fromhex(act.subject), authority="operator",
+                      thumbprint=_thumbprint(spki),
+                      evidence={"operator": act.operator, **{name: act.detail[name] for name in ("comment", "proof")
+                                                             if act.detail.get(name)}})
+
+
+async def _take_up_requests(
+    connection: Connection, plan: _Plan, audit: AuditTrail, log: FilteringBoundLogger, now: datetime
+) -> list[RevocationRequest]:
+    requests = await store.requests(connection, BATCH)
+    if not requests:
+        return []
+    issued = await store.certificates(connection, [request.serial for request in requests])
+    plan.known |= await store.revocations(connection, list(issued))
+    burnt: dict[bytes, RevocationRequest] = {}
+    for request in requests:
+        certificate, reason = issued.get(request.serial), _reason(request)
+        if certificate is None or reason < 0:
+            log.error("revocation request dropped", serial=request.serial.hex(), reason=request.reason,
+                      why="this serial number was never given out" if certificate is None else "reason not allowed")
+            continue
+        plan.apply(certificate, reason, request.authority, request.evidence)
+        if proves_key_compromise(reason, request.authority):
+            burnt.setdefault(certificate.spki_sha256, request)
+    await _block(connection, audit, [
+        BlockedKey(spki_sha256=spki_sha256, thumbprint=None, authority=request.authority, evidence=request.evidence)
+        for spki_sha256, request in burnt.items()], now)
+    await store.end_requests(connection, [request.id for request in requests])
+    return requests
 
 
 def _reason(request: RevocationRequest) -> int:
@@ -101,21 +163,59 @@ def _reason(request: RevocationRequest) -> int:
         return -1
 
 
-def _take_up(
-    plan: _Plan,
-    request: RevocationRequest,
-    issued: Mapping[bytes, IssuedCertificate],
-    siblings: Mapping[bytes, IssuedCertificate],
-    now: datetime,
-    log: FilteringBoundLogger,
-) -> None:
-    certificate, reason = issued.get(request.serial), _reason(request)
-    if certificate is None or reason < 0:
-        log.error("revocation request dropped", serial=request.serial.hex(), reason=request.reason,
-                  why="this serial number was never given out" if certificate is None else "reason not allowed")
+async def _block(connection: Connection, audit: AuditTrail, keys: Sequence[BlockedKey], now: datetime) -> None:
+    """Blocks keys; the thumbprints that find their accounts come from certificates when nobody said them."""
+    if not keys:
         return
-    plan.apply(request, certificate, reason, now)
-    if proves_key_compromise(reason, request.authority):
-        for sibling in siblings.values():
-            if sibling.spki_sha256 == certificate.spki_sha256:
-                plan.apply(request, sibling, KEY_COMPROMISE, now)
+    unknown = [key.spki_sha256 for key in keys if key.thumbprint is None]
+    thumbprints = _thumbprints(await block_store.tbs_with_keys(connection, unknown)) if unknown else {}
+    blocked = await block_store.block(connection, [
+        BlockedKey(spki_sha256=key.spki_sha256, thumbprint=key.thumbprint or thumbprints.get(key.spki_sha256),
+                   authority=key.authority, evidence=key.evidence) for key in keys], now=now)
+    for key in keys:
+        if key.spki_sha256 in blocked:
+            audit.key_blocked(spki_sha256=key.spki_sha256.hex(), authority=key.authority)
+
+
+def _thumbprints(tbs_by_key: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    found = {}
+    for spki_sha256, tbs in tbs_by_key.items():
+        with suppress(ValueError):      # no certificate that we made: whatever it is, the key is blocked
+            found[spki_sha256] = thumbprint(jwk_of_public_key(spki_of_tbs(tbs)))
+    return found
+
+
+def _thumbprint(spki: bytes) -> bytes | None:
+    """None when the key is not known, or of a kind that no account has."""
+    try:
+        return thumbprint(jwk_of_public_key(spki)) if spki else None
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+async def _sweep(connection: Connection, plan: _Plan, audit: AuditTrail, now: datetime) -> None:
+    """Revokes certificates of blocked keys, and closes their accounts."""
+    due = await block_store.sweeps(connection, _SWEEPS, now=now)
+    if due:
+        for account_id in await block_store.close_accounts(connection):
+            audit.account_closed(account=to_text(account_id), why="its key is blocked")
+    left = _SWEEP_BATCH
+    for sweep in due:
+        found = await block_store.with_key(connection, sweep.spki_sha256, left, now=now)
+        plan.known |= await _unplanned(connection, plan, found)
+        for certificate in found:
+            plan.apply(certificate, KEY_COMPROMISE, sweep.authority, sweep.evidence)
+        if len(found) < left:
+            again_at = sweep.blocked_at + _SWEEP_AGAIN
+            await block_store.set_sweep(connection, sweep.spki_sha256, again_at if now < again_at else None)
+        left -= len(found)
+        if left <= 0:
+            return
+
+
+async def _unplanned(
+    connection: Connection, plan: _Plan, found: Iterable[IssuedCertificate]
+) -> dict[bytes, Revocation]:
+    """What is stored about certificates that this batch has not decided about yet."""
+    serials = [certificate.serial for certificate in found if certificate.serial not in plan.known]
+    return await store.revocations(connection, serials) if serials else {}

@@ -67,12 +67,11 @@ LEFT JOIN LATERAL (
 WHERE v.authorization_id = ANY($1) AND v.problem IS NULL AND v.valid_until IS NOT NULL
 """
 KEY_CHANGES: Final = "SELECT account_id, jws FROM key_changes WHERE account_id = ANY($1) ORDER BY changed_at"
-# A key that somebody proved to be lost (spec/pki.md 7), or that signs for an account (row FI5), is not certified.
+# A key that is blocked (spec/pki.md 7), or that signs for an account (row FI5), is not certified.
 REFUSED_KEYS: Final = """
 SELECT spki_sha256 FROM unnest($1::bytea[], $2::bytea[]) AS wanted (spki_sha256, thumbprint)
 WHERE EXISTS (SELECT FROM accounts WHERE accounts.thumbprint = wanted.thumbprint)
-   OR EXISTS (SELECT FROM certificates c JOIN revocations r ON r.serial = c.serial
-              WHERE c.spki_sha256 = wanted.spki_sha256 AND r.reason = 1 AND r.authority = ANY($3))
+   OR EXISTS (SELECT FROM blocked_keys WHERE blocked_keys.spki_sha256 = wanted.spki_sha256)
 """
 # The intent: fenced by the lease, one per request, and with it everything that makes the serial number known.
 COMMIT_INTENTS: Final = """
@@ -263,12 +262,9 @@ async def key_changes(connection: Connection, account_ids: Sequence[bytes]) -> d
     return found
 
 
-async def refused_keys(
-    connection: Connection, keys: Sequence[tuple[bytes, bytes]], *, proving: Sequence[str]
-) -> frozenset[bytes]:
-    """Of (SPKI SHA-256, JWK thumbprint): the SPKI hashes of keys that are compromised or an account's."""
-    rows = await connection.fetch(REFUSED_KEYS, [spki for spki, _ in keys], [thumbprint for _, thumbprint in keys],
-                                  list(proving))
+async def refused_keys(connection: Connection, keys: Sequence[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """Of (SPKI SHA-256, JWK thumbprint): the SPKI hashes of keys that are blocked or an account's."""
+    rows = await connection.fetch(REFUSED_KEYS, [spki for spki, _ in keys], [thumbprint for _, thumbprint in keys])
     return frozenset(row["spki_sha256"] for row in rows)
 
 

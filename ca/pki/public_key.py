@@ -75,6 +75,12 @@ def spki_sha256(spki_der: bytes) -> bytes:
     return hashlib.sha256(spki_der).digest()
 
 
+def spki_of_tbs(tbs: bytes) -> bytes:
+    """The SubjectPublicKeyInfo in a TBSCertificate of version 3. Raises DerError when it is not one."""
+    # [0] version, serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo
+    return der.whole(tbs, der.children(tbs, der.read_only(tbs, der.SEQUENCE))[6])
+
+
 def require_acceptable(spki_der: bytes) -> CertificateKey:
     """The key of a certificate request, when it may be certified. Raises PublicKeyError."""
     if len(spki_der) > MAX_SPKI_OCTETS:

@@ -50,6 +50,14 @@ _ACTS = {
     "drop a queue's validation": ("DELETE FROM validation_requests", "acme_va"),
     "drop a queue's issuance": ("DELETE FROM issuance_requests", "ca_issuer"),
     "deactivate an authorization": ("UPDATE authorizations SET deactivated_at = now()", "acme_wfe"),
+    "block a key": (f"INSERT INTO blocked_keys VALUES ({_HASH}, NULL, now(), 'operator', '{{}}', now())", "ca_issuer"),
+    "take back a key's block": ("DELETE FROM blocked_keys", "ca_issuer"),
+    "block a name": ("INSERT INTO blocked_names VALUES ('a.example', true, now(), 'x', 'y')", "ca_admin"),
+    "take back a name's block": ("DELETE FROM blocked_names", "ca_admin"),
+    "say what an operator did": (
+        f"INSERT INTO operator_acts (id, acted_at, operator, act, subject, detail) VALUES ({_ID}, now(), '', '', '',"
+        " '{}')", "ca_admin"),
+    "close the accounts of blocked keys": ("SELECT close_accounts_with_blocked_keys()", "ca_issuer"),
     "drop expired partitions": ("SELECT drop_expired_partitions(now())", "ca_admin"),
 }
 # Nobody but the owner: facts are never rewritten or deleted.
@@ -66,6 +74,9 @@ _NEVER = {
     "delete a certificate": "DELETE FROM certificates",
     "delete an account": "DELETE FROM accounts",
     "forget a spent nonce": "DELETE FROM spent_nonces",
+    "rewrite what an operator did": "UPDATE operator_acts SET operator = 'y'",
+    "forget what an operator did": "DELETE FROM operator_acts",
+    "make a blocked key another": "UPDATE blocked_keys SET spki_sha256 = ''",
     "delete a CRL": "DELETE FROM crls",
     "rewrite an OCSP batch": "UPDATE ocsp_batches SET payload = ''",
     "change an issuer's key type from another role": "DELETE FROM issuers",

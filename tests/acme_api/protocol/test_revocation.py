@@ -19,7 +19,8 @@ from tests.acme_client import b64
 
 _NOW = datetime(2026, 11, 24, tzinfo=UTC)
 _NAMES = frozenset({Identifier(type="dns", value="d.example"), Identifier(type="dns", value="*.d.example")})
-_CERTIFICATE = CertificateFacts(account_id=b"owner", names=_NAMES, not_after=_NOW + timedelta(days=1), revoked_for=None)
+_CERTIFICATE = CertificateFacts(account_id=b"owner", names=_NAMES, not_after=_NOW + timedelta(days=1), revoked_for=None,
+                                key_is_blocked=False)
 _OWNER = Signer(account_id=b"owner")
 _KEY = Signer(account_id=None, is_certificate_key=True)
 
@@ -103,8 +104,15 @@ def test_rv5_expired_certificates() -> None:
     (0, _OWNER, False), (4, _OWNER, False), (1, _OWNER, False), (0, _KEY, True), (9, _KEY, True), (1, _KEY, False)])
 def test_rv3_again(revoked_for: int, signer: Signer, upgrades: bool) -> None:
     """Rows RV3, E101: alreadyRevoked, but the certificate's own key makes another reason keyCompromise."""
-    certificate = replace(_CERTIFICATE, revoked_for=revoked_for)
+    certificate = replace(_CERTIFICATE, revoked_for=revoked_for, key_is_blocked=revoked_for == 1)
     if upgrades:
         assert decide_revocation(_request(0), certificate, signer, _NOW).reason == 1
     else:
         assert _refusal(certificate, signer, 1) == ("alreadyRevoked", 400)
+
+
+def test_rv6_a_proof_after_a_claim() -> None:
+    """Row RV6: revoked for keyCompromise on somebody's word, the key's own proof is still news: it gets blocked."""
+    certificate = replace(_CERTIFICATE, revoked_for=1)
+    assert decide_revocation(_request(0), certificate, _KEY, _NOW).authority == "certificate_key"
+    assert _refusal(certificate, _OWNER, 1) == ("alreadyRevoked", 400)

@@ -233,6 +233,12 @@ class OtherProcesses:
                        ("DELETE FROM issuance_requests WHERE id = $1", request_id),
                        ("SELECT pg_notify('changed', $1)", request_id.hex()))
 
+    async def block_key(self, key: Any) -> None:
+        """The CA has been shown that a key is lost."""
+        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        await self.run("ca_issuer", ("INSERT INTO blocked_keys VALUES ($1, NULL, now(), 'operator', '{}', now())",
+                                     hashlib.sha256(spki).digest()))
+
     async def revoke_all(self) -> None:
         """The CA carries out every revocation request that is queued."""
         connection = await self.database.connect("ca_issuer")
@@ -243,6 +249,10 @@ class OtherProcesses:
                         "INSERT INTO revocations VALUES ($1, $2, $3, 1, $4, $5) ON CONFLICT (serial) DO UPDATE"
                         " SET reason = excluded.reason, version = 2", row["serial"], self.clock.now(), row["reason"],
                         row["authority"], row["evidence"])
+                    if row["authority"] == "certificate_key":
+                        await connection.execute(
+                            "INSERT INTO blocked_keys SELECT spki_sha256, NULL, now(), 'certificate_key', '{}', now()"
+                            " FROM certificates WHERE serial = $1 ON CONFLICT DO NOTHING", row["serial"])
                     await connection.execute("SELECT pg_notify('changed', $1)", row["id"].hex())
         finally:
             await connection.close()

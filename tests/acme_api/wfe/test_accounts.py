@@ -113,6 +113,14 @@ async def test_e51_a_certificates_key_is_no_account_key(wfe: RunningWfe, others:
     (await _change(client, certified)).require(400, "badPublicKey")
 
 
+async def test_rv6_a_blocked_key_is_no_account_key(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """Row RV6: 400 badPublicKey at newAccount and keyChange, whether a certificate ever had the key or not."""
+    client, blocked = await wfe.subscriber(), SigningKey.make()
+    await others.block_key(blocked.private)
+    assert "blocked" in (await wfe.client(blocked).register()).require(400, "badPublicKey").json["detail"]
+    (await _change(client, blocked)).require(400, "badPublicKey")
+
+
 async def _change(client: AcmeClient, new: SigningKey, *, inner: dict[str, Any] | None = None,
                   payload: Any = None, kid: str | None = None) -> Answer:
     path = "/acme/key-change"

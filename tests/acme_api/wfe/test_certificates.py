@@ -128,6 +128,11 @@ async def test_rv2_rv3_by_the_certificates_key(wfe: RunningWfe, others: OtherPro
     _, chain = await issued(client, others, "b.example.com", key=fresh.private)
     (await _revoke(client, others, _der(chain), key=fresh)).require(200)
     assert await _reason(others, _der(chain)) == 1
+    claimed = SigningKey.make()
+    _, chain = await issued(client, others, "c.example.com", key=claimed.private)
+    (await _revoke(client, others, _der(chain), reason=1)).require(200)
+    (await _revoke(client, others, _der(chain), key=claimed)).require(200)
+    (await _revoke(client, others, _der(chain), key=claimed)).require(400, "alreadyRevoked")
 
 
 async def test_e101_ten_parallel_revocations(start: _Start, others: OtherProcesses) -> None:

@@ -64,6 +64,28 @@ async def test_p3_subproblems(wfe: RunningWfe) -> None:
         {"type": "dns", "value": "*.co.uk"}, {"type": "dns", "value": "co.uk"}]
 
 
+async def test_blocked_names(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """Names that an operator has blocked: 403 rejectedIdentifier with a subproblem each, what is below them too."""
+    await others.run("ca_admin", (
+        "INSERT INTO blocked_names VALUES ('bank.example', true, now(), 'ada', ''),"
+        " ('www.shop.example', false, now(), 'ada', '')",))
+    client = await wfe.subscriber()
+    for name in ("bank.example", "*.bank.example", "a.b.bank.example", "www.shop.example", "*.www.shop.example"):
+        refused = (await client.order("a.example.com", name)).require(403, "rejectedIdentifier").json
+        assert [each["identifier"]["value"] for each in refused["subproblems"]] == [name]
+    assert await others.count("orders") == 0
+    (await client.order("shop.example", "a.www.shop.example", "mybank.example")).require(201)
+
+
+async def test_rv6_a_blocked_key_is_not_certified(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """Row RV6: finalize with its CSR is 400 badPublicKey, and the order stays ready for another key."""
+    client, key = await wfe.subscriber(), ec.generate_private_key(ec.SECP256R1())
+    await others.block_key(key)
+    order = await ready_order(client, others, "a.example.com")
+    (await finalize(client, order, make_csr("a.example.com", key=key))).require(400, "badPublicKey")
+    assert (await client.post(order.location)).json["status"] == "ready"
+
+
 async def test_or5_dates_are_stored_exactly(wfe: RunningWfe, others: OtherProcesses, clock: Clock) -> None:
     """Row OR5: what is accepted is shown at each look, and is what the CA finds."""
     client = await wfe.subscriber()

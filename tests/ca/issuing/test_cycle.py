@@ -313,24 +313,6 @@ async def test_lint_stops_a_certificate(world: World) -> None:
     assert await world.owner.fetchval("SELECT count(*) FROM certificates") == 0
 
 
-async def test_compromised_keys_are_not_certified(world: World) -> None:
-    """A key that was proven to be lost is refused for ever; one that its subscriber merely reported is not."""
-    leaf = ec.generate_private_key(ec.SECP256R1())
-    first = await world.ordered("a.example.com", leaf=leaf)
-    ca = world.process()
-    await issue_batch(ca, 8)
-    serial = await world.serial(first.id)
-    revoke = "INSERT INTO revocations VALUES ($1, now(), 1, 1, $2, '{}')"
-    await world.owner.execute(revoke, serial, "account")
-    second = await world.ordered("b.example.com", leaf=leaf)
-    await issue_batch(ca, 8)
-    await world.issued(second.id)
-    await world.owner.execute("UPDATE revocations SET authority = 'certificate_key'")
-    third = await world.ordered("c.example.com", leaf=leaf)
-    await issue_batch(ca, 8)
-    assert (await world.refusal(third.id) or {})["type"] == URN + "badPublicKey"
-
-
 async def test_issuers_are_switched_off_by_the_operator(world: World) -> None:
     """`issuers.active` counts within a second: no restart is needed to stop an issuer."""
     ca = world.process()

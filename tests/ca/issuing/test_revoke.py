@@ -1,4 +1,5 @@
-"""Revocation requests carried out: facts, versions, what OCSP is asked for, and whom a lost key takes along."""
+"""Revocation requests carried out: facts, versions, what OCSP is asked for, and whom a lost key takes along.
+Blocked keys are test_block.py's."""
 
 from datetime import timedelta
 

@@ -5,7 +5,7 @@ from typing import Any
 import asyncpg
 
 from ca.admin.migrate import PROCESS_ROLES
-from ca.issuing import revocation_store, store
+from ca.issuing import block_store, revocation_store, store
 from tests.fixtures_postgres import TestDatabase
 
 
@@ -14,7 +14,7 @@ def _statements(module: Any) -> dict[str, str]:
             if name.isupper() and isinstance(value, str) and not name.startswith("_")}
 
 
-_STATEMENTS = {**_statements(store), **_statements(revocation_store)}
+_STATEMENTS = {**_statements(store), **_statements(revocation_store), **_statements(block_store)}
 
 async def _may(connection: "asyncpg.Connection[asyncpg.Record]", statement: str) -> bool:
     """EXPLAIN checks the privileges without running anything."""
