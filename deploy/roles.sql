@@ -42,19 +42,23 @@ GRANT EXECUTE ON FUNCTION ask_for_caa_checks(bytea[], bytea[]) TO ca_issuer;
 GRANT INSERT, UPDATE (authority, evidence, sweep_at), DELETE ON blocked_keys TO ca_issuer;
 GRANT UPDATE (recorded_at) ON operator_acts TO ca_issuer;
 GRANT EXECUTE ON FUNCTION close_accounts_with_blocked_keys() TO ca_issuer;
+GRANT SELECT ON ocsp_responder_keys, ocsp_responders TO ca_issuer;
+GRANT INSERT, UPDATE (certificate) ON ocsp_responders TO ca_issuer;
 
 -- CRL and AIA server: reads what is published.
 GRANT SELECT ON issuers, crls, published_files TO ca_reader;
 
 -- OCSP pre-signer: responses, never a status.
-GRANT SELECT ON issuers, certificates, revocations, ocsp_requests, ocsp_shards, ocsp_batches TO ocsp_signer;
+GRANT SELECT ON issuers, certificates, revocations, ocsp_requests, ocsp_shards, ocsp_batches, ocsp_responder_keys,
+    ocsp_responders TO ocsp_signer;
+GRANT INSERT ON ocsp_responder_keys TO ocsp_signer;
 GRANT UPDATE (leased_by, leased_until), DELETE ON ocsp_requests TO ocsp_signer;
 GRANT INSERT, UPDATE, DELETE ON ocsp_shards TO ocsp_signer;
 GRANT INSERT ON ocsp_batches TO ocsp_signer;
 GRANT USAGE ON SEQUENCE ocsp_batch_id TO ocsp_signer;
 
 -- OCSP responder: reads published batches, writes nothing.
-GRANT SELECT ON issuers, ocsp_batches TO ocsp_reader;
+GRANT SELECT ON issuers, ocsp_batches, ocsp_responders TO ocsp_reader;
 
 -- Operators' CLI and page: reads everything but secrets (there are none in the database), asks for revocations,
 -- revokes accounts, blocks names and keys, records what a ceremony made, keeps partitions, drops old CRLs.

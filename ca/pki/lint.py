@@ -81,6 +81,11 @@ def lint_certificate(certificate_der: bytes, issuer: Issuer) -> list[Finding]:
                         lambda: _own(lint_rules.certificate_faults(certificate_der, issuer)))
 
 
+def lint_responder(certificate_der: bytes) -> list[Finding]:
+    """What is wrong with the certificate of a delegated OCSP responder (BR 7.1.2.8)."""
+    return _findings_of(lambda: _pkilint_certificate(certificate_der, CertificateType.OCSP_RESPONDER))
+
+
 def lint_crl(crl_der: bytes, issuer: Issuer, url: str) -> list[Finding]:
     """What is wrong with the CRL of a shard, whatever key signed it. pkilint sees its first fifty entries, our own
     rules see all."""
@@ -119,8 +124,7 @@ def _own(faults: Iterable[tuple[str, str]]) -> Iterator[Finding]:
 
 
 @functools.cache
-def _certificate_linter() -> tuple[Any, Any]:
-    kind = CertificateType.DV_FINAL_CERTIFICATE
+def _certificate_linter(kind: CertificateType = CertificateType.DV_FINAL_CERTIFICATE) -> tuple[Any, Any]:
     container = certificate.create_pkix_certificate_validator_container(
         serverauth.create_decoding_validators(), serverauth.create_validators(kind))
     return dispatching(container), serverauth.create_serverauth_finding_filters(kind)
@@ -138,8 +142,10 @@ def _crl_linter() -> Any:
          cabf_crl.CabfCrlReasonCodeAllowlistValidator(kind)]))
 
 
-def _pkilint_certificate(certificate_der: bytes) -> list[Finding]:
-    linter, filters = _certificate_linter()
+def _pkilint_certificate(
+    certificate_der: bytes, kind: CertificateType = CertificateType.DV_FINAL_CERTIFICATE
+) -> list[Finding]:
+    linter, filters = _certificate_linter(kind)
     document = loader.RFC5280CertificateDocumentLoader().load_der_document(certificate_der, "certificate")
     results = linter.validate(document.root)
     return _findings(finding_filter.filter_results(filters, results)[0])

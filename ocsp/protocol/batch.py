@@ -1,17 +1,19 @@
 """What the pre-signer publishes and the responder keeps: signatures and what they cover, not whole responses.
 
-A batch is a header with the times that all its responses share, then one record a certificate. A record holds a serial
-number, its status and one signature a CertID hash; templates (response.py) make the response of it at either end. The
-responder stores a record with the times put in under (issuer, serial number), so applying a batch is slicing.
+A batch is a header with what all its responses share, who signed and the times, then one record a certificate. A record
+holds a serial number, its status and one signature a CertID hash; templates (response.py) make the response of it at
+either end. The responder stores a record with the header put in under (issuer, serial number), so applying a batch is
+slicing.
 
-    batch  = version(1) times(12) record*
-    times  = produced_at(4) this_update(4) next_update(4)          unix seconds, big-endian
+    batch  = version(1) origin(14) record*
+    origin = responder id(2) produced_at(4) this_update(4) next_update(4)      unix seconds; all big-endian
     record = serial(18) length1(2) length2(2) status signature1 signature2
     status = version(1) flags(1) reason(1) revoked_at(4) not_after(4)
     key    = issuer id(2) serial(18)
-    value  = length1(2) times(12) length2(2) status signature1 signature2
+    value  = length1(2) origin(14) length2(2) status signature1 signature2
 
-The responder finds its template by one slice of a value, VALUE_FORM[hash]: the times and that signature's length.
+Responder id 0 is the issuer's own key; a batch of version 1 has only that and leaves it out. The responder finds its
+template by one slice of a value, VALUE_FORM[hash]: the origin and that signature's length.
 """
 
 import struct
@@ -22,23 +24,27 @@ from typing import Final
 from ca.pki.serial import SERIAL_BYTES
 from ocsp.protocol.response import CertStatus, HashName, Times
 
-_FORMAT_VERSION: Final = 1
-_TIMES: Final = struct.Struct(">III")
-_HEADER_BYTES: Final = 1 + _TIMES.size
+_FORMAT_VERSION: Final = 2
+_ORIGIN: Final = struct.Struct(">HIII")
+_HEADER_BYTES: Final = 1 + _ORIGIN.size
+_WITHOUT_RESPONDER: Final = 1
+_OWN_KEY: Final = bytes(2)
 _RECORD: Final = struct.Struct(">HHBBBII")
-_VALUE: Final = struct.Struct(">HIIIHBBBII")
+_VALUE: Final = struct.Struct(">HHIIIHBBBII")
 _REVOKED_FLAG: Final = 1
 KEY_BYTES: Final = 2 + SERIAL_BYTES
 HASHES: Final = (HashName.SHA1, HashName.SHA256)
 
 # Where the responder's fast path looks without reading the whole value.
-VALUE_FORM: Final = (slice(0, 14), slice(2, 16))
-VALUE_FLAGS: Final = 17
-VALUE_REVOKED_AT: Final = slice(19, 23)
-VALUE_NOT_AFTER: Final = slice(23, 27)
+VALUE_FORM: Final = (slice(0, 16), slice(2, 18))
+VALUE_FLAGS: Final = 19
+VALUE_REVOKED_AT: Final = slice(21, 25)
+VALUE_NOT_AFTER: Final = slice(25, 29)
 VALUE_BYTES: Final = _VALUE.size
-_VALUE_VERSION: Final = 16
-_VALUE_THIS_UPDATE: Final = slice(6, 10)
+# Of what is kept in a store of values: another one is not read.
+VALUE_FORMAT: Final = b"2"
+_VALUE_VERSION: Final = 18
+_VALUE_THIS_UPDATE: Final = slice(8, 12)
 
 
 class BatchError(ValueError):
@@ -59,8 +65,9 @@ class SignedStatus:
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A stored value, read back."""
+    """A stored value, read back; `responder_id` 0 is the issuer's own key."""
 
+    responder_id: int
     times: Times
     version: int
     status: CertStatus
@@ -68,9 +75,10 @@ class StoredResponse:
     signatures: tuple[bytes, bytes]
 
 
-def encode_batch(times: Times, records: Iterable[SignedStatus]) -> bytes:
+def encode_batch(times: Times, records: Iterable[SignedStatus], *, responder_id: int = 0) -> bytes:
     """The payload of a batch row."""
-    parts = [bytes((_FORMAT_VERSION,)), _TIMES.pack(times.produced_at_s, times.this_update_s, times.next_update_s)]
+    parts = [bytes((_FORMAT_VERSION,)),
+             _ORIGIN.pack(responder_id, times.produced_at_s, times.this_update_s, times.next_update_s)]
     pack = _RECORD.pack
     for record in records:
         first, second = record.signatures
@@ -83,10 +91,8 @@ def encode_batch(times: Times, records: Iterable[SignedStatus]) -> bytes:
 
 def split_batch(payload: bytes, issuer_id: int) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of every record, ready to be stored. Raises BatchError."""
-    if len(payload) < _HEADER_BYTES or payload[0] != _FORMAT_VERSION:
-        raise BatchError("not a batch of this version")
-    times, prefix, end = payload[1:_HEADER_BYTES], issuer_id.to_bytes(2, "big"), len(payload)
-    offset = _HEADER_BYTES
+    origin, offset = _origin(payload)
+    prefix, end = issuer_id.to_bytes(2, "big"), len(payload)
     while offset < end:
         body = offset + SERIAL_BYTES
         signatures = body + _RECORD.size
@@ -95,8 +101,22 @@ def split_batch(payload: bytes, issuer_id: int) -> Iterator[tuple[bytes, bytes]]
         behind = signatures + (payload[body] << 8 | payload[body + 1]) + (payload[body + 2] << 8 | payload[body + 3])
         if behind > end:
             raise BatchError("truncated signature")
-        yield prefix + payload[offset:body], payload[body:body + 2] + times + payload[body + 2:behind]
+        yield prefix + payload[offset:body], payload[body:body + 2] + origin + payload[body + 2:behind]
         offset = behind
+
+
+def responder_of_batch(payload: bytes) -> int:
+    """The id of the responder that signed a batch, 0 for the issuer itself. Raises BatchError."""
+    return int.from_bytes(_origin(payload)[0][:2], "big")
+
+
+def _origin(payload: bytes) -> tuple[bytes, int]:
+    """What all records share, and where they begin."""
+    if len(payload) >= _HEADER_BYTES and payload[0] == _FORMAT_VERSION:
+        return payload[1:_HEADER_BYTES], _HEADER_BYTES
+    if len(payload) >= _HEADER_BYTES - 2 and payload[0] == _WITHOUT_RESPONDER:
+        return _OWN_KEY + payload[1:_HEADER_BYTES - 2], _HEADER_BYTES - 2
+    raise BatchError("not a batch of this version")
 
 
 def store_key(issuer_id: int, serial: bytes) -> bytes:
@@ -108,13 +128,13 @@ def read_value(value: bytes) -> StoredResponse:
     """A stored value with both signatures. Raises BatchError."""
     if len(value) < _VALUE.size:
         raise BatchError("truncated value")
-    (first, produced_s, this_s, next_s, second, version, flags, reason, revoked_s, not_after_s
+    (first, responder_id, produced_s, this_s, next_s, second, version, flags, reason, revoked_s, not_after_s
      ) = _VALUE.unpack_from(value)
     if len(value) != _VALUE.size + first + second or flags & ~_REVOKED_FLAG:
         raise BatchError("a value has two signatures of the lengths it says, and flags that are known")
     start = _VALUE.size
     return StoredResponse(
-        Times(produced_at_s=produced_s, this_update_s=this_s, next_update_s=next_s), version,
+        responder_id, Times(produced_at_s=produced_s, this_update_s=this_s, next_update_s=next_s), version,
         CertStatus(revoked_at_s=revoked_s if flags & _REVOKED_FLAG else None, reason=reason), not_after_s,
         (value[start:start + first], value[start + first:]))
 

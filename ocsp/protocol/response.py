@@ -1,8 +1,8 @@
 """OCSP responses from templates (RFC 6960 4.2, RFC 9919): everything but serial, status, times and signature is fixed.
 
-A response is put together from byte strings that are made once an (issuer, hash, times) and joined around the serial
-number and the signature; no object is built for a response. Responses are signed by the issuer's own key and name it by
-key hash (byKey), so they carry no certificate.
+A response is put together from byte strings that are made once an (issuer, signer, hash, times) and joined around the
+serial number and the signature; no object is built for a response. Who signed is named by key hash (byKey): the issuer
+itself, and the response carries no certificate, or a delegated responder, and the response ends with its certificate.
 """
 
 import hashlib
@@ -71,11 +71,17 @@ GOOD: Final = CertStatus()
 
 
 class ResponseTemplate:
-    """The bytes around serial number and signature for one issuer and one CertID hash."""
+    """The bytes around serial number and signature for one issuer and one CertID hash.
 
-    def __init__(self, issuer: Issuer, name: HashName) -> None:
-        self._algorithm = issuer.signature_algorithm
-        self._responder = der.tlv(_BY_KEY, der.tlv(der.OCTET_STRING, _hash(HashName.SHA1, issuer.key_bits)))
+    `responder` is the certificate of a delegated responder of this issuer, read; without it the issuer signs. `tail` is
+    what stands behind the signature.
+    """
+
+    def __init__(self, issuer: Issuer, name: HashName, responder: Issuer | None = None) -> None:
+        signer = responder or issuer
+        self._algorithm = signer.signature_algorithm
+        self._responder = der.tlv(_BY_KEY, der.tlv(der.OCTET_STRING, _hash(HashName.SHA1, signer.key_bits)))
+        self.tail = b"" if responder is None else der.tlv(_EXPLICIT_0, der.sequence(responder.certificate_der))
         self.name_hash = _hash(name, issuer.subject_der)
         self.key_hash = _hash(name, issuer.key_bits)
         self._cert_id = (_HASH_ALGORITHM[name] + der.tlv(der.OCTET_STRING, self.name_hash)
@@ -96,14 +102,14 @@ class ResponseTemplate:
     def response(self, serial: bytes, status: CertStatus, times: Times, signature: bytes) -> bytes:
         """The whole OCSPResponse. In bulk take `around` once and join."""
         before, after = self.around(status, times, len(signature))
-        return b"".join((before, serial, after, signature))
+        return b"".join((before, serial, after, signature, self.tail))
 
     def around_serial(self, status: CertStatus, times: Times) -> tuple[bytes, bytes]:
         """Of the bytes that are signed, everything before and behind the serial number's 18 octets."""
         return self._fill(status, times, None)
 
     def around(self, status: CertStatus, times: Times, signature_bytes: int) -> tuple[bytes, bytes]:
-        """Of the whole response, everything before the serial number, and between it and the signature at the end."""
+        """Of the whole response, everything before the serial number, and between it and the signature."""
         return self._fill(status, times, signature_bytes)
 
     def _fill(self, status: CertStatus, times: Times, signature_bytes: int | None) -> tuple[bytes, bytes]:
@@ -130,10 +136,10 @@ class ResponseTemplate:
         if len(data) != expected:
             raise ValueError(f"ResponseData has {len(data)} octets where {expected} are expected")
         if signature_bytes is not None:
-            basic = der.sequence(data, self._algorithm, der.bit_string(b"Z" * signature_bytes))
+            basic = der.sequence(data, self._algorithm, der.bit_string(b"Z" * signature_bytes), self.tail)
             whole = der.sequence(_SUCCESSFUL, der.tlv(_EXPLICIT_0, der.sequence(
                 _OCSP_BASIC, der.tlv(der.OCTET_STRING, basic))))
-            data = whole[:-signature_bytes]
+            data = whole[:len(whole) - signature_bytes - len(self.tail)]
         found, rest = [], data
         for marker in (produced, serial, b"" if reason is None else revoked, this, following):
             start = rest.index(marker)

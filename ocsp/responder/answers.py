@@ -6,11 +6,11 @@ name the template and the HTTP header around it. Everything else goes through th
 """
 
 from binascii import hexlify
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ca.pki.issuer import read_issuer
+from ca.pki.issuer import Issuer, read_issuer
 from ca.pki.serial import SERIAL_BYTES
 from ocsp.protocol.batch import (
     HASHES,
@@ -44,8 +44,9 @@ _MAX_FORMS: Final = 16_384
 _REVOKED_FORM: Final = slice(VALUE_FLAGS, VALUE_FLAGS + 2)
 
 # until when it holds; the HTTP head up to Date; from behind the ETag up to the serial number; behind the serial number
-# up to the time of revocation or, for good, up to the signature; behind that time; where in the value the signature is
-_Form = tuple[int, bytes, bytes, bytes, bytes, slice]
+# up to the time of revocation or, for good, up to the signature; behind that time; where in the value the signature is;
+# what is behind it
+_Form = tuple[int, bytes, bytes, bytes, bytes, slice, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,12 @@ class Answer:
     times: Times | None
     status: bytes = b"200 OK"
     headers: bytes = b""
+    signature: bytes = b""
 
     @property
     def etag(self) -> bytes:
-        """Strong: the end of the signature, which is the end of the response, and over all of it that varies."""
-        return b'"' + hexlify(self.body[-_ETAG_BYTES:]) + b'"'
+        """Strong: the end of the signature, which is over all of the response that varies."""
+        return b'"' + hexlify(self.signature[-_ETAG_BYTES:]) + b'"'
 
 
 MALFORMED: Final = Answer(MALFORMED_REQUEST, None, b"400 Bad Request")
@@ -71,20 +73,29 @@ NOT_AUTHORIZED: Final = Answer(UNAUTHORIZED, None)
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One issuer under one CertID hash. `forms` are kept for every shape of response that was asked for."""
+    """One issuer under one CertID hash. `forms` are kept for every shape of response that was asked for, `templates`
+    for everyone who signs: 0 is the issuer itself, others are delegated responders."""
 
+    issuer: Issuer
     key_prefix: bytes
     hash_index: int
-    template: ResponseTemplate
+    templates: dict[int, ResponseTemplate]
     form_of_value: slice
     forms: dict[bytes, _Form]
 
 
-class Answers:
-    """Knows the issuers. `past_next_update` counts answers that were withheld because nobody signed them again."""
+class _SignerUnknown(Exception):
+    """The certificate of the responder that signed is not here; it comes with the next look at the database."""
 
-    def __init__(self, issuers: Sequence[StoredIssuer], memory: ResponseMemory, second: Second) -> None:
+
+class Answers:
+    """Knows the issuers, and the delegated responders by id. `past_next_update` counts answers that were withheld
+    because nobody signed them again."""
+
+    def __init__(self, issuers: Sequence[StoredIssuer], memory: ResponseMemory, second: Second,
+                 responders: Mapping[int, bytes] | None = None) -> None:
         self._memory = memory
+        self._responders = responders or {}
         self._second = second
         self._by_hashes: dict[tuple[HashName, bytes, bytes], _Asked] = {}
         self._by_prefix: dict[bytes, _Asked] = {}
@@ -93,7 +104,7 @@ class Answers:
             read = read_issuer(issuer.certificate)
             for index, name in enumerate(HASHES):
                 template = ResponseTemplate(read, name)
-                asked = _Asked(store_key(issuer.id, b""), index, template, VALUE_FORM[index], {})
+                asked = _Asked(read, store_key(issuer.id, b""), index, {0: template}, VALUE_FORM[index], {})
                 self._by_hashes[name, template.name_hash, template.key_hash] = asked
                 self._by_prefix[template.canonical_request()[:-SERIAL_BYTES]] = asked
         self.quick: Callable[[bytes], bytes | None] = self._make_quick()
@@ -124,13 +135,13 @@ class Answers:
                 form = make_form(asked, value, shape)
                 if form is None:
                     return None
-            _, head, before, after, behind, where = form
+            _, head, before, after, behind, where, tail = form
             signature = value[where]
             etag = hexlify(signature[-_ETAG_BYTES:])
             if not behind:
-                return b"".join((head, second.date_and_etag, etag, before, serial, after, signature))
-            revoked_at = generalized_time(int.from_bytes(value[VALUE_REVOKED_AT], "big"))
-            return b"".join((head, second.date_and_etag, etag, before, serial, after, revoked_at, behind, signature))
+                return b"".join((head, second.date_and_etag, etag, before, serial, after, signature, tail))
+            revoked = generalized_time(int.from_bytes(value[VALUE_REVOKED_AT], "big"))
+            return b"".join((head, second.date_and_etag, etag, before, serial, after, revoked, behind, signature, tail))
 
         return quick
 
@@ -143,17 +154,32 @@ class Answers:
         times, size = stored.times, len(stored.signatures[asked.hash_index])
         if times.next_update_s < second.now_s:
             return None
-        before, after = asked.template.around(stored.status, times, size)
-        behind = b""
-        head = SUCCESS_LINES % (len(before) + SERIAL_BYTES + len(after) + size) + second.cache_headers(times)
+        try:
+            template = self._template(asked, stored.responder_id)
+        except _SignerUnknown:
+            return None
+        before, after = template.around(stored.status, times, size)
+        behind, tail = b"", template.tail
+        body_bytes = len(before) + SERIAL_BYTES + len(after) + size + len(tail)
+        head = SUCCESS_LINES % body_bytes + second.cache_headers(times)
         if stored.status.revoked_at_s is not None:
             after, _, behind = after.partition(generalized_time(stored.status.revoked_at_s))
         if len(asked.forms) >= _MAX_FORMS:
             asked.forms.clear()
         form = asked.forms[shape] = (
             max(second.now_s + 1, second.full_age_until_s(times)), head, _END_OF_HEAD + before, after, behind,
-            slice(-size, None) if asked.hash_index else slice(VALUE_BYTES, VALUE_BYTES + size))
+            slice(-size, None) if asked.hash_index else slice(VALUE_BYTES, VALUE_BYTES + size), tail)
         return form
+
+    def _template(self, asked: _Asked, responder_id: int) -> ResponseTemplate:
+        found = asked.templates.get(responder_id)
+        if found is None:
+            certificate = self._responders.get(responder_id)
+            if certificate is None:
+                raise _SignerUnknown
+            found = ResponseTemplate(asked.issuer, HASHES[asked.hash_index], read_issuer(certificate))
+            asked.templates[responder_id] = found
+        return found
 
     def answer(self, request: bytes) -> Answer:
         """The response to any request; an error response when there is none to give."""
@@ -186,5 +212,10 @@ class Answers:
         if stored.times.next_update_s < self._second.now_s:
             self.past_next_update += 1
             return INTERNAL
-        return Answer(asked.template.response(first.serial, stored.status, stored.times,
-                                              stored.signatures[asked.hash_index]), stored.times)
+        try:
+            template = self._template(asked, stored.responder_id)
+        except _SignerUnknown:
+            return LATER
+        signature = stored.signatures[asked.hash_index]
+        return Answer(template.response(first.serial, stored.status, stored.times, signature), stored.times,
+                      signature=signature)

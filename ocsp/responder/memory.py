@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import lmdb
 
-from ocsp.protocol.batch import KEY_BYTES, VALUE_NOT_AFTER, replaces
+from ocsp.protocol.batch import KEY_BYTES, VALUE_FORMAT, VALUE_NOT_AFTER, replaces
 
 MemoryFault = lmdb.Error
 MemoryFull = lmdb.MapFullError
@@ -30,6 +30,8 @@ _DAMAGE: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError
 _MARK: Final = b"mark"
 _COMPLETE: Final = b"complete"
 _ISSUERS: Final = b"issuers"
+_RESPONDERS: Final = b"responders"
+_FORMAT: Final = b"format"
 _MARK_FORM: Final = struct.Struct(">QQ")
 _MAX_READERS: Final = 512
 
@@ -89,29 +91,39 @@ class ResponseMemory:
         with self._environment.begin() as transaction:
             return bytes(transaction.get(_ISSUERS) or b"")
 
-    def set_issuers(self, encoded: bytes) -> None:
+    def responders(self) -> bytes:
+        """The delegated responders, in the same way."""
+        with self._environment.begin() as transaction:
+            return bytes(transaction.get(_RESPONDERS) or b"")
+
+    def set_issuers(self, encoded: bytes, responders: bytes = b"") -> None:
         """Only the writer calls this."""
         with self._write() as transaction:
             transaction.put(_ISSUERS, encoded)
+            transaction.put(_RESPONDERS, responders)
 
     def apply(self, items: Iterable[tuple[bytes, bytes]], *, mark: Mark, complete: bool = False) -> int:
         """Stores what is newer than what is there, and how far the log is applied, in one write. Returns the count.
 
-        Only the writer calls this. `complete` says once that the end of the log has been reached.
+        Only the writer calls this. `complete` says once that the end of the log has been reached. All is looked up and
+        written in the order of the keys, in two calls: half of the processor time of going through them one by one.
         """
-        stored = 0
+        latest: dict[bytes, bytes] = {}
+        for key, value in items:
+            other = latest.get(key)
+            if other is None or replaces(value, other):
+                latest[key] = value
         with self._write() as transaction:
-            get, put = transaction.get, transaction.put
-            for key, value in items:
-                old = get(key)
-                if old is None or replaces(value, old):
-                    put(key, value)
-                    stored += 1
-            put(_MARK, _MARK_FORM.pack(mark.batch_id, mark.produced_at_us))
+            with transaction.cursor() as cursor:
+                for key, old in cursor.getmulti(sorted(latest)):
+                    if not replaces(latest[key], old):
+                        del latest[key]
+                cursor.putmulti(sorted(latest.items()))
+            transaction.put(_MARK, _MARK_FORM.pack(mark.batch_id, mark.produced_at_us))
             if complete:
-                put(_COMPLETE, b"1")
+                transaction.put(_COMPLETE, b"1")
         self.complete = self.complete or complete
-        return stored
+        return len(latest)
 
     def forget_expired(self, after: bytes, *, now_s: int, limit: int) -> bytes:
         """Looks at `limit` entries behind `after` and removes those whose certificate has expired.
@@ -185,7 +197,7 @@ class ResponseMemory:
                 try:
                     self._open(current)
                     return
-                except (*_DAMAGE, _Truncated, FileNotFoundError):
+                except (*_DAMAGE, _Unusable, FileNotFoundError):
                     self.close()
             self._open(self._begin_generation(current))
 
@@ -209,19 +221,32 @@ class ResponseMemory:
         self._environment = lmdb.open(str(path), map_size=self._map_bytes, max_readers=_MAX_READERS, metasync=False,
                                       readahead=False)
         _require_whole(path / "data.mdb", self._environment)
+        _require_format(self._environment)
         self._environment.reader_check()
         self._generation = generation
         self._read_with(self._environment.begin())
 
 
-class _Truncated(Exception):
-    """The file ends before its last page: reading it would kill the process (SIGBUS)."""
+class _Unusable(Exception):
+    """The file ends before its last page, so that reading it would kill the process (SIGBUS); or another version of
+    this program wrote it."""
 
 
 def _require_whole(path: Path, environment: Any) -> None:
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     if os.stat(path).st_size < needed:
-        raise _Truncated(path)
+        raise _Unusable(path)
+
+
+def _require_format(environment: Any) -> None:
+    """An empty file gets the mark of this version."""
+    with environment.begin() as transaction:
+        found = transaction.get(_FORMAT)
+    if found is None and not environment.stat()["entries"]:
+        with environment.begin(write=True) as transaction:
+            transaction.put(_FORMAT, VALUE_FORMAT)
+    elif found != VALUE_FORMAT:
+        raise _Unusable(environment.path())
 
 
 @contextmanager

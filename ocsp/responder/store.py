@@ -7,13 +7,23 @@ from typing import Final
 from ca.process.postgres import Pool
 
 _ISSUERS: Final = "SELECT id, certificate FROM issuers ORDER BY id"
-# The primary key is (id, produced_at): each partition's index gives its next rows in order.
+_RESPONDERS: Final = "SELECT id, certificate FROM ocsp_responders WHERE certificate IS NOT NULL ORDER BY id"
+# The primary key is (id, produced_at): each partition's index gives its next rows in order. Payloads are out of line,
+# so counting ahead does not read them. Batches hold one response or thousands: both are bounded in what is taken.
 _BATCHES: Final = """
-SELECT id, produced_at, issuer_id, payload FROM ocsp_batches
-WHERE id > $1 AND next_update > $2 ORDER BY id LIMIT $3
+SELECT b.id, b.produced_at, b.issuer_id, b.payload, n.found
+FROM (SELECT id, produced_at, sum(count) OVER (ORDER BY id) - count AS before, count(*) OVER () AS found
+      FROM (SELECT id, produced_at, count FROM ocsp_batches WHERE id > $1 AND next_update > $2 ORDER BY id LIMIT $3
+           ) AS following) AS n
+JOIN ocsp_batches b ON b.id = n.id AND b.produced_at = n.produced_at
+WHERE n.before < $4 ORDER BY b.id
 """
 _BATCH_TIME: Final = "SELECT produced_at FROM ocsp_batches WHERE id = $1"
 _LAST_ID: Final = "SELECT max(id) FROM ocsp_batches"
+
+
+_BATCHES_AT_ONCE: Final = 512
+_RESPONSES_AT_ONCE: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +49,17 @@ async def issuers(pool: Pool) -> list[StoredIssuer]:
     return [StoredIssuer(id=row["id"], certificate=row["certificate"]) for row in await pool.fetch(_ISSUERS)]
 
 
-async def batches_after(pool: Pool, last_id: int, *, now: datetime, limit: int) -> list[StoredBatch]:
-    """The next batches of the log that still hold an unexpired response, in order."""
-    rows = await pool.fetch(_BATCHES, last_id, now, limit)
-    return [StoredBatch(id=row["id"], produced_at=row["produced_at"], issuer_id=row["issuer_id"],
-                        payload=row["payload"]) for row in rows]
+async def responders(pool: Pool) -> list[tuple[int, bytes]]:
+    """(id, certificate) of every delegated responder."""
+    return [(row["id"], row["certificate"]) for row in await pool.fetch(_RESPONDERS)]
+
+
+async def batches_after(pool: Pool, last_id: int, *, now: datetime) -> tuple[list[StoredBatch], bool]:
+    """The next batches of the log that still hold an unexpired response, in order, and whether those are the last."""
+    rows = await pool.fetch(_BATCHES, last_id, now, _BATCHES_AT_ONCE, _RESPONSES_AT_ONCE)
+    found = [StoredBatch(id=row["id"], produced_at=row["produced_at"], issuer_id=row["issuer_id"],
+                         payload=row["payload"]) for row in rows]
+    return found, not rows or len(rows) == rows[0]["found"] < _BATCHES_AT_ONCE
 
 
 async def batch_time(pool: Pool, batch_id: int) -> datetime | None:

@@ -18,7 +18,7 @@ from ca.process.lifecycle import StartupError
 from ca.process.postgres import UNAVAILABLE, Listener, Pool, PostgresError, create_pool
 from ca.process.settings import DatabaseSettings
 from ca.process.worker import wait_any
-from ocsp.protocol.batch import BatchError, split_batch
+from ocsp.protocol.batch import BatchError, responder_of_batch, split_batch
 from ocsp.responder import store
 from ocsp.responder.memory import Mark, MemoryFault, MemoryFull, ResponseMemory, decode_issuers, encode_issuers
 from ocsp.responder.store import StoredBatch
@@ -27,7 +27,6 @@ _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
 ROLE: Final = "ocsp_reader"
-_BATCHES_AT_ONCE: Final = 8
 _CURRENT: Final = b"current"
 _POLL_S: Final = 1.0
 _TAKE_OVER_S: Final = 0.25
@@ -67,6 +66,8 @@ class Tail:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tail")
         self._issuers_due_at = 0.0
         self._forget_behind = b""
+        self._responders: frozenset[int] = frozenset()
+        self._ahead: tuple[int, asyncio.Task[tuple[list[StoredBatch], bool]]] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Waits for the writer's lock, then applies the log until `stop`. Raises StartupError.
@@ -132,6 +133,7 @@ class Tail:
                     mark, waiting = None, True
                 if waiting:
                     await wait_any(self._wake, stop, timeout_s=_POLL_S)
+            self._fetch_no_more()
 
     async def _step(self, pool: Pool, mark: Mark) -> tuple[Mark, bool]:
         """Applies what is next in the log. Returns the mark, and whether the end was reached."""
@@ -139,16 +141,41 @@ class Tail:
             self._issuers_due_at = 0.0
             await self._read_issuers(pool)
             return await self._starting_point(pool), False
-        batches = await store.batches_after(pool, mark.batch_id, now=self._ambient.now(), limit=_BATCHES_AT_ONCE)
+        batches, at_end = await self._following(pool, mark)
         if batches:
             mark = Mark(batches[-1].id, _microseconds(batches[-1].produced_at))
-        at_end = len(batches) < _BATCHES_AT_ONCE
+        if not self._responders.issuperset(_responders_of(batches)):
+            self._issuers_due_at = 0.0
+            await self._read_issuers(pool)
         if batches or not self._memory.complete:
             await self._in_thread(self._apply, batches, mark, at_end)
             return mark, False
         self._set_current()
         await self._look_after(pool)
         return mark, True
+
+    async def _following(self, pool: Pool, mark: Mark) -> tuple[list[StoredBatch], bool]:
+        """What is next in the log, and whether that is its end. While it is applied, what follows is fetched."""
+        if self._ahead is not None and self._ahead[0] == mark.batch_id:
+            fetching = self._ahead[1]
+            self._ahead = None
+        else:
+            self._fetch_no_more()
+            fetching = self._fetch(pool, mark.batch_id)
+        batches, at_end = await fetching
+        if not at_end:
+            self._ahead = batches[-1].id, self._fetch(pool, batches[-1].id)
+        return batches, at_end
+
+    def _fetch(self, pool: Pool, after_id: int) -> asyncio.Task[tuple[list[StoredBatch], bool]]:
+        return asyncio.create_task(store.batches_after(pool, after_id, now=self._ambient.now()))
+
+    def _fetch_no_more(self) -> None:
+        if self._ahead is not None:
+            # A fault of it is nobody's any more: the batches will be asked for again.
+            self._ahead[1].add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._ahead[1].cancel()
+            self._ahead = None
 
     def _apply(self, batches: list[StoredBatch], mark: Mark, at_end: bool) -> None:
         """In the thread: all in one write, in the order of the log."""
@@ -197,8 +224,11 @@ class Tail:
         if any(issuer_id in known and not _same_key(known[issuer_id], der) for issuer_id, der in found):
             self._log.warning("the memory is of another CA; filling it anew")
             self._memory.begin_anew()
-        if list(decode_issuers(self._memory.issuers())) != found:
-            await self._in_thread(self._memory.set_issuers, encode_issuers(found))
+        responders = await store.responders(pool)
+        encoded = encode_issuers(found), encode_issuers(responders)
+        if (self._memory.issuers(), self._memory.responders()) != encoded:
+            await self._in_thread(self._memory.set_issuers, *encoded)
+        self._responders = frozenset(responder_id for responder_id, _ in responders) | {0}
         self._memory.free_dead_readers()
         self._issuers_due_at = loop.time() + _ISSUERS_EVERY_S
 
@@ -206,6 +236,14 @@ class Tail:
         self, act: Callable[_Parameters, _Result], *args: _Parameters.args, **kwargs: _Parameters.kwargs
     ) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: act(*args, **kwargs))
+
+
+def _responders_of(batches: list[StoredBatch]) -> set[int]:
+    found = set()
+    for batch in batches:
+        with suppress(BatchError):      # said where it is applied
+            found.add(responder_of_batch(batch.payload))
+    return found
 
 
 def _locked(descriptor: int) -> bool:

@@ -13,6 +13,7 @@ from ocsp.protocol.batch import (
     encode_batch,
     read_value,
     replaces,
+    responder_of_batch,
     split_batch,
     store_key,
 )
@@ -26,15 +27,18 @@ records = st.lists(st.builds(SignedStatus, st.binary(min_size=18, max_size=18), 
                              st.tuples(signatures, signatures)), max_size=5)
 
 
-@given(when=times, items=records, issuer_id=st.integers(0, 32_767))
-def test_a_batch_gives_back_its_records(when: Times, items: list[SignedStatus], issuer_id: int) -> None:
-    """Every record becomes a key and a value that holds the same facts and the batch's times."""
-    found = list(split_batch(encode_batch(when, items), issuer_id))
+@given(when=times, items=records, issuer_id=st.integers(0, 32_767), responder_id=st.integers(0, 32_767))
+def test_a_batch_gives_back_its_records(when: Times, items: list[SignedStatus], issuer_id: int,
+                                        responder_id: int) -> None:
+    """Every record becomes a key and a value that holds the same facts, the batch's times and who signed."""
+    payload = encode_batch(when, items, responder_id=responder_id)
+    assert responder_of_batch(payload) == responder_id
+    found = list(split_batch(payload, issuer_id))
     assert [key for key, _ in found] == [store_key(issuer_id, item.serial) for item in items]
     for (_, value), item in zip(found, items, strict=True):
         read = read_value(value)
-        assert (read.times, read.version, read.status, read.not_after_s, read.signatures) == (
-            when, item.version, item.status, item.not_after_s, item.signatures)
+        assert (read.responder_id, read.times, read.version, read.status, read.not_after_s, read.signatures) == (
+            responder_id, when, item.version, item.status, item.not_after_s, item.signatures)
         assert value[VALUE_NOT_AFTER] == item.not_after_s.to_bytes(4, "big")
         assert bool(value[VALUE_FLAGS]) is (item.status.revoked_at_s is not None)
 
@@ -54,8 +58,20 @@ def test_a_cut_batch_is_refused(when: Times, items: list[SignedStatus], data: st
 def test_another_version_is_refused() -> None:
     """A responder of this version leaves a later format alone."""
     payload = encode_batch(Times(produced_at_s=1, this_update_s=1, next_update_s=2), [])
+    for version in (0, 3, 255):
+        with pytest.raises(BatchError):
+            list(split_batch(bytes([version]) + payload[1:], 1))
+
+
+@given(when=times, items=records)
+def test_batches_of_the_first_version_are_read(when: Times, items: list[SignedStatus]) -> None:
+    """Those in the log when the program is upgraded: signed by the issuer itself, everything else in its place."""
+    payload = encode_batch(when, items)
+    first = b"\x01" + payload[3:]
+    assert responder_of_batch(first) == 0
+    assert list(split_batch(first, 1)) == list(split_batch(payload, 1))
     with pytest.raises(BatchError):
-        list(split_batch(b"\x02" + payload[1:], 1))
+        list(split_batch(first[:12], 1))
 
 
 @given(data=st.binary(max_size=200))

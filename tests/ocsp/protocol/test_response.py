@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ocsp.protocol.response import CertStatus, HashName, ResponseTemplate, Times
 from tests.ca.pki.authority import Authority, authority
 from tests.ocsp.protocol import reference
+from tests.ocsp.signing import delegate_of
 
 AUTHORITIES = {"p256": authority(ec.generate_private_key(ec.SECP256R1())),
                "p384": authority(ec.generate_private_key(ec.SECP384R1())),
@@ -125,6 +126,37 @@ def test_openssl_accepts_the_response(kind: str, name: HashName, tmp_path: Path)
     assert "Response verify OK" in done.stderr, done.stderr
     assert f"0x{SERIAL.hex()}: revoked" in done.stdout, done.stdout
     assert "Reason: keyCompromise" in done.stdout
+
+
+@pytest.mark.parametrize("kind", sorted(AUTHORITIES))
+@pytest.mark.parametrize("name", list(HashName), ids=lambda name: name.value)
+@pytest.mark.parametrize("status", sorted(STATUSES))
+def test_a_delegated_responder_signs_and_shows_its_certificate(
+    kind: str, name: HashName, status: str, tmp_path: Path
+) -> None:
+    """The CertID is the issuer's, the key hash and signature the responder's, its certificate is in the response.
+
+    openssl is told of the root alone, so it has to find that the issuer has certified the responder.
+    """
+    own, shown = AUTHORITIES[kind], STATUSES[status]
+    delegate = delegate_of(own)
+    template = ResponseTemplate(own.issuer, name, delegate.certificate)
+    response = template.response(SERIAL, shown, TIMES, delegate.sign(template.tbs(SERIAL, shown, TIMES)))
+    read = ocsp.load_der_ocsp_response(response)
+    assert read.responder_key_hash == hashlib.sha1(delegate.certificate.key_bits, usedforsecurity=False).digest()
+    assert read.issuer_key_hash == ResponseTemplate(own.issuer, name).key_hash
+    assert [one.public_bytes(Encoding.DER) for one in read.certificates] == [delegate.certificate.certificate_der]
+    delegate.key.public_key().verify(read.signature, read.tbs_response_bytes, ec.ECDSA(hashes.SHA256()))
+    (tmp_path / "response").write_bytes(response)
+    (tmp_path / "issuer.pem").write_bytes(own.certificate.public_bytes(Encoding.PEM))
+    (tmp_path / "root.pem").write_bytes(own.root_certificate.public_bytes(Encoding.PEM))
+    done = subprocess.run(
+        ["openssl", "ocsp", "-respin", tmp_path / "response", "-issuer", tmp_path / "issuer.pem", f"-{name.value}",
+         "-serial", f"0x{SERIAL.hex()}", "-CAfile", tmp_path / "root.pem", "-attime", str(TIMES.this_update_s + 60),
+         "-verify_other", tmp_path / "issuer.pem", "-validity_period", str(10**9)],
+        capture_output=True, text=True, check=False)
+    assert "Response verify OK" in done.stderr, done.stderr
+    assert f"0x{SERIAL.hex()}: {'good' if status == 'good' else 'revoked'}" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize("reason", [6, 7, 8, 11, -1])

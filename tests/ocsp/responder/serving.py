@@ -79,9 +79,11 @@ class Serving:
         writer.close()
         return found
 
-    def store(self, records: Sequence[SignedStatus], *, times: Times = TIMES, batch_id: int = 1) -> None:
+    def store(self, records: Sequence[SignedStatus], *, times: Times = TIMES, batch_id: int = 1,
+              responder_id: int = 0) -> None:
         """Puts signed records into the memory."""
-        self.memory.apply(split_batch(encode_batch(times, records), ISSUER_ID), mark=Mark(batch_id, 1), complete=True)
+        payload = encode_batch(times, records, responder_id=responder_id)
+        self.memory.apply(split_batch(payload, ISSUER_ID), mark=Mark(batch_id, 1), complete=True)
         self.server.refresh()
 
 

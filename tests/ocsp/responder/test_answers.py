@@ -19,11 +19,11 @@ from ocsp.protocol.response import (
     ResponseTemplate,
     Times,
 )
-from ocsp.responder.memory import Mark
+from ocsp.responder.memory import Mark, encode_issuers
 from tests.ca.pki.authority import authority
 from tests.ocsp.protocol import reference
 from tests.ocsp.responder.serving import Serving, get, post, request_for, serving
-from tests.ocsp.signing import DAY_S, NOW_S, TIMES, serial_of, signed
+from tests.ocsp.signing import DAY_S, NOW_S, TIMES, delegate_of, serial_of, signed
 
 OWN = authority(ec.generate_private_key(ec.SECP256R1()))
 RSA = authority(rsa.generate_private_key(65_537, 2048))
@@ -67,6 +67,33 @@ async def test_the_quick_way_gives_the_bytes_of_the_strict_way(service: Serving)
             posted, = await service.ask(post(request))
             again, = await service.ask(post(request))
             assert first == second == posted == again
+
+
+@pytest.mark.parametrize("status", [CertStatus(), REVOKED, COMPROMISED], ids=["good", "revoked", "reason"])
+async def test_what_a_delegated_responder_signed_carries_its_certificate(service: Serving, status: CertStatus) -> None:
+    """Either way the same bytes; until the responder's certificate is here, nobody is told anything but tryLater."""
+    delegate = delegate_of(OWN)
+    record = signed(OWN, serial_of(1), status, version=1, delegate=delegate)
+    service.store([record], responder_id=9)
+    request = request_for(OWN, record.serial)
+    reply, = await service.ask(get(request))
+    assert (reply.status, reply.body) == (503, TRY_LATER)
+    service.memory.set_issuers(service.memory.issuers(), encode_issuers([(9, delegate.certificate.certificate_der)]))
+    service.server.refresh()
+    service.server.look_around()
+    for index, name in enumerate(("sha1", "sha256")):
+        request = request_for(OWN, record.serial, name)
+        expected = ResponseTemplate(OWN.issuer, HashName(name), delegate.certificate).response(
+            record.serial, status, TIMES, record.signatures[index])
+        first, = await service.ask(get(request, f"X-First: {name}"))
+        assert (first.status, first.body) == (200, expected)
+        assert service.server.quick(request) is not None
+        second, = await service.ask(get(request, f"X-First: {name}"))
+        assert second == first
+    again = signed(OWN, serial_of(1), status, version=2)
+    service.store([again])
+    reply, = await service.ask(get(request_for(OWN, record.serial)))
+    assert not ocsp.load_der_ocsp_response(reply.body).certificates
 
 
 async def test_requests_with_options_are_answered_as_without(service: Serving) -> None:

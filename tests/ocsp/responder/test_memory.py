@@ -125,6 +125,19 @@ def test_a_damaged_file_is_left_for_an_empty_one(tmp_path: Path, damage: object)
     again.close()
 
 
+def test_a_file_of_another_version_is_left_for_an_empty_one(tmp_path: Path) -> None:
+    """Values of another format would be read wrongly; one of no format at all is from before there was a mark."""
+    for found in (b"1", None):
+        memory = opened(tmp_path)
+        memory.apply([entry(1)], mark=Mark(5, 6), complete=True)
+        with memory._environment.begin(write=True) as transaction:
+            transaction.put(b"format", found) if found else transaction.delete(b"format")
+        memory.close()
+        again = opened(tmp_path)
+        assert (again.get(entry(1)[0]), again.mark(), again.complete) == (None, Mark(), False)
+        again.close()
+
+
 def test_a_read_that_fails_leads_to_a_new_generation(tmp_path: Path) -> None:
     """Pages overwritten under a running worker: reads raise, are reported, and the next renewal starts anew."""
     memory = opened(tmp_path)
