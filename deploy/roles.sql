@@ -63,7 +63,7 @@ GRANT SELECT ON issuers, ocsp_batches, ocsp_responders TO ocsp_reader;
 -- Operators' CLI and page: reads everything but secrets (there are none in the database), asks for revocations,
 -- revokes accounts, blocks names and keys, records what a ceremony made, keeps partitions, drops old CRLs.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO ca_admin;
-GRANT UPDATE (revoked_at) ON accounts TO ca_admin;
+GRANT UPDATE (revoked_at, dns_persist_allowed_at) ON accounts TO ca_admin;
 GRANT INSERT ON revocation_requests TO ca_admin;
 GRANT INSERT (id, acted_at, operator, act, subject, detail) ON operator_acts TO ca_admin;
 GRANT INSERT, DELETE ON blocked_names TO ca_admin;

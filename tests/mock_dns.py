@@ -62,12 +62,14 @@ class _Misbehaviour:
 
 @dataclass(slots=True)
 class MockDns:
-    """The server and its data. Names are given without a trailing dot, in any case."""
+    """The server and its data. Names are given without a trailing dot, in any case; `ttls_s` lower case."""
 
     host: str = "127.0.0.1"
     port: int = 0
     default: dict[str, list[Value]] = field(default_factory=dict)
     queries: list[Query] = field(default_factory=list)
+    ttl_s: int = 0
+    ttls_s: dict[str, int] = field(default_factory=dict)
     _records: dict[str, dict[str, list[Value]]] = field(default_factory=dict)
     _misbehaviours: dict[tuple[str, str | None], _Misbehaviour] = field(default_factory=dict)
     _udp: asyncio.DatagramTransport | None = None
@@ -173,14 +175,14 @@ class MockDns:
             values = here.get(rdtype, [])
             if values:
                 shown = "elsewhere.invalid" if kind == "foreign-answer" else owner
-                response.answer.append(_rrset(shown, rdtype, values))
+                response.answer.append(_rrset(shown, rdtype, values, self._ttl_of(owner)))
                 break
             alias = here.get("CNAME")
             if not alias or rdtype == "CNAME":
                 if not self._exists(owner):
                     response.set_rcode(dns.rcode.NXDOMAIN)
                 break
-            response.answer.append(_rrset(owner, "CNAME", alias[:1]))
+            response.answer.append(_rrset(owner, "CNAME", alias[:1], self._ttl_of(owner)))
             owner = _key(str(alias[0]))
             if kind in ("no-chain", "half-chain"):
                 break
@@ -188,6 +190,9 @@ class MockDns:
             response.answer.clear()
         if kind != "half-chain" and not any(dns.rdatatype.to_text(rrset.rdtype) == rdtype for rrset in response.answer):
             response.authority.append(_rrset("", "SOA", ["ns.invalid. hostmaster.invalid. 1 60 60 60 60"]))
+
+    def _ttl_of(self, name: str) -> int:
+        return self.ttls_s.get(name, self.ttl_s)
 
     def _at(self, name: str) -> Mapping[str, list[Value]]:
         here = self._records.get(name)
@@ -244,10 +249,10 @@ def _key(name: str) -> str:
     return name.rstrip(".").lower()
 
 
-def _rrset(name: str, rdtype: str, values: Sequence[Value]) -> dns.rrset.RRset:
+def _rrset(name: str, rdtype: str, values: Sequence[Value], ttl_s: int = 0) -> dns.rrset.RRset:
     rrset = dns.rrset.RRset(dns.name.from_text(name), dns.rdataclass.IN, dns.rdatatype.from_text(rdtype))
     for value in values:
-        rrset.add(_rdata(rdtype, value), ttl=0)
+        rrset.add(_rdata(rdtype, value), ttl=ttl_s)
     return rrset
 
 

@@ -32,7 +32,7 @@ class AccountStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A subscriber, as the database knows it. `jwk` is canonical."""
+    """A subscriber, as the database knows it. `jwk` is canonical. `dns_persist_allowed`: by an operator (row X1)."""
 
     id: bytes
     thumbprint: bytes
@@ -41,6 +41,7 @@ class Account:
     terms_agreed_at: datetime | None
     deactivated_at: datetime | None
     revoked_at: datetime | None
+    dns_persist_allowed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Authorizations: the status that follows from facts, and what an authorization looks like (RFC 8555 7.1.4, 7.5)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -60,10 +60,10 @@ class AuthorizationFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Challenge:
-    """One offered challenge."""
+    """One offered challenge. `token` None: the type has none."""
 
     type: str
-    token: str
+    token: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +153,10 @@ def decide_update(authorization: Authorization, payload: Mapping[str, Any], now:
     raise malformed(f"the authorization is {status} and stays so")
 
 
-def authorization_object(base: str, authorization: Authorization, now: datetime) -> dict[str, Any]:
-    """RFC 8555 7.1.4. Raises Problem when it has expired."""
+def authorization_object(
+    base: str, authorization: Authorization, now: datetime, *, issuer_names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """RFC 8555 7.1.4. Raises Problem when it has expired. `issuer_names` are the CA's, for dns-persist-01."""
     status = require_shown(authorization, now)
     validation = authorization.facts.validation
     decided = validation is not None and status in (AuthorizationStatus.VALID, AuthorizationStatus.INVALID)
@@ -169,20 +171,30 @@ def authorization_object(base: str, authorization: Authorization, now: datetime)
     if authorization.wildcard:
         document["wildcard"] = True
     document["challenges"] = [
-        challenge_object(base, authorization, challenge, now) for challenge in authorization.challenges
+        challenge_object(base, authorization, challenge, now, issuer_names=issuer_names)
+        for challenge in authorization.challenges
         if not decided or (validation is not None and challenge.type == validation.challenge_type)]
     return document
 
 
-def challenge_object(base: str, authorization: Authorization, challenge: Challenge, now: datetime) -> dict[str, Any]:
-    """RFC 8555 7.1.5. Flat, in this order, the error last: acme.sh reads it with a regular expression (row CH1)."""
+def challenge_object(
+    base: str, authorization: Authorization, challenge: Challenge, now: datetime, *, issuer_names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """RFC 8555 7.1.5. Flat, in this order, the error last: acme.sh reads it with a regular expression (row CH1).
+
+    dns-persist-01 has no token: it says which record is looked for (row DP1).
+    """
     status = challenge_status(authorization, challenge.type, now)
     document: dict[str, Any] = {
         "type": challenge.type,
         "url": directory.challenge_url(base, authorization.id, challenge.type),
         "status": status.value,
-        "token": challenge.token,
     }
+    if challenge.token is not None:
+        document["token"] = challenge.token
+    else:
+        document["accounturi"] = directory.account_url(base, authorization.account_id)
+        document["issuer-domain-names"] = list(issuer_names)
     validation = authorization.facts.validation
     if validation is not None and status is ChallengeStatus.VALID:
         document["validated"] = rfc3339(validation.validated_at)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from acme_api.protocol.issue_value import IssueValue, parse_issue_value
+
 MAX_RECORDS: Final = 100
 MAX_LABELS: Final = 10
 
@@ -17,16 +19,6 @@ _KNOWN_TAGS: Final = frozenset({"issue", "issuewild", "iodef", "issuemail", "iss
 # RFC 8659 4.1.1 defines bit 0, written 128; the value 1 is what a reader of the older numbering means by it.
 _CRITICAL_BITS: Final = 0x81
 
-# Possessive, so that a hostile value of 64 KiB white space is read once and not once per octet.
-_WSP = r"[ \t]*+"
-_LABEL = r"[0-9A-Za-z](?:-*[0-9A-Za-z])*"
-_PARAMETER = rf"{_LABEL}{_WSP}={_WSP}[\x21-\x3a\x3c-\x7e]*"
-# RFC 8659 4.2: issue-value = *WSP [issuer-domain-name *WSP] [";" *WSP [parameters *WSP]]
-_ISSUE_VALUE = re.compile(
-    rf"{_WSP}(?P<issuer>{_LABEL}(?:\.{_LABEL})*)?{_WSP}"
-    rf"(?:;{_WSP}(?P<parameters>{_PARAMETER}(?:{_WSP};{_WSP}{_PARAMETER})*)?{_WSP})?",
-    re.ASCII,
-)
 _METHOD_LABELS = re.compile(r"[0-9A-Za-z-]+(?:,[0-9A-Za-z-]+)*", re.ASCII)
 _ACCOUNT_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x3a\x3c-\x7e]+", re.ASCII)
 
@@ -68,12 +60,6 @@ class CaaForbids(Exception):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _IssueValue:
-    issuer: str
-    parameters: tuple[tuple[str, str], ...]
 
 
 def names_to_climb(name: str) -> tuple[str, ...]:
@@ -118,7 +104,7 @@ def _restricting(records: Sequence[CaaRecord], *, wildcard: bool) -> list[CaaRec
 
 def _mismatch(record: CaaRecord, request: CaaRequest) -> str | None:
     """Why this property does not name us for this request; None when it does."""
-    value = _parse_issue_value(record.value)
+    value = parse_issue_value(record.value)
     if value is None:
         return "has a value that does not parse (RFC 8659 4.2)"
     if not value.issuer:
@@ -128,23 +114,9 @@ def _mismatch(record: CaaRecord, request: CaaRequest) -> str | None:
     return _account_mismatch(value, request.account_url) or _method_mismatch(value, request.method)
 
 
-def _parse_issue_value(value: bytes) -> _IssueValue | None:
-    try:
-        match = _ISSUE_VALUE.fullmatch(value.decode("ascii"))
-    except UnicodeDecodeError:
-        return None
-    if match is None:
-        return None
-    parameters = []
-    for parameter in match["parameters"].split(";") if match["parameters"] else ():
-        tag, _, content = parameter.partition("=")
-        parameters.append((tag.strip(" \t").lower(), content.strip(" \t")))
-    return _IssueValue(issuer=match["issuer"] or "", parameters=tuple(parameters))
-
-
-def _account_mismatch(value: _IssueValue, account_url: str) -> str | None:
+def _account_mismatch(value: IssueValue, account_url: str) -> str | None:
     """RFC 8657 3: the one accounturi is compared octet for octet."""
-    uris = [content for tag, content in value.parameters if tag == "accounturi"]
+    uris = value.values("accounturi")
     if not uris:
         return None
     if len(uris) > 1:
@@ -154,9 +126,9 @@ def _account_mismatch(value: _IssueValue, account_url: str) -> str | None:
     return None if uris[0] == account_url else "has the accounturi of another account"
 
 
-def _method_mismatch(value: _IssueValue, method: str) -> str | None:
+def _method_mismatch(value: IssueValue, method: str) -> str | None:
     """RFC 8657 4: the one validationmethods lists the method that was used."""
-    lists = [content for tag, content in value.parameters if tag == "validationmethods"]
+    lists = value.values("validationmethods")
     if not lists:
         return None
     if len(lists) > 1:

@@ -1,5 +1,6 @@
-"""Challenges: which are offered for an identifier, and what answers them (RFC 8555 8, RFC 8737)."""
+"""Challenges: which are offered for an identifier, and what answers them (RFC 8555 8, RFC 8737, row DA1)."""
 
+import base64
 import hashlib
 from typing import Final
 
@@ -8,17 +9,32 @@ from acme_api.protocol import base64url
 HTTP_01: Final = "http-01"
 DNS_01: Final = "dns-01"
 TLS_ALPN_01: Final = "tls-alpn-01"
+DNS_ACCOUNT_01: Final = "dns-account-01"
+DNS_PERSIST_01: Final = "dns-persist-01"
+WITHOUT_TOKEN: Final = frozenset({DNS_PERSIST_01})
+_ACCOUNT_LABEL_BYTES: Final = 10
 TOKEN_BYTES: Final = 32
 """RFC 8555 8.3 wants 128 bits; 32 bytes give 43 characters (row CH2)."""
 
 
-def offered(identifier_type: str, *, wildcard: bool) -> tuple[str, ...]:
-    """The challenge types for an identifier (RFC 8555 8.3 and 8.4, RFC 8737 3, RFC 8738 7; row CH10)."""
+def offered(identifier_type: str, *, wildcard: bool, persist: bool) -> tuple[str, ...]:
+    """The challenge types for an identifier (RFC 8555 8.3 and 8.4, RFC 8737 3, RFC 8738 7; row CH10).
+
+    `persist`: the operator lets this account or profile use dns-persist-01. It has no token, which some clients cannot
+    read, so it comes last (row X1).
+    """
     if identifier_type == "ip":
         return () if wildcard else (HTTP_01, TLS_ALPN_01)
     if identifier_type != "dns":
         return ()
-    return (DNS_01,) if wildcard else (HTTP_01, DNS_01, TLS_ALPN_01)
+    by_dns = (DNS_ACCOUNT_01, DNS_PERSIST_01) if persist else (DNS_ACCOUNT_01,)
+    return (DNS_01, *by_dns) if wildcard else (HTTP_01, DNS_01, TLS_ALPN_01, *by_dns)
+
+
+def dns_account_label(account_url: str) -> str:
+    """The label of dns-account-01 for an account: a hash of its URL, so that it outlives a change of the key (DA1)."""
+    digest = hashlib.sha256(account_url.encode("ascii")).digest()[:_ACCOUNT_LABEL_BYTES]
+    return "_" + base64.b32encode(digest).decode("ascii").lower()
 
 
 def key_authorization(token: str, thumbprint: bytes) -> str:

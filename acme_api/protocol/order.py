@@ -27,9 +27,9 @@ from ca.pki.identifier import Identifier
 from ca.pki.object_id import object_id
 
 _ID_RANDOM_BYTES: Final = 16
-_MOST_CHALLENGES: Final = 3
+_MOST_TOKENS: Final = 4
 ENTROPY_PER_ORDER_BYTES: Final = _ID_RANDOM_BYTES
-ENTROPY_PER_NAME_BYTES: Final = _ID_RANDOM_BYTES + _MOST_CHALLENGES * challenge.TOKEN_BYTES
+ENTROPY_PER_NAME_BYTES: Final = _ID_RANDOM_BYTES + _MOST_TOKENS * challenge.TOKEN_BYTES
 
 
 class OrderStatus(StrEnum):
@@ -184,11 +184,13 @@ def plan_order(
     now: datetime,
     lives: Lives,
     entropy: bytes,
+    persist: bool = False,
 ) -> OrderPlan:
     """The order to store for a request, with an authorization for each identifier (row OR8): a valid one of `reusable`
     where there is one, else a new one; pending ones are never shared (row OR15).
 
-    `entropy` is ENTROPY_PER_ORDER_BYTES and, for each name, ENTROPY_PER_NAME_BYTES fresh random bytes.
+    `entropy` is ENTROPY_PER_ORDER_BYTES and, for each name, ENTROPY_PER_NAME_BYTES fresh random bytes. `persist`:
+    dns-persist-01 is offered, too.
     """
     whole_second = now.replace(microsecond=0)
     new: list[Authorization] = []
@@ -198,7 +200,7 @@ def plan_order(
         if reused is None:
             start = ENTROPY_PER_ORDER_BYTES + number * ENTROPY_PER_NAME_BYTES
             made = _new_authorization(identifier, account_id, now, whole_second + lives.authorization,
-                                      entropy[start:start + ENTROPY_PER_NAME_BYTES])
+                                      entropy[start:start + ENTROPY_PER_NAME_BYTES], persist=persist)
             new.append(made)
             reused = ReusableAuthorization(id=made.id, facts=made.facts)
         chosen.append(reused)
@@ -211,17 +213,18 @@ def plan_order(
 
 
 def _new_authorization(
-    identifier: Identifier, account_id: bytes, now: datetime, expires_at: datetime, entropy: bytes
+    identifier: Identifier, account_id: bytes, now: datetime, expires_at: datetime, entropy: bytes, *, persist: bool
 ) -> Authorization:
-    """One pending authorization; each challenge has a token of its own (row CH2)."""
+    """One pending authorization; each challenge that has a token has one of its own (row CH2)."""
     size = challenge.TOKEN_BYTES
     tokens = (entropy[start:start + size] for start in range(_ID_RANDOM_BYTES, len(entropy), size))
-    types = challenge.offered(identifier.type, wildcard=identifier.is_wildcard)
+    types = challenge.offered(identifier.type, wildcard=identifier.is_wildcard, persist=persist)
     return Authorization(
         id=object_id(now, entropy[:_ID_RANDOM_BYTES]), account_id=account_id, identifier_type=identifier.type,
         identifier_value=identifier.base, wildcard=identifier.is_wildcard,
-        challenges=tuple(Challenge(type=kind, token=base64url.encode(token))
-                         for kind, token in zip(types, tokens, strict=False)),
+        challenges=tuple(
+            Challenge(type=kind, token=None if kind in challenge.WITHOUT_TOKEN else base64url.encode(next(tokens)))
+            for kind in types),
         facts=AuthorizationFacts(expires_at=expires_at))
 
 

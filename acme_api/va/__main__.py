@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 import structlog
 
 from acme_api.protocol.directory import account_url
+from acme_api.protocol.dns_persist import issuer_domain_names
 from acme_api.va.address import AddressPolicy
 from acme_api.va.caa import CaaChecker
 from acme_api.va.check import Checker
 from acme_api.va.dial import Dialer
 from acme_api.va.dns01 import Dns01
+from acme_api.va.dns_persist01 import DnsPersist01
 from acme_api.va.http01 import Http01, Http01Ports
 from acme_api.va.lanes import IN_FLIGHT_PER_PLACE, Lanes
 from acme_api.va.methods import Methods
@@ -74,9 +76,11 @@ def make_checker(settings: Settings, ambient: Ambient, lanes: Lanes) -> Checker:
                        user_agent=f"Chancery-VA/{version('chancery')}{website}", refused_hosts=_own_hosts(settings)),
         dns_01=Dns01(resolver=resolver),
         tls_alpn_01=TlsAlpn01(dialer=dialer, port=va.tls_alpn_01_port),
+        dns_persist_01=DnsPersist01(resolver=resolver, issuer_names=issuer_domain_names(va.caa_identities)),
         caa=CaaChecker(resolver=resolver, identities=frozenset(name.lower() for name in va.caa_identities),
                        exempt_suffixes=_internal_only(settings, "caa_exempt_suffixes", va.caa_exempt_suffixes)))
     return Checker(methods=methods, lanes=lanes, ambient=ambient, reuse=timedelta(seconds=va.validation_reuse_s),
+                   persist=bool(va.dns_persist_profiles),
                    account_url=lambda account_id: account_url(settings.acme.base_url, account_id))
 
 

@@ -1,8 +1,9 @@
-"""dns-01: the digest of the key authorization in a TXT record (RFC 8555 8.4, BR 3.2.2.4.7)."""
+"""dns-01 and dns-account-01: the digest of the key authorization in a TXT record (RFC 8555 8.4, BR 3.2.2.4.7; row DA1,
+BR 3.2.2.4.21). They differ in the name of the record alone."""
 
 import hmac
 
-from acme_api.protocol.challenge import dns_txt_value
+from acme_api.protocol.challenge import dns_account_label, dns_txt_value
 from acme_api.va.evidence import Evidence
 from acme_api.va.failure import ValidationFailure
 from acme_api.va.resolver import Resolver
@@ -10,14 +11,23 @@ from ca.pki.identifier import Identifier
 
 
 class Dns01:
-    """Validates dns-01 challenges, those of wildcard names at their base name (DN1)."""
+    """Validates dns-01 and dns-account-01 challenges, those of wildcard names at their base name (DN1)."""
 
     def __init__(self, *, resolver: Resolver) -> None:
         self._resolver = resolver
 
     async def validate(self, identifier: Identifier, key_authorization: str, evidence: Evidence) -> None:
         """Returns when one TXT record holds the expected value; raises ValidationFailure when none does."""
-        name = f"_acme-challenge.{identifier.value.removeprefix('*.')}"
+        await self._require_value(f"_acme-challenge.{identifier.base}", key_authorization, evidence)
+
+    async def validate_account(
+        self, identifier: Identifier, account_url: str, key_authorization: str, evidence: Evidence
+    ) -> None:
+        """As `validate`, at the name that is the account's own."""
+        name = f"{dns_account_label(account_url)}._acme-challenge.{identifier.base}"
+        await self._require_value(name, key_authorization, evidence)
+
+    async def _require_value(self, name: str, key_authorization: str, evidence: Evidence) -> None:
         evidence.wait_for(f"looking up the TXT records of {name}", dns=True)
         answer = await self._resolver.txt(name)
         evidence.add("txt", name, got=[value.decode("latin-1") for value in answer.values],

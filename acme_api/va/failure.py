@@ -3,7 +3,7 @@
 from typing import Literal, TypeAlias
 
 FailureType: TypeAlias = Literal[
-    "caa", "connection", "dns", "incorrectResponse", "malformed", "serverInternal", "tls"]
+    "caa", "connection", "dns", "incorrectResponse", "malformed", "serverInternal", "tls", "unauthorized"]
 
 
 class ValidationFailure(Exception):

@@ -53,7 +53,8 @@ _RESOLV_CONF: Final = Path("/etc/resolv.conf")
 class Answer(Generic[_Value]):
     """What the resolver said: the values at the end of the alias chain, none when there are none.
 
-    `exists` is False for NXDOMAIN. `authenticated`: the resolver says that DNSSEC proves every part of it.
+    `exists` is False for NXDOMAIN. `authenticated`: the resolver says that DNSSEC proves every part of it. `ttl_s` is
+    the shortest time to live along the way, 0 when there are no values.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Answer(Generic[_Value]):
     exists: bool = True
     aliases: tuple[str, ...] = ()
     authenticated: bool = False
+    ttl_s: int = 0
 
 
 def servers_of(setting: str, *, resolv_conf: Path = _RESOLV_CONF) -> tuple[Server, ...]:
@@ -139,7 +141,7 @@ class Resolver:
         values = tuple(b"".join(rdata.strings) for rdata in answer.values
                        if isinstance(rdata, dns.rdtypes.ANY.TXT.TXT))
         return Answer(name=name, rdtype="TXT", values=values, exists=answer.exists, aliases=answer.aliases,
-                      authenticated=answer.authenticated)
+                      authenticated=answer.authenticated, ttl_s=answer.ttl_s)
 
     async def caa(self, name: str) -> Answer[CaaRecord]:
         """CAA records of this one name; climbing is the caller's."""
@@ -161,13 +163,14 @@ class Resolver:
         except dns.exception.DNSException as fault:
             raise ValidationFailure("dns", f"{name} cannot be asked: it is too long for a DNS name") from fault
         aliases: list[str] = []
+        ttls_s: list[int] = []
         authenticated = True
         try:
             async with asyncio.timeout(self._timeout_s):
                 while True:
                     response = await self._exchange(target, rdtype, name)
                     authenticated = authenticated and response.authenticated
-                    target, values, ended = _follow(response, target, rdtype, aliases)
+                    target, values, ended = _follow(response, target, rdtype, aliases, ttls_s)
                     if len(aliases) > _MAX_ALIASES:
                         raise ValidationFailure("dns", f"{rdtype} of {name}: more than {_MAX_ALIASES} aliases")
                     if ended:
@@ -175,7 +178,7 @@ class Resolver:
         except TimeoutError as fault:
             raise self._timed_out(name, rdtype) from fault
         return Answer(name=name, rdtype=rdtype, values=values, exists=response.rcode == dns.rcode.NOERROR,
-                      aliases=tuple(aliases), authenticated=authenticated)
+                      aliases=tuple(aliases), authenticated=authenticated, ttl_s=min(ttls_s) if values else 0)
 
     async def _exchange(self, target: dns.name.Name, rdtype: _Type, name: str) -> "_Response":
         """The first usable response, after at most one retry at the next server."""
@@ -272,7 +275,7 @@ def _has_plain_rcode(wire: bytes) -> bool:
 
 
 def _follow(
-    response: _Response, target: dns.name.Name, rdtype: _Type, aliases: list[str]
+    response: _Response, target: dns.name.Name, rdtype: _Type, aliases: list[str], ttls_s: list[int]
 ) -> tuple[dns.name.Name, tuple[dns.rdata.Rdata, ...], bool]:
     """Walks the alias chain of one response: where it ends, the values there, and whether that is the whole answer.
 
@@ -285,10 +288,12 @@ def _follow(
     while len(aliases) <= _MAX_ALIASES:
         found = message.get_rrset(message.answer, target, dns.rdataclass.IN, _TYPES[rdtype])
         if found is not None:
+            ttls_s.append(found.ttl)
             return target, tuple(found), True
         alias = message.get_rrset(message.answer, target, dns.rdataclass.IN, dns.rdatatype.CNAME)
         if alias is None:
             break
+        ttls_s.append(alias.ttl)
         target = alias[0].target
         aliases.append(target.to_text(omit_final_dot=True).lower())
         followed = True

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from acme_api.protocol.challenge import DNS_PERSIST_01
 from ca.process.postgres import UNAVAILABLE, Pool, Record
 
 LEASE_S: Final = 60
@@ -32,6 +33,7 @@ SELECT claimed.id, claimed.kind, claimed.authorization_id, claimed.challenge_typ
     authz.id IS NULL OR authz.deactivated_at IS NOT NULL AS authorization_gone,
     authz.expires_at <= now() AS expired,
     account.id IS NULL OR account.deactivated_at IS NOT NULL OR account.revoked_at IS NOT NULL AS account_gone,
+    account.first_thumbprint, account.dns_persist_allowed_at IS NOT NULL AS persist_allowed,
     done.challenge_type AS validated_by
 FROM claimed
 LEFT JOIN authorizations AS authz ON authz.id = claimed.authorization_id
@@ -99,7 +101,12 @@ SELECT pg_notify('changed', encode(authorization_id, 'hex')) FROM stored
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedRequest:
-    """A request under our lease, with the authorization that it is about. `obsolete` says why nobody waits for it."""
+    """A request under our lease, with the authorization that it is about. `obsolete` says why nobody waits for it.
+
+    `thumbprint` is of the account key when it answered; for dns-persist-01 of the account's first key, because there
+    the domain names the account and no key: the CA follows the signed key changes from the one key to the other, so
+    that nobody who can write a request or change an account can put a key of his own in between.
+    """
 
     id: bytes
     kind: Literal["challenge", "caa"]
@@ -113,6 +120,7 @@ class ClaimedRequest:
     thumbprint: bytes
     attempts: int
     obsolete: str | None
+    persist_allowed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,9 +220,10 @@ def _claimed_of(row: Record) -> ClaimedRequest:
         # A CAA set is judged for the method that was really used, not for the one that the request names (RFC 8657 4).
         challenge_type=row["validated_by"] or row["challenge_type"] if kind == "caa" else row["challenge_type"],
         token=tokens.get(row["challenge_type"]),
-        thumbprint=row["thumbprint"],
+        thumbprint=row["first_thumbprint"] or b"" if row["challenge_type"] == DNS_PERSIST_01 else row["thumbprint"],
         attempts=row["attempts"],
         obsolete=_why_obsolete(row),
+        persist_allowed=bool(row["persist_allowed"]),
     )
 
 

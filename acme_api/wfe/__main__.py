@@ -13,6 +13,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from acme_api.protocol.directory import directory_object
+from acme_api.protocol.dns_persist import issuer_domain_names
 from acme_api.protocol.new_order import OrderPolicy
 from acme_api.protocol.nonce import MIN_KEY_BYTES
 from acme_api.protocol.order import Lives
@@ -105,7 +106,9 @@ def make_context(
     read_sessions, write_sessions = Sessions(reads, size=SESSIONS), Sessions(writes, size=SESSIONS)
     store = Store(reads=read_sessions, writes=write_sessions)
     return Context(
-        base_url=acme.base_url, directory=msgspec.json.encode(directory), nonce_key=nonce_key,
+        base_url=acme.base_url, issuer_names=issuer_domain_names(settings.va.caa_identities),
+        dns_persist_profiles=frozenset(settings.va.dns_persist_profiles),
+        directory=msgspec.json.encode(directory), nonce_key=nonce_key,
         order_policy=OrderPolicy(names=names, default_profile=settings.ca.default_profile, profiles=profiles),
         lives=Lives(order=timedelta(seconds=acme.order_life_s),
                     authorization=timedelta(seconds=acme.authorization_life_s)),

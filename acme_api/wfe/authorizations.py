@@ -34,7 +34,8 @@ async def authorization(context: Context, post: Post) -> Reply:
         if decide_update(found, post.json(), now):
             await context.store.deactivate_authorization(found.id, now=now)
             found = replace(found, facts=replace(found.facts, deactivated_at=now))
-    return json_reply(authorization_object(context.base_url, found, context.ambient.now()),
+    return json_reply(authorization_object(
+        context.base_url, found, context.ambient.now(), issuer_names=context.issuer_names),
                       retry_after_s=_retry_after_s(context, found))
 
 
@@ -62,7 +63,7 @@ async def challenge(context: Context, post: Post) -> Reply:
 def _challenge_reply(context: Context, found: Authorization, chosen: Challenge) -> Reply:
     """certbot gives up without the `up` link, lego polls where it leads (rows CB1, L3)."""
     return json_reply(
-        challenge_object(context.base_url, found, chosen, context.ambient.now()),
+        challenge_object(context.base_url, found, chosen, context.ambient.now(), issuer_names=context.issuer_names),
         location=directory.challenge_url(context.base_url, found.id, chosen.type),
         links=((directory.authorization_url(context.base_url, found.id), "up"),),
         retry_after_s=_retry_after_s(context, found))

@@ -18,6 +18,8 @@ class Context:
     """Configuration, the world, and the database of one WFE process."""
 
     base_url: str
+    issuer_names: tuple[str, ...]
+    dns_persist_profiles: frozenset[str]
     directory: bytes
     nonce_key: bytes
     order_policy: OrderPolicy

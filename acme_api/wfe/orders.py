@@ -47,13 +47,14 @@ async def new_order(context: Context, post: Post) -> Reply:
     await _require_unblocked(context, request.identifiers)
     # A validation that is fresh enough belongs to an authorization that was made at most so long ago.
     oldest = now - context.lives.authorization - _REUSE_CAA - _REUSE_LEFT
+    persist = post.owner.dns_persist_allowed or request.profile in context.dns_persist_profiles
     reusable = await context.store.reusable(
         post.owner.id, request.identifiers, made_after=object_id(oldest, bytes(16)), valid_until=now + _REUSE_LEFT,
-        caa_after=now - _REUSE_CAA)
+        caa_after=now - _REUSE_CAA, persist=persist)
     entropy = context.ambient.random_bytes(
         ENTROPY_PER_ORDER_BYTES + len(request.identifiers) * ENTROPY_PER_NAME_BYTES)
     plan = plan_order(request, account_id=post.owner.id, reusable=reusable, now=now, lives=context.lives,
-                      entropy=entropy)
+                      entropy=entropy, persist=persist)
     await context.store.insert_order(plan.order, plan.new_authorizations,
                                      expires_at=now.replace(microsecond=0) + context.lives.authorization)
     return _order_reply(context, plan.order, status=201)

@@ -32,7 +32,7 @@ WITH spent AS (
     ON CONFLICT DO NOTHING RETURNING 1
 )
 SELECT EXISTS (SELECT FROM spent) AS fresh, account.id, account.thumbprint, account.jwk, account.contacts,
-    account.terms_agreed_at, account.deactivated_at, account.revoked_at
+    account.terms_agreed_at, account.deactivated_at, account.revoked_at, account.dns_persist_allowed_at
 FROM (VALUES (1)) AS one (row) LEFT JOIN accounts AS account ON """
 _SPEND_BY_ID: Final = _SPEND + "account.id = $3"
 _SPEND_BY_THUMBPRINT: Final = _SPEND + "account.thumbprint = $3"
@@ -41,7 +41,8 @@ _NO_NONCE_BEFORE: Final = "SELECT greatest(pg_postmaster_start_time(), (SELECT s
 
 _ACCOUNT_EXISTS: Final = "SELECT EXISTS (SELECT FROM accounts WHERE id = $1)"
 _ACCOUNT_BY_THUMBPRINT: Final = """
-SELECT id, thumbprint, jwk, contacts, terms_agreed_at, deactivated_at, revoked_at FROM accounts WHERE thumbprint = $1
+SELECT id, thumbprint, jwk, contacts, terms_agreed_at, deactivated_at, revoked_at, dns_persist_allowed_at
+FROM accounts WHERE thumbprint = $1
 """
 _INSERT_ACCOUNT: Final = """
 INSERT INTO accounts (id, created_at, thumbprint, jwk, contacts, terms_agreed_at) VALUES ($1, $2, $3, $4, $5, $6)
@@ -94,6 +95,7 @@ JOIN authorizations a ON a.account_id = $1 AND a.identifier_value = w.value AND 
     AND a.wildcard = w.wildcard AND a.id >= $5 AND a.deactivated_at IS NULL
 JOIN validations v ON v.authorization_id = a.id AND v.problem IS NULL AND v.valid_until > $6
     AND v.validated_at < a.expires_at AND (v.caa_checked_at > $7 OR a.identifier_type = 'ip')
+    AND ($8 OR v.challenge_type <> 'dns-persist-01')
 ORDER BY w.position, v.caa_checked_at DESC NULLS LAST
 """
 _INSERT_ORDER: Final = """
@@ -226,12 +228,13 @@ class Store:
 
     async def reusable(
         self, account_id: bytes, identifiers: Sequence[Identifier], *, made_after: bytes, valid_until: datetime,
-        caa_after: datetime,
+        caa_after: datetime, persist: bool,
     ) -> Mapping[Identifier, ReusableAuthorization]:
-        """Valid authorizations of the account for identifiers, by identifier (row OR15)."""
+        """Valid authorizations of the account for identifiers, by identifier (row OR15); those that rest on a
+        persistent record only where `persist` lets them."""
         rows = await self._reads.fetch(
             _REUSABLE, account_id, [each.type for each in identifiers], [each.base for each in identifiers],
-            [each.is_wildcard for each in identifiers], made_after, valid_until, caa_after)
+            [each.is_wildcard for each in identifiers], made_after, valid_until, caa_after, persist)
         return {identifiers[row["position"] - 1]: ReusableAuthorization(id=row["id"], facts=_facts(row))
                 for row in rows}
 
@@ -243,7 +246,7 @@ class Store:
             list(order.authorization_ids), order.profile, order.not_before, order.not_after, expires_at,
             [each.id for each in new], [each.identifier_type for each in new], [each.identifier_value for each in new],
             [each.wildcard for each in new], [" ".join(c.type for c in each.challenges) for each in new],
-            [" ".join(c.token for c in each.challenges) for each in new])
+            [" ".join(c.token or "" for c in each.challenges) for each in new])
 
     async def authorization(self, authorization_id: bytes) -> Authorization | None:
         """An authorization with all its facts."""
@@ -269,7 +272,7 @@ class Store:
 def _account(row: Record) -> Account:
     return Account(id=row["id"], thumbprint=row["thumbprint"], jwk=row["jwk"], contacts=tuple(row["contacts"]),
                    terms_agreed_at=row["terms_agreed_at"], deactivated_at=row["deactivated_at"],
-                   revoked_at=row["revoked_at"])
+                   revoked_at=row["revoked_at"], dns_persist_allowed=row["dns_persist_allowed_at"] is not None)
 
 
 def _facts(row: Record) -> AuthorizationFacts:
@@ -286,7 +289,7 @@ def _authorization(row: Record) -> Authorization:
         id=row["id"], account_id=row["account_id"], identifier_type=row["identifier_type"],
         identifier_value=row["identifier_value"], wildcard=row["wildcard"], responding=row["responding"],
         facts=_facts(row), challenges=tuple(
-            Challenge(type=kind, token=token)
+            Challenge(type=kind, token=token or None)
             for kind, token in zip(row["challenge_types"], row["challenge_tokens"], strict=True)))
 
 

@@ -50,6 +50,7 @@ class Account:
     terms_agreed_at: datetime | None
     deactivated_at: datetime | None
     revoked_at: datetime | None
+    dns_persist_allowed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

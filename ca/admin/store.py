@@ -198,7 +198,8 @@ def _authorization(row: Record, caa_checks: tuple[CaaCheck, ...]) -> Authorizati
 
 # --- accounts -----------------------------------------------------------------------------------------------------
 
-_ACCOUNT_COLUMNS = "id, created_at, thumbprint, jwk, contacts, terms_agreed_at, deactivated_at, revoked_at"
+_ACCOUNT_COLUMNS = """id, created_at, thumbprint, jwk, contacts, terms_agreed_at, deactivated_at, revoked_at,
+    dns_persist_allowed_at"""
 ACCOUNTS = f"""
 SELECT {_ACCOUNT_COLUMNS} FROM accounts
 WHERE $1 = '' OR strpos(lower(array_to_string(contacts, ' ')), lower($1)) > 0
@@ -213,6 +214,7 @@ SELECT (SELECT count(*) FROM orders WHERE account_id = $1) AS orders,
 KEY_CHANGES = """
 SELECT changed_at, old_thumbprint, new_thumbprint FROM key_changes WHERE account_id = $1 ORDER BY changed_at
 """
+SET_DNS_PERSIST = "UPDATE accounts SET dns_persist_allowed_at = $2 WHERE id = $1"
 REVOKE_ACCOUNT = "UPDATE accounts SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL"
 
 
@@ -228,7 +230,8 @@ async def account(connection: Connection, account_id: bytes) -> Account | None:
 
 
 def _account(row: Record) -> Account:
-    columns = ("id", "created_at", "thumbprint", "jwk", "terms_agreed_at", "deactivated_at", "revoked_at")
+    columns = ("id", "created_at", "thumbprint", "jwk", "terms_agreed_at", "deactivated_at", "revoked_at",
+               "dns_persist_allowed_at")
     return Account(contacts=tuple(row["contacts"]), **{name: row[name] for name in columns})
 
 
@@ -241,6 +244,11 @@ async def activity(connection: Connection, account_id: bytes) -> Activity:
                     latest_order_ids=tuple(row["latest_order_ids"]), key_changes=tuple(
                         (change["changed_at"], change["old_thumbprint"], change["new_thumbprint"])
                         for change in changes))
+
+
+async def set_dns_persist(connection: Connection, account_id: bytes, allowed_at: datetime | None) -> None:
+    """Lets the account use dns-persist-01, or takes that back (None)."""
+    await connection.execute(SET_DNS_PERSIST, account_id, allowed_at)
 
 
 async def revoke_account(connection: Connection, account_id: bytes, now: datetime) -> None:

@@ -21,6 +21,7 @@ class IssuancePolicy:
     aia_base_url: str
     crl_base_url: str
     profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
+    dns_persist_profiles: frozenset[str] = frozenset()
 
 
 def issuance_policy(settings: Settings) -> IssuancePolicy:
@@ -39,6 +40,7 @@ def issuance_policy(settings: Settings) -> IssuancePolicy:
         aia_base_url=settings.ca.aia_base_url,
         crl_base_url=settings.ca.crl_base_url,
         profiles=profiles,
+        dns_persist_profiles=frozenset(settings.va.dns_persist_profiles),
     )
 
 

@@ -34,7 +34,8 @@ SELECT claimed.id, claimed.kind, claimed.attempts,
     c.serial, c.issuer_id, c.tbs, s.serial IS NOT NULL AS signed,
     o.account_id, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile, o.not_before, o.not_after,
     f.requested_at, f.jwk, f.jws_protected, f.jws_payload, f.jws_signature,
-    coalesce(a.deactivated_at, a.revoked_at) IS NOT NULL AS account_closed, a.id IS NOT NULL AS has_order,
+    coalesce(a.deactivated_at, a.revoked_at) IS NOT NULL AS account_closed,
+    a.dns_persist_allowed_at IS NOT NULL AS dns_persist_allowed, a.id IS NOT NULL AS has_order,
     q.csr
 FROM claimed
 LEFT JOIN issuances i ON i.request_id = claimed.id
@@ -180,6 +181,7 @@ class StoredOrder:
     jws_payload: bytes
     jws_signature: bytes
     account_closed: bool
+    dns_persist_allowed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,7 +331,7 @@ def _order(row: Record) -> StoredOrder:
         authorization_ids=tuple(row["authorization_ids"]), profile=row["profile"], not_before=row["not_before"],
         not_after=row["not_after"], finalized_at=row["requested_at"], jwk=row["jwk"],
         jws_protected=row["jws_protected"], jws_payload=row["jws_payload"], jws_signature=row["jws_signature"],
-        account_closed=row["account_closed"])
+        account_closed=row["account_closed"], dns_persist_allowed=row["dns_persist_allowed"])
 
 
 def _caa_check(row: Record) -> CaaCheck | None:

@@ -10,13 +10,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ca.pki.identifier import Identifier
-from ca.pki.policy import CAA_CHECK_LIFE_S, limits_at
+from ca.pki.policy import CAA_CHECK_LIFE_S, longest_reuse_s
 from ca.pki.refusal import IdentifierRefusal, Refusal, RefusalReason
 
 # BR 3.2.2.4: methods that look at one server prove nothing about other names below it (row RU2).
-_WILDCARD_METHODS: Final = frozenset({"dns-01"})
+_WILDCARD_METHODS: Final = frozenset({"dns-01", "dns-account-01", "dns-persist-01"})
 _ADDRESS_METHODS: Final = frozenset({"http-01", "tls-alpn-01"})
-_DNS_METHODS: Final = frozenset({"http-01", "tls-alpn-01", "dns-01"})
+_DNS_METHODS: Final = _ADDRESS_METHODS | _WILDCARD_METHODS
+_BY_PERMISSION: Final = frozenset({"dns-persist-01"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ class Evidence:
     caa_checks: Collection[CaaCheck]
     deactivated: Collection[bytes]     # authorizations that the subscriber has ended
     requested_at: datetime             # of the finalize request
+    persist: bool = False              # the operator lets this account or profile use dns-persist-01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,14 +97,15 @@ def _covering(identifier: Identifier, evidence: Evidence, now: datetime) -> Vali
     """The newest validation of this account, for exactly this name and wildcardness, that may still be used (RU1)."""
     methods = (_ADDRESS_METHODS if identifier.type == "ip"
                else _WILDCARD_METHODS if identifier.is_wildcard else _DNS_METHODS)
-    oldest = now - timedelta(seconds=limits_at(now).longest_validation_reuse_s)
+    if not evidence.persist:
+        methods -= _BY_PERMISSION
     usable = [
         validation for validation in evidence.validations
         if validation.account_id == evidence.account_id
         and validation.identifier == Identifier(type=identifier.type, value=identifier.base)
         and validation.wildcard == identifier.is_wildcard
         and validation.method in methods
-        and validation.validated_at > oldest
+        and validation.validated_at > now - timedelta(seconds=longest_reuse_s(validation.method, now))
         and validation.valid_until > now
         and validation.authorization_id not in evidence.deactivated
     ]

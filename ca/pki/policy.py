@@ -37,11 +37,21 @@ _SCHEDULE: Final = (
            longest_short_life_s=7 * DAY_S),
 )
 
+# BR 4.2.1 and 3.2.2.4.22: a persistent record is looked at again after ten days at the latest, and after its time to
+# live when that is shorter, but not before eight hours.
+PERSIST_REUSE_S: Final = 10 * DAY_S
+PERSIST_TTL_FLOOR_S: Final = 8 * HOUR_S
 # BR 3.2.2.8: a CAA check holds for eight hours (or the record's TTL, which is never longer at our resolver's cache).
 CAA_CHECK_LIFE_S: Final = 8 * HOUR_S
 # BR 7.1.2.7: notBefore lies within 48 hours of signing; ours is an hour back, for clients whose clocks are slow.
 NOT_BEFORE_TOLERANCE_S: Final = 48 * HOUR_S
 BACKDATE_S: Final = HOUR_S
+
+
+def longest_reuse_s(method: str, moment: datetime) -> int:
+    """How old a validation by this method may be for something signed at `moment` (row RU1)."""
+    longest_s = limits_at(moment).longest_validation_reuse_s
+    return min(longest_s, PERSIST_REUSE_S) if method == "dns-persist-01" else longest_s
 
 
 def limits_at(moment: datetime) -> Limits:

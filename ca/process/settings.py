@@ -59,7 +59,8 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
 
 
 class VaSettings(_Section, frozen=True, kw_only=True):
-    """Validation. `resolver` empty: the nameservers of /etc/resolv.conf. Loopback is dialled only when said so here."""
+    """Validation. `resolver` empty: the nameservers of /etc/resolv.conf. Loopback is dialled only when said so here.
+    Orders of `dns_persist_profiles` are offered dns-persist-01; `chancery account allow` does so for one account."""
 
     resolver: str = ""
     http_01_port: int = 80
@@ -72,6 +73,7 @@ class VaSettings(_Section, frozen=True, kw_only=True):
     caa_exempt_suffixes: list[str] = []
     concurrency: int = 200
     validation_reuse_s: int = 2_592_000
+    dns_persist_profiles: list[str] = []
     workers: int = 1
 
 

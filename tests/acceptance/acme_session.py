@@ -1,5 +1,6 @@
 """An ACME order in single steps, with the library inside certbot: a test can do something between two."""
 
+import base64
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -73,6 +74,18 @@ class AcmeSession:
         directory = messages.Directory.from_json(self._network.get(demo.directory_url).json())
         self.client = client.ClientV2(directory, self._network)
         self.client.new_account(messages.NewRegistration.from_data(terms_of_service_agreed=True))
+
+    @property
+    def account_url(self) -> str:
+        """Its kid."""
+        account = self.client.net.account
+        assert account is not None
+        return str(account.uri)
+
+    @property
+    def thumbprint(self) -> str:
+        """Of the account's key, base64url (RFC 7638)."""
+        return base64.urlsafe_b64encode(self._key.thumbprint()).decode("ascii").rstrip("=")
 
     def order(self, name: str) -> messages.OrderResource:
         """A new order for one name, with a P-256 request."""

@@ -32,6 +32,7 @@ _INSERT_ACCOUNT = f"INSERT INTO accounts (id, created_at, thumbprint, jwk) VALUE
 _ACTS = {
     "open an account": (_INSERT_ACCOUNT, "acme_wfe"),
     "change an account's key": ("UPDATE accounts SET thumbprint = thumbprint", "acme_wfe"),
+    "let an account use dns-persist-01": ("UPDATE accounts SET dns_persist_allowed_at = now()", "ca_admin"),
     "revoke an account": ("UPDATE accounts SET revoked_at = now()", "ca_admin"),
     "say that a name was validated": (_INSERT_VALIDATION, "acme_va"),
     "say that CAA permits": (_INSERT_CAA_CHECK, "acme_va"),
@@ -73,6 +74,10 @@ _NEVER = {
     "move a revocation's time": "UPDATE revocations SET revoked_at = now()",
     "delete a certificate": "DELETE FROM certificates",
     "delete an account": "DELETE FROM accounts",
+    "give an account another first key": "UPDATE accounts SET first_thumbprint = ''",
+    "open an account with a first key that is not its own": (
+        f"INSERT INTO accounts (id, created_at, thumbprint, jwk, first_thumbprint) VALUES ({_ID}, now(), {_HASH},"
+        f" '{{}}', {_HASH})"),
     "forget a spent nonce": "DELETE FROM spent_nonces",
     "rewrite what an operator did": "UPDATE operator_acts SET operator = 'y'",
     "forget what an operator did": "DELETE FROM operator_acts",

@@ -1,9 +1,10 @@
-"""`chancery account`: subscribers, what they did, and how to end one."""
+"""`chancery account`: subscribers, what they did, what they may do beyond others, and how to end one."""
 
 import click
 
 from acme_api.protocol import account as protocol
 from acme_api.protocol.account import account_status
+from acme_api.protocol.challenge import DNS_PERSIST_01
 from acme_api.protocol.directory import account_url
 from ca.admin import store
 from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command, yes_option
@@ -16,7 +17,7 @@ from ca.process.postgres import Connection
 
 @click.group()
 def account() -> None:
-    """Accounts: list, show, revoke."""
+    """Accounts: list, show, revoke, allow, forbid."""
 
 
 def account_state(found: Account) -> str:
@@ -33,6 +34,7 @@ def account_document(found: Account) -> dict[str, object]:
         "thumbprint_sha256": found.thumbprint.hex(), "created_at": moment_json(found.created_at),
         "terms_agreed_at": moment_json(found.terms_agreed_at), "deactivated_at": moment_json(found.deactivated_at),
         "revoked_at": moment_json(found.revoked_at),
+        "dns_persist_allowed_at": moment_json(found.dns_persist_allowed_at),
     }
 
 
@@ -93,6 +95,8 @@ async def show(context: AdminContext, account_id: str) -> ExitCode:
         ("terms agreed", moment(found.terms_agreed_at)),
         ("deactivated", moment(found.deactivated_at)),
         ("revoked", moment(found.revoked_at)),
+        ("allowed", "-" if found.dns_persist_allowed_at is None
+         else f"{DNS_PERSIST_01} since {moment(found.dns_persist_allowed_at)}"),
         ("key", f"SHA-256 thumbprint {found.thumbprint.hex()}"),
         ("key changes", "\n".join(moment(changed_at) for changed_at, _, _ in activity.key_changes) or "none"),
         ("orders", f"{activity.orders:,}"),
@@ -125,4 +129,39 @@ async def revoke(context: AdminContext, account_id: str, yes: bool) -> ExitCode:
                    "certificates stay as they are")
     if not yes:
         raise CommandError("nothing was done: say --yes to revoke it", ExitCode.REFUSED)
+    return ExitCode.OK
+
+
+_method_argument = click.argument("method", metavar="METHOD", type=click.Choice([DNS_PERSIST_01]))
+
+
+@account.command()
+@click.argument("account_id", metavar="ACCOUNT")
+@_method_argument
+@admin_command
+async def allow(context: AdminContext, account_id: str, method: str) -> ExitCode:
+    """Let an account use a challenge that is not offered to everybody: dns-persist-01."""
+    return await _set_permission(context, account_id, method, allowed=True)
+
+
+@account.command()
+@click.argument("account_id", metavar="ACCOUNT")
+@_method_argument
+@admin_command
+async def forbid(context: AdminContext, account_id: str, method: str) -> ExitCode:
+    """Take such a permission back: what the account validated so is not believed any more."""
+    return await _set_permission(context, account_id, method, allowed=False)
+
+
+async def _set_permission(context: AdminContext, account_id: str, method: str, *, allowed: bool) -> ExitCode:
+    """Idempotent: an account that has the permission keeps the moment when it got it."""
+    wanted = parse_id(account_id, of="account")
+    async with context.connection() as connection:
+        found = await find_account(connection, wanted)
+        if allowed != (found.dns_persist_allowed_at is not None):
+            await store.set_dns_persist(connection, found.id, context.ambient.now() if allowed else None)
+    if context.output == "json":
+        print_json({"id": to_text(found.id), "method": method, "allowed": allowed})
+    else:
+        print_line(f"account {to_text(found.id)} {'may' if allowed else 'may not'} use {method}")
     return ExitCode.OK

@@ -18,6 +18,11 @@ THUMBPRINT = b"\x07" * 32
 EXPECTED = key_authorization(TOKEN, THUMBPRINT)
 
 
+def thumbprint_of(account_id: bytes) -> bytes:
+    """The thumbprint of the key that an account is opened with."""
+    return account_id.ljust(32, b"\0")
+
+
 def new_id() -> bytes:
     """A fresh object id."""
     return object_id(datetime.now(UTC), os.urandom(16))
@@ -47,7 +52,7 @@ class Queue:
     async def add_account(self, account_id: bytes) -> None:
         """One account; its thumbprint is made of its id."""
         await self.wfe.execute("INSERT INTO accounts (id, created_at, thumbprint, jwk) VALUES ($1, now(), $2, '{}')",
-                               account_id, account_id)
+                               account_id, thumbprint_of(account_id))
 
     async def add(self, identifier: str = "a.localhost", **options: Any) -> bytes:
         """An authorization with a request about it; returns the authorization's id."""
@@ -74,7 +79,7 @@ class Queue:
                 "INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, expires_at,"
                 " challenge_types, challenge_tokens) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
                 [(authorization_id, account_id, identifier_type, identifier, wildcard, expires_at,
-                  ["http-01", "dns-01", "tls-alpn-01"], [token] * 3)
+                  ["http-01", "dns-01", "tls-alpn-01", "dns-persist-01"], [token] * 3 + [""])
                  for authorization_id, identifier in zip(ids, identifiers, strict=True)])
             for authorization_id in ids:
                 await self.request(authorization_id, kind=kind, method=method, account_id=account_id)
@@ -109,7 +114,7 @@ class Queue:
         count: int = await self.owner.fetchval("SELECT count(*) FROM validation_requests")
         return count
 
-    async def finished(self, done: Callable[[int], bool] = lambda left: left == 0, *, timeout_s: float = 20) -> None:
+    async def finished(self, done: Callable[[int], bool] = lambda left: left == 0, *, timeout_s: float = 60) -> None:
         """Returns when the number of requests in the queue satisfies `done`."""
         async with asyncio.timeout(timeout_s):
             while not done(await self.waiting()):  # noqa: ASYNC110 - another process empties it

@@ -14,6 +14,7 @@ from acme_api.va.caa import CaaChecker
 from acme_api.va.check import Checker
 from acme_api.va.dial import Dialer
 from acme_api.va.dns01 import Dns01
+from acme_api.va.dns_persist01 import DnsPersist01
 from acme_api.va.http01 import Http01, Http01Ports
 from acme_api.va.lanes import Lanes
 from acme_api.va.methods import Methods
@@ -34,17 +35,21 @@ REQUEST = ClaimedRequest(
     attempts=1, obsolete=None)
 
 
-def checker_for(mock_dns: MockDns, *, port: int = 80, try_timeout_s: float = 10.0) -> Checker:
+def checker_for(
+    mock_dns: MockDns, *, port: int = 80, try_timeout_s: float = 10.0, now: datetime = NOW,
+    reuse: timedelta = timedelta(days=30), persist: bool = False,
+) -> Checker:
     resolver = Resolver(servers=servers_of(mock_dns.address), random_bytes=os.urandom)
     dialer = Dialer(resolver=resolver, policy=open_policy())
     methods = Methods(
         http_01=Http01(dialer=dialer, ports=Http01Ports(http=port), user_agent="x"), dns_01=Dns01(resolver=resolver),
         tls_alpn_01=TlsAlpn01(dialer=dialer, port=port),
+        dns_persist_01=DnsPersist01(resolver=resolver, issuer_names=["ca.example"]),
         caa=CaaChecker(resolver=resolver, identities=frozenset({"ca.example"})))
-    ambient = Ambient(now=lambda: NOW, random_bytes=os.urandom)
+    ambient = Ambient(now=lambda: now, random_bytes=os.urandom)
     return Checker(methods=methods, lanes=Lanes(concurrency=5), ambient=ambient,
-                   account_url=lambda account_id: f"https://ca.example/{account_id.hex()}", reuse=timedelta(days=30),
-                   try_timeout_s=try_timeout_s, retry_delays_s=(0.05, 0.05))
+                   account_url=lambda account_id: f"https://ca.example/{account_id.hex()}", reuse=reuse,
+                   persist=persist, try_timeout_s=try_timeout_s, retry_delays_s=(0.05, 0.05))
 
 
 def request(**changes: Any) -> ClaimedRequest:

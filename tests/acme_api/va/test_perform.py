@@ -15,11 +15,12 @@ from acme_api.va.caa import CaaChecker
 from acme_api.va.check import Checker
 from acme_api.va.dial import Dialer
 from acme_api.va.dns01 import Dns01
+from acme_api.va.dns_persist01 import DnsPersist01
 from acme_api.va.http01 import Http01, Http01Ports
 from acme_api.va.lanes import Lanes
 from acme_api.va.methods import Methods
 from acme_api.va.perform import Performer
-from acme_api.va.resolver import Resolver
+from acme_api.va.resolver import Resolver, servers_of
 from acme_api.va.store import ClaimedRequest, Outcome, VaStore
 from acme_api.va.tlsalpn01 import TlsAlpn01
 from ca.admin.migrate import connect_superuser
@@ -28,8 +29,9 @@ from ca.process.ambient import system_ambient
 from ca.process.postgres import Listener, create_pool
 from ca.process.settings import DatabaseSettings
 from tests.acme_api.va.hostile import HostileServer, open_policy, serve, until
-from tests.acme_api.va.queue_rows import EXPECTED, Queue
+from tests.acme_api.va.queue_rows import EXPECTED, THUMBPRINT, Queue, thumbprint_of
 from tests.fixtures_postgres import TestDatabase
+from tests.mock_dns import MockDns
 
 BASE_URL = "https://ca.example"
 
@@ -57,13 +59,14 @@ class Running:
         await asyncio.wait_for(self.task, 10)
 
 
-def checker_for(port: int, lanes: Lanes) -> Checker:
-    resolver = Resolver(servers=(), random_bytes=os.urandom, localhost_names=True)
-    dialer = Dialer(resolver=resolver, policy=open_policy())
+def checker_for(port: int, lanes: Lanes, resolver: str = "") -> Checker:
+    asking = Resolver(servers=servers_of(resolver) if resolver else (), random_bytes=os.urandom, localhost_names=True)
+    dialer = Dialer(resolver=asking, policy=open_policy())
     methods = Methods(
-        http_01=Http01(dialer=dialer, ports=Http01Ports(http=port), user_agent="x"), dns_01=Dns01(resolver=resolver),
+        http_01=Http01(dialer=dialer, ports=Http01Ports(http=port), user_agent="x"), dns_01=Dns01(resolver=asking),
         tls_alpn_01=TlsAlpn01(dialer=dialer, port=port),
-        caa=CaaChecker(resolver=resolver, identities=frozenset({"ca.example"})))
+        dns_persist_01=DnsPersist01(resolver=asking, issuer_names=["ca.example"]),
+        caa=CaaChecker(resolver=asking, identities=frozenset({"ca.example"})))
     return Checker(methods=methods, lanes=lanes, ambient=system_ambient(), reuse=timedelta(days=30),
                    account_url=lambda account_id: f"{BASE_URL}/acme/account/{to_text(account_id)}",
                    retry_delays_s=(0.2, 0.2))
@@ -71,7 +74,7 @@ def checker_for(port: int, lanes: Lanes) -> Checker:
 
 @asynccontextmanager
 async def performing(
-    database: TestDatabase, port: int, *, concurrency: int = 50, name: str = "va-1",
+    database: TestDatabase, port: int, *, concurrency: int = 50, name: str = "va-1", resolver: str = "",
     wrap: Callable[[Checker], Checker] = lambda checker: checker,
 ) -> AsyncIterator[Running]:
     """A performer under the role acme_va, woken by the notification."""
@@ -79,7 +82,8 @@ async def performing(
     pool = await create_pool(database.settings, "acme_va", process="va")
     wake, stop = asyncio.Event(), asyncio.Event()
     store = VaStore(pool, leased_by=name)
-    performer = Performer(store=store, checker=wrap(checker_for(port, lanes)), lanes=lanes, log=structlog.get_logger())
+    checker = wrap(checker_for(port, lanes, resolver))
+    performer = Performer(store=store, checker=checker, lanes=lanes, log=structlog.get_logger())
     task = asyncio.create_task(performer.run(wake=wake, stop=stop))
     async with Listener(database.settings, "acme_va", "va", {"validation": lambda _payload: wake.set()}):
         try:
@@ -134,6 +138,23 @@ async def test_a_wrong_name_is_recorded_with_its_problem(queue: Queue) -> None:
     assert (row["valid_until"], row["caa_checked_at"]) == (None, None)
     assert row["problem"]["type"] == "urn:ietf:params:acme:error:incorrectResponse"
     assert row["problem"]["status"] == 400
+
+
+async def test_dp2_a_persistent_record_is_about_the_key_that_the_account_was_opened_with(queue: Queue) -> None:
+    """DP2, X1: whatever thumbprint the front end asks with and gives the account, the validation has the account's
+    first one, which nobody can write: the CA follows signed key changes from there."""
+    await queue.owner.execute("UPDATE accounts SET dns_persist_allowed_at = now()")
+    await queue.wfe.execute("UPDATE accounts SET thumbprint = $1", THUMBPRINT)
+    async with MockDns() as mock_dns, web_server() as server, performing(
+            queue.database, server.port, resolver=mock_dns.address):
+        url = f"{BASE_URL}/acme/account/{to_text(queue.account_id)}"
+        mock_dns.set("_validation-persist.a.example", "TXT", f"ca.example; accounturi={url}")
+        authorization_id = await queue.add("a.example", method="dns-persist-01")
+        await queue.finished()
+    row = await queue.validation(authorization_id)
+    assert row is not None
+    assert (row["problem"], row["challenge_type"]) == (None, "dns-persist-01")
+    assert row["thumbprint"] == thumbprint_of(queue.account_id) != THUMBPRINT
 
 
 async def test_ca9_a_caa_request_is_answered_beside_the_validation(queue: Queue) -> None:

@@ -48,7 +48,7 @@ async def test_ch3_ch8_answering_a_challenge(wfe: RunningWfe, others: OtherProce
     shown = (await client.post(authorization)).require(200)
     assert shown.json["status"] == "pending"
     assert int(shown.headers["Retry-After"]) >= 1
-    assert [each["status"] for each in shown.json["challenges"]] == ["processing", "pending", "pending"]
+    assert [each["status"] for each in shown.json["challenges"]] == ["processing", "pending", "pending", "pending"]
     assert (await client.post(challenges["http-01"])).require(200).json["status"] == "processing"
 
 
@@ -146,3 +146,38 @@ async def test_az4_expired_authorizations(wfe: RunningWfe, others: OtherProcesse
                           (url, {"status": "deactivated"})):
         answer = (await client.post(path, payload)).require(404, "malformed")
         assert "expired" in answer.json["detail"]
+
+
+async def test_x1_dp1_dns_persist_is_offered_where_the_operator_lets_it(start: _Start, others: OtherProcesses) -> None:
+    """Rows X1, DP1: by account or by profile, last, without a token and with the record that is looked for."""
+    wfe = await start(va_dns_persist_profiles=["tlsserver"], va_caa_identities=["CA.example", "ca2.example"])
+    client = await wfe.subscriber()
+
+    async def offered(name: str, **members: Any) -> list[dict[str, Any]]:
+        order = (await client.order(name, **members)).require(201)
+        shown = (await client.post(order.json["authorizations"][0])).require(200)
+        return list(shown.json["challenges"])
+
+    assert "dns-persist-01" not in [each["type"] for each in await offered("a.example.com")]
+    for name, count in (("b.example.com", 5), ("*.b.example.com", 3)):
+        challenges = await offered(name, profile="tlsserver")
+        assert len(challenges) == count
+        assert "token" not in challenges[-1]
+        assert list(challenges[-1]) == ["type", "url", "status", "accounturi", "issuer-domain-names"]
+        assert challenges[-1]["accounturi"] == client.kid
+        assert challenges[-1]["issuer-domain-names"] == ["ca.example", "ca2.example"]
+        assert (await client.post(challenges[-1]["url"], {})).require(200).json["status"] == "processing"
+    await others.run("ca_admin", ("UPDATE accounts SET dns_persist_allowed_at = now()",))
+    assert (await offered("c.example.com"))[-1]["type"] == "dns-persist-01"
+
+
+async def test_x1_a_persistent_validation_is_reused_where_the_operator_lets_it(
+    start: _Start, others: OtherProcesses
+) -> None:
+    """Rows X1, OR15: an order in another profile does not find what a persistent record has validated."""
+    wfe = await start(va_dns_persist_profiles=["tlsserver"])
+    client = await wfe.subscriber()
+    first = (await client.order("a.example.com", profile="tlsserver")).require(201)
+    await others.validate(first.json["authorizations"][0], method="dns-persist-01")
+    assert (await client.order("a.example.com", profile="tlsserver")).require(201).json["status"] == "ready"
+    assert (await client.order("a.example.com")).require(201).json["status"] == "pending"

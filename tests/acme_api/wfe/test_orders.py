@@ -33,8 +33,9 @@ async def test_or1_or9_create(wfe: RunningWfe) -> None:
     assert plain["identifier"] == wildcard["identifier"] == {"type": "dns", "value": "b.example.com"}
     assert "wildcard" not in plain
     assert wildcard["wildcard"] is True
-    assert [each["type"] for each in plain["challenges"]] == ["http-01", "dns-01", "tls-alpn-01"]
-    assert [each["type"] for each in wildcard["challenges"]] == ["dns-01"]
+    assert [each["type"] for each in plain["challenges"]] == [
+        "http-01", "dns-01", "tls-alpn-01", "dns-account-01"]
+    assert [each["type"] for each in wildcard["challenges"]] == ["dns-01", "dns-account-01"]
 
 
 @pytest.mark.parametrize(("payload", "status", "kind"), [

@@ -71,3 +71,20 @@ async def test_unknown_and_wrong_ids(seed: Seed, command_line: CommandLine, verb
     """3 for an account that is not there, 2 for what is no id."""
     await command_line.run("account", verb, to_text(seed.new_id()), exit_code=3)
     await command_line.run("account", verb, "nonsense", exit_code=2)
+
+
+async def test_x1_a_method_is_allowed_and_forbidden(seed: Seed, command_line: CommandLine) -> None:
+    """X1: dns-persist-01 for one account, as often as one likes; shown; other methods need no permission."""
+    account = to_text(await seed.account("mailto:ada@example.com"))
+    assert (await command_line.json("account", "show", account))["dns_persist_allowed_at"] is None
+    for _ in range(2):
+        text = (await command_line.run("account", "allow", account, "dns-persist-01")).stdout
+        assert text == f"account {account} may use dns-persist-01\n"
+    since = (await command_line.json("account", "show", account))["dns_persist_allowed_at"]
+    assert since is not None
+    assert "dns-persist-01 since" in (await command_line.run("account", "show", account)).stdout
+    assert (await command_line.json("account", "forbid", account, "dns-persist-01")) == {
+        "id": account, "method": "dns-persist-01", "allowed": False}
+    assert (await command_line.json("account", "show", account))["dns_persist_allowed_at"] is None
+    await command_line.run("account", "allow", account, "http-01", exit_code=2)
+    await command_line.run("account", "allow", account[:-1] + "A", "dns-persist-01", exit_code=3)

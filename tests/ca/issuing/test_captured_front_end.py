@@ -188,6 +188,38 @@ async def test_forged_key_changes(world: World) -> None:
         assert "no key change of the account" in await _refused(world, forged, "unauthorized")
 
 
+async def test_dp2_a_persistent_record_does_not_help_the_front_end(world: World) -> None:
+    """DP2: the record names the victim's account, so the validation has that account's first key: a key that the front
+    end gives the account without a signed key change gets nothing, one that the subscriber rolled over to does."""
+    victim = await world.subscriber()
+    await world.run("ca_admin", "UPDATE accounts SET dns_persist_allowed_at = now() WHERE id = $1", victim.id)
+    order = await world.order(victim, "victim.example.com", validated=False)
+    first = await world.owner.fetchval("SELECT first_thumbprint FROM accounts WHERE id = $1", victim.id)
+    assert first == victim.key.thumbprint
+    await world.validate(order.authorization_ids[0], victim, "victim.example.com", challenge_type="dns-persist-01",
+                         thumbprint=first)
+    attacker = SigningKey.make()
+    await world.run("acme_wfe", "UPDATE accounts SET thumbprint = $2, jwk = $3 WHERE id = $1", victim.id,
+                    attacker.thumbprint, attacker.jwk_text)
+    assert await world.owner.fetchval("SELECT first_thumbprint FROM accounts WHERE id = $1", victim.id) == first
+    forged = await world.order(victim, "victim.example.com", authorization_ids=order.authorization_ids)
+    await world.finalize(forged, key=attacker)
+    assert "no key change of the account" in await _refused(world, forged, "unauthorized")
+    await world.change_key(victim)
+    await world.finalize(order)
+    assert await issue_batch(world.process(), 8)
+    await world.issued(order.id)
+
+
+async def test_x1_a_persistent_validation_without_the_operators_word(world: World) -> None:
+    """X1: the CA looks itself whether this account or profile may use the method."""
+    subscriber = await world.subscriber()
+    order = await world.order(subscriber, "a.example.com", validated=False)
+    await world.validate(order.authorization_ids[0], subscriber, "a.example.com", challenge_type="dns-persist-01")
+    await world.finalize(order)
+    assert "no valid authorization" in await _refused(world, order, "unauthorized")
+
+
 async def test_one_order_one_certificate(world: World) -> None:
     """FI10: a request that the front end queues again for an order that has its certificate signs nothing."""
     order = await world.ordered("a.example.com")

@@ -60,6 +60,7 @@ def test_every_name_covered() -> None:
     {"wildcard": True},
     {"wildcard": True, "method": "dns-01"},
     {"method": "unknown-01"},
+    {"method": "dns-persist-01"},
     {"valid_until": NOW},
     {"valid_until": NOW - HOUR},
     {"validated_at": NOW - 200 * DAY, "valid_until": NOW + 300 * DAY},
@@ -78,6 +79,26 @@ def test_wildcards_need_dns(method: str) -> None:
     assert _refusal(_evidence(_validation(wildcard=True, method=method), names=wanted)).subproblems
     assert _refusal(_evidence(_validation(method="dns-01"), names=wanted)).subproblems
     require_domain_control(_evidence(_validation(wildcard=True, method="dns-01"), names=wanted), NOW)
+
+
+@pytest.mark.parametrize("wildcard", [False, True])
+def test_x1_persistent_records_need_the_operators_word(wildcard: bool) -> None:
+    """X1, DP3: without it a stored validation by dns-persist-01 gives no right, with it also to a wild card."""
+    evidence = _evidence(_validation(wildcard=wildcard, method="dns-persist-01"),
+                         names=(_dns("*.a.example" if wildcard else "a.example"),))
+    assert _refusal(evidence).reason is RefusalReason.NOT_AUTHORIZED
+    require_domain_control(replace(evidence, persist=True), NOW)
+
+
+@pytest.mark.parametrize(("age", "covers"), [(10 * DAY - HOUR, True), (10 * DAY, False), (11 * DAY, False)])
+def test_dp3_ru1_persistent_records_hold_for_ten_days(age: timedelta, covers: bool) -> None:
+    """DP3, RU1: ten days, whatever the validation was stored with; other methods hold for longer."""
+    validation = _validation(method="dns-persist-01", validated_at=NOW - age, caa_checked_at=NOW)
+    if covers:
+        require_domain_control(replace(_evidence(validation), persist=True), NOW)
+    else:
+        _refusal(replace(_evidence(validation), persist=True))
+    require_domain_control(_evidence(replace(validation, method="dns-account-01")), NOW)
 
 
 def test_addresses_are_not_validated_by_dns() -> None:
