@@ -26,6 +26,7 @@ GRANT INSERT ON revocation_requests TO acme_wfe;
 GRANT SELECT ON accounts, authorizations, validation_requests, validations, caa_checks TO acme_va;
 GRANT UPDATE (leased_by, leased_until, attempts), DELETE ON validation_requests TO acme_va;
 GRANT INSERT ON validations, caa_checks TO acme_va;
+GRANT SELECT, INSERT, UPDATE, DELETE ON perspective_health TO acme_va;
 
 -- CA: what it signed, refused and revoked. It cannot write a validation or a finalize request.
 GRANT SELECT ON accounts, key_changes, orders, authorizations, validations, caa_checks, validation_requests,

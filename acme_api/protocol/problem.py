@@ -41,6 +41,8 @@ STATUS_OF_TYPE: Final = {
 }
 _TYPE_OF_REASON: Final = {
     RefusalReason.NOT_AUTHORIZED: "unauthorized",
+    RefusalReason.NOT_CORROBORATED: "unauthorized",
+    RefusalReason.PERSPECTIVES_AWAY: "serverInternal",
     RefusalReason.CAA_FORBIDS: "caa",
     RefusalReason.DNS_FAILED: "dns",
     RefusalReason.ACCOUNT_CLOSED: "unauthorized",

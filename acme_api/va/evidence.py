@@ -1,6 +1,6 @@
 """What one validation asked, what came back, from which address and when: for operators, never for subscribers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,6 +8,8 @@ _MAX_FACTS = 60
 _MAX_TEXT_CHARS = 160
 _MAX_LIST_ITEMS = 8
 _MAX_TOTAL_CHARS = 6_000
+_MAX_DEPTH = 4
+_MAX_REMOTE_FACTS = 12
 
 
 class Evidence:
@@ -22,6 +24,7 @@ class Evidence:
         self._facts: list[dict[str, Any]] = []
         self._chars = 0
         self._left_out = 0
+        self._perspectives: list[dict[str, Any]] = []
         self.phase = "starting"
         self.waits_for_dns = False
 
@@ -41,12 +44,30 @@ class Evidence:
         self._facts.append(fact)
         self._chars += chars
 
+    def set_perspectives(self, reports: Sequence[Mapping[str, Any]]) -> None:
+        """What each remote perspective said; of several rounds the last one counts."""
+        self._perspectives = [
+            {name: _cut_deep(value, _MAX_DEPTH) for name, value in report.items() if value is not None}
+            for report in reports]
+
     def to_json(self) -> dict[str, Any]:
         """The document that is stored beside the outcome."""
         document: dict[str, Any] = {"began_at": self._began_at.isoformat(timespec="milliseconds"), "facts": self._facts}
         if self._left_out:
             document["left_out"] = self._left_out
+        if self._perspectives:
+            document["perspectives"] = self._perspectives
         return document
+
+
+def _cut_deep(value: Any, depth: int) -> Any:
+    """As `_cut`, for what another host sent: whatever it holds, it is stored printable and bounded."""
+    if isinstance(value, Mapping):
+        items = list(value.items())[:_MAX_LIST_ITEMS]
+        return {_cut(str(name)): _cut_deep(each, depth - 1) for name, each in items} if depth else "(…)"
+    if isinstance(value, list | tuple):
+        return [_cut_deep(each, depth - 1) for each in value[:_MAX_REMOTE_FACTS]] if depth else "(…)"
+    return _cut(value)
 
 
 def _cut(value: Any) -> Any:

@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from acme_api.protocol.challenge import DNS_PERSIST_01
+from acme_api.va.perspective_client import PerspectiveHealth
+from ca.pki.corroboration import ALONE, Corroboration
 from ca.process.postgres import UNAVAILABLE, Pool, Record
 
 LEASE_S: Final = 60
@@ -77,8 +79,9 @@ WITH gone AS (
     DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1 RETURNING authorization_id
 ), stored AS (
     INSERT INTO validations (authorization_id, account_id, identifier_type, identifier_value, wildcard,
-        challenge_type, thumbprint, validated_at, valid_until, caa_checked_at, problem, evidence)
-    SELECT authz.id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14
+        challenge_type, thumbprint, validated_at, valid_until, caa_checked_at, problem, evidence,
+        remotes_asked, remotes_corroborated, remote_rirs)
+    SELECT authz.id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17
     FROM gone JOIN authorizations AS authz ON authz.id = gone.authorization_id
     WHERE authz.id = $3 AND authz.deactivated_at IS NULL
     ON CONFLICT (authorization_id) DO NOTHING
@@ -91,12 +94,26 @@ STORE_CAA_CHECK: Final = """
 WITH gone AS (
     DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1 RETURNING authorization_id
 ), stored AS (
-    INSERT INTO caa_checks (authorization_id, checked_at, problem, evidence)
-    SELECT authorization_id, $4, $5, $6 FROM gone WHERE authorization_id = $3
+    INSERT INTO caa_checks (authorization_id, checked_at, problem, evidence, remotes_asked, remotes_corroborated,
+        remote_rirs)
+    SELECT authorization_id, $4, $5, $6, $7, $8, $9 FROM gone WHERE authorization_id = $3
     RETURNING authorization_id
 )
 SELECT pg_notify('changed', encode(authorization_id, 'hex')) FROM stored
 """
+
+STORE_HEALTH: Final = """
+INSERT INTO perspective_health (worker, perspective, position, rir, seen_at, answered_at, lag_ms, failures, retry_at,
+    fault)
+SELECT $1, perspective, position, rir, now(), answered_at, lag_ms, failures, retry_at, fault
+FROM unnest($2::text[], $3::text[], $4::timestamptz[], $5::integer[], $6::integer[], $7::timestamptz[], $8::text[])
+    WITH ORDINALITY AS t (perspective, rir, answered_at, lag_ms, failures, retry_at, fault, position)
+ON CONFLICT (worker, perspective) DO UPDATE SET position = excluded.position, rir = excluded.rir,
+    seen_at = excluded.seen_at, answered_at = excluded.answered_at, lag_ms = excluded.lag_ms,
+    failures = excluded.failures, retry_at = excluded.retry_at, fault = excluded.fault
+"""
+# What processes said that are gone.
+FORGET_HEALTH: Final = "DELETE FROM perspective_health WHERE seen_at < now() - interval '10 minutes'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +150,7 @@ class Outcome:
     caa_checked_at: datetime | None
     problem: dict[str, Any] | None
     evidence: dict[str, Any]
+    corroboration: Corroboration = ALONE
 
 
 class DatabaseAway(Exception):
@@ -175,6 +193,14 @@ class VaStore:
         """Takes a request off the queue that nobody waits for."""
         await self._pool.execute(DROP, self._leased_by, request.id)
 
+    async def store_health(self, health: Sequence[PerspectiveHealth]) -> None:
+        """Says how the remote perspectives are, as this process sees them."""
+        await self._pool.execute(
+            STORE_HEALTH, self._leased_by, [each.name for each in health], [each.rir for each in health],
+            [each.answered_at for each in health], [each.lag_ms for each in health],
+            [each.failures for each in health], [each.retry_at for each in health], [each.fault for each in health])
+        await self._pool.execute(FORGET_HEALTH)
+
     async def complete(self, outcomes: Sequence[Outcome]) -> int:
         """Stores outcomes, all in one transaction, and returns how many were still wanted.
 
@@ -199,11 +225,17 @@ class VaStore:
         request = outcome.request
         return (self._leased_by, request.id, request.authorization_id, request.account_id, request.identifier_type,
                 request.identifier_value, request.wildcard, request.challenge_type, request.thumbprint, outcome.at,
-                outcome.valid_until, outcome.caa_checked_at, outcome.problem, outcome.evidence)
+                outcome.valid_until, outcome.caa_checked_at, outcome.problem, outcome.evidence,
+                *_corroboration_values(outcome))
 
     def _check_values(self, outcome: Outcome) -> tuple[Any, ...]:
         request = outcome.request
-        return (self._leased_by, request.id, request.authorization_id, outcome.at, outcome.problem, outcome.evidence)
+        return (self._leased_by, request.id, request.authorization_id, outcome.at, outcome.problem, outcome.evidence,
+                *_corroboration_values(outcome))
+
+
+def _corroboration_values(outcome: Outcome) -> tuple[int, int, int]:
+    return (outcome.corroboration.asked, outcome.corroboration.corroborated, outcome.corroboration.rirs)
 
 
 def _claimed_of(row: Record) -> ClaimedRequest:

@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from ca.process.lifecycle import StartupError
-from ca.process.settings import SettingsError, load_settings
+from ca.process.settings import SettingsError, load_perspective_settings, load_settings
 
 # Process -> its package. The CLI starts processes, it never imports one otherwise.
 ROLES = {
     "wfe": "acme_api.wfe",
     "va": "acme_api.va",
+    "perspective": "acme_api.va.perspective",
     "ca": "ca.issuing",
     "presign": "ocsp.presign",
     "ocsp": "ocsp.responder",
@@ -67,9 +68,11 @@ def run(role: str, config: Path) -> None:
     va       validates challenges    crl    serves CRLs and CA certificates
     presign  signs OCSP responses    ocsp   serves OCSP responses
     admin    operators' page, /healthz, /metrics, upkeep of partitions
+    perspective  looks at names for a VA elsewhere; has a configuration of its own (chancery perspective enroll)
     """
     try:
-        settings = load_settings(config, os.environ)
+        load = load_perspective_settings if role == "perspective" else load_settings
+        settings = load(config, os.environ)
         module = importlib.import_module(f"{ROLES[role]}.__main__" if role in ROLES else "ca.admin.run_all")
         code = module.main(settings) if role in ROLES else module.main(settings, config)
     except (SettingsError, StartupError) as fault:

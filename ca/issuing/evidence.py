@@ -62,7 +62,8 @@ def judge_order(order: StoredOrder, evidence: Evidence, policy: IssuancePolicy, 
         caa_checks=[each.caa_check for each in known if each.caa_check is not None],
         deactivated=[each.validation.authorization_id for each in known if each.deactivated],
         requested_at=order.finalized_at,
-        persist=order.dns_persist_allowed or order.profile in policy.dns_persist_profiles), now)
+        persist=order.dns_persist_allowed or order.profile in policy.dns_persist_profiles), now,
+        policy.perspectives)
     csr_der = _require_signed_by_subscriber(order, control.validations, evidence, policy.acme_base_url)
     csr = read_csr(csr_der)
     try:

@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ca.pki.domain_control import PRIMARY_ALONE, PerspectivePolicy
 from ca.pki.identifier import Identifier, IdentifierError, NamePolicy, parse_identifier
 from ca.pki.profile import PROFILES, Profile, offered_profiles
 from ca.process.lifecycle import StartupError
@@ -22,6 +23,7 @@ class IssuancePolicy:
     crl_base_url: str
     profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
     dns_persist_profiles: frozenset[str] = frozenset()
+    perspectives: PerspectivePolicy = PRIMARY_ALONE
 
 
 def issuance_policy(settings: Settings) -> IssuancePolicy:
@@ -41,6 +43,8 @@ def issuance_policy(settings: Settings) -> IssuancePolicy:
         crl_base_url=settings.ca.crl_base_url,
         profiles=profiles,
         dns_persist_profiles=frozenset(settings.va.dns_persist_profiles),
+        perspectives=PerspectivePolicy(public=settings.policy == "public",
+                                       least_corroborated=settings.ca.least_corroborated),
     )
 
 

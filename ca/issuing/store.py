@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from ca.pki.corroboration import Corroboration
 from ca.pki.domain_control import CaaCheck, Validation
 from ca.pki.identifier import Identifier
 from ca.pki.refusal import RefusalReason
@@ -58,15 +59,20 @@ FREE_LEASES: Final = "UPDATE issuance_requests SET leased_until = '-infinity' WH
 VALIDATIONS: Final = """
 SELECT v.authorization_id, v.account_id, v.identifier_type, v.identifier_value, v.wildcard, v.challenge_type,
     v.thumbprint, v.validated_at, v.valid_until, v.caa_checked_at, a.deactivated_at IS NOT NULL AS deactivated,
-    k.checked_at AS rechecked_at, k.problem AS recheck_problem
+    v.remotes_asked, v.remotes_corroborated, v.remote_rirs, k.checked_at AS rechecked_at,
+    k.problem AS recheck_problem, k.remotes_asked AS rechecks_asked, k.remotes_corroborated AS rechecks_corroborated,
+    k.remote_rirs AS recheck_rirs
 FROM validations v
 LEFT JOIN authorizations a ON a.id = v.authorization_id
 LEFT JOIN LATERAL (
-    SELECT checked_at, problem FROM caa_checks WHERE caa_checks.authorization_id = v.authorization_id
+    SELECT checked_at, problem, remotes_asked, remotes_corroborated, remote_rirs
+    FROM caa_checks WHERE caa_checks.authorization_id = v.authorization_id
     ORDER BY checked_at DESC LIMIT 1
 ) AS k ON true
 WHERE v.authorization_id = ANY($1) AND v.problem IS NULL AND v.valid_until IS NOT NULL
 """
+# What a stored problem of a CAA check is to the CA; every other type is a lookup that failed.
+_REFUSAL_OF_PROBLEM: Final = {"caa": RefusalReason.CAA_FORBIDS, "serverInternal": RefusalReason.PERSPECTIVES_AWAY}
 KEY_CHANGES: Final = "SELECT account_id, jws FROM key_changes WHERE account_id = ANY($1) ORDER BY changed_at"
 # A key that is blocked (spec/pki.md 7), or that signs for an account (row FI5), is not certified.
 REFUSED_KEYS: Final = """
@@ -251,7 +257,9 @@ async def validations(connection: Connection, authorization_ids: Sequence[bytes]
             authorization_id=row["authorization_id"], account_id=row["account_id"],
             identifier=Identifier(type=row["identifier_type"], value=row["identifier_value"]),
             wildcard=row["wildcard"], method=row["challenge_type"], thumbprint=row["thumbprint"],
-            validated_at=row["validated_at"], valid_until=row["valid_until"], caa_checked_at=row["caa_checked_at"]),
+            validated_at=row["validated_at"], valid_until=row["valid_until"], caa_checked_at=row["caa_checked_at"],
+            corroboration=Corroboration(asked=row["remotes_asked"], corroborated=row["remotes_corroborated"],
+                                        rirs=row["remote_rirs"])),
         deactivated=row["deactivated"], caa_check=_caa_check(row))
         for row in await connection.fetch(VALIDATIONS, list(authorization_ids))]
 
@@ -339,8 +347,10 @@ def _caa_check(row: Record) -> CaaCheck | None:
     if checked_at is None:
         return None
     if problem is None:
-        return CaaCheck(authorization_id=row["authorization_id"], checked_at=checked_at, refusal=None)
-    forbids = str(problem.get("type", "")).endswith(":caa")
+        return CaaCheck(authorization_id=row["authorization_id"], checked_at=checked_at, refusal=None,
+                        corroboration=Corroboration(asked=row["rechecks_asked"], rirs=row["recheck_rirs"],
+                                                    corroborated=row["rechecks_corroborated"]))
+    kind = str(problem.get("type", "")).rpartition(":")[2]
     return CaaCheck(authorization_id=row["authorization_id"], checked_at=checked_at,
-                    refusal=RefusalReason.CAA_FORBIDS if forbids else RefusalReason.DNS_FAILED,
+                    refusal=_REFUSAL_OF_PROBLEM.get(kind, RefusalReason.DNS_FAILED),
                     detail=str(problem.get("detail", "the CAA records could not be looked up")))

@@ -5,10 +5,11 @@ claims does not matter here, except that a subscriber may end an authorization.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from ca.pki.corroboration import ALONE, Corroboration, rule_at, shortfall
 from ca.pki.identifier import Identifier
 from ca.pki.policy import CAA_CHECK_LIFE_S, longest_reuse_s
 from ca.pki.refusal import IdentifierRefusal, Refusal, RefusalReason
@@ -33,6 +34,7 @@ class Validation:
     validated_at: datetime
     valid_until: datetime
     caa_checked_at: datetime | None    # set when the CAA check of the validation permitted issuance
+    corroboration: Corroboration = ALONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class CaaCheck:
     checked_at: datetime
     refusal: RefusalReason | None
     detail: str = ""
+    corroboration: Corroboration = ALONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,23 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PerspectivePolicy:
+    """What the CA demands of the perspectives, whatever the validation authority is configured to (row MP1)."""
+
+    public: bool = False
+    least_corroborated: int = 0
+
+    def shortfall(self, corroboration: Corroboration, made_at: datetime) -> str | None:
+        """Why this is not enough for something seen at `made_at`; None when it is."""
+        return shortfall(corroboration, rule_at(made_at, public=self.public,
+                                                least_corroborated=self.least_corroborated))
+
+
+PRIMARY_ALONE: Final = PerspectivePolicy()
+"""Nothing is demanded: an internal CA with one perspective."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DomainControl:
     """What the right to issue rests on: a validation for each name. Not yet a right while `stale_caa` is not empty."""
 
@@ -66,25 +86,34 @@ class DomainControl:
     stale_caa: tuple[Validation, ...]  # whose CAA records have to be looked at again first
 
 
-def require_domain_control(evidence: Evidence, now: datetime) -> DomainControl:
+def require_domain_control(
+    evidence: Evidence, now: datetime, perspectives: PerspectivePolicy = PRIMARY_ALONE
+) -> DomainControl:
     """The validations that cover the names at `now`. Raises Refusal with a subproblem for each name that none covers,
     and when a CAA check made for this request forbids."""
     covering = []
     refused = []
     for identifier in evidence.identifiers:
-        validation = _covering(identifier, evidence, now)
-        if validation is None:
+        usable = _usable(identifier, evidence, now)
+        trusted = [each for each in usable if perspectives.shortfall(each.corroboration, each.validated_at) is None]
+        if trusted:
+            covering.append(_newest(trusted))
+        elif usable:
+            newest = _newest(usable)
+            refused.append(IdentifierRefusal(
+                identifier=identifier, reason=RefusalReason.NOT_CORROBORATED,
+                detail=f"the validation of {identifier.value} "
+                f"{perspectives.shortfall(newest.corroboration, newest.validated_at)}"))
+        else:
             refused.append(IdentifierRefusal(
                 identifier=identifier, reason=RefusalReason.NOT_AUTHORIZED,
                 detail=f"no valid authorization of this account covers {identifier.value}: order it again"))
-        else:
-            covering.append(validation)
     _raise(refused, "some names are not covered by a valid authorization of this account")
     stale = []
     for identifier, validation in zip(evidence.identifiers, covering, strict=True):
         if identifier.type == "ip":
             continue                   # RFC 8738 7: CAA is for names
-        verdict = _caa_verdict(validation, evidence, now)
+        verdict = _caa_verdict(validation, evidence, now, perspectives)
         if verdict is None:
             stale.append(validation)
         elif verdict.refusal is not None:
@@ -93,13 +122,13 @@ def require_domain_control(evidence: Evidence, now: datetime) -> DomainControl:
     return DomainControl(validations=tuple(covering), stale_caa=tuple(stale))
 
 
-def _covering(identifier: Identifier, evidence: Evidence, now: datetime) -> Validation | None:
-    """The newest validation of this account, for exactly this name and wildcardness, that may still be used (RU1)."""
+def _usable(identifier: Identifier, evidence: Evidence, now: datetime) -> list[Validation]:
+    """The validations of this account, for exactly this name and wildcardness, that may still be used (RU1)."""
     methods = (_ADDRESS_METHODS if identifier.type == "ip"
                else _WILDCARD_METHODS if identifier.is_wildcard else _DNS_METHODS)
     if not evidence.persist:
         methods -= _BY_PERMISSION
-    usable = [
+    return [
         validation for validation in evidence.validations
         if validation.account_id == evidence.account_id
         and validation.identifier == Identifier(type=identifier.type, value=identifier.base)
@@ -109,24 +138,36 @@ def _covering(identifier: Identifier, evidence: Evidence, now: datetime) -> Vali
         and validation.valid_until > now
         and validation.authorization_id not in evidence.deactivated
     ]
-    return max(usable, key=lambda validation: validation.validated_at, default=None)
 
 
-def _caa_verdict(validation: Validation, evidence: Evidence, now: datetime) -> CaaCheck | None:
+def _newest(validations: Iterable[Validation]) -> Validation:
+    return max(validations, key=lambda validation: validation.validated_at)
+
+
+def _caa_verdict(
+    validation: Validation, evidence: Evidence, now: datetime, perspectives: PerspectivePolicy
+) -> CaaCheck | None:
     """The newest check that is not older than eight hours, or None when CAA has to be looked at again (row CA9).
 
     A check that forbade counts only when it was made for this request: the subscriber may have changed the records
-    since, and asks again.
+    since, and asks again. One that too few perspectives made counts as forbidding: to ask for it again and again would
+    not make it better.
     """
     checks = [check for check in evidence.caa_checks if check.authorization_id == validation.authorization_id]
     if validation.caa_checked_at is not None:
         checks.append(CaaCheck(authorization_id=validation.authorization_id, checked_at=validation.caa_checked_at,
-                               refusal=None))
+                               refusal=None, corroboration=validation.corroboration))
     newest = max(checks, key=lambda check: check.checked_at, default=None)
     if newest is None or now - newest.checked_at > timedelta(seconds=CAA_CHECK_LIFE_S):
         return None
     if newest.refusal is not None and newest.checked_at < evidence.requested_at:
         return None
+    missing = perspectives.shortfall(newest.corroboration, newest.checked_at)
+    if newest.refusal is None and missing is not None:
+        if newest.checked_at < evidence.requested_at:
+            return None
+        return replace(newest, refusal=RefusalReason.NOT_CORROBORATED,
+                       detail=f"the look at the CAA records of {validation.identifier.value} {missing}")
     return newest
 
 

@@ -13,6 +13,8 @@ class RefusalReason(Enum):
     """Why. The value is stored with the refusal and shown to operators."""
 
     NOT_AUTHORIZED = "not-authorized"             # no fresh validation proves that the account controls a name
+    NOT_CORROBORATED = "not-corroborated"         # too few perspectives saw it (BR 3.2.2.9)
+    PERSPECTIVES_AWAY = "perspectives-away"       # too few of them could be asked: our fault
     CAA_FORBIDS = "caa-forbids"                   # RFC 8659
     DNS_FAILED = "dns-failed"                     # the CAA lookup failed, and we fail closed (BR 3.2.2.8)
     ACCOUNT_CLOSED = "account-closed"             # deactivated by the subscriber or revoked by an operator

@@ -5,13 +5,17 @@ never in it: it holds the paths of files that do.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 ENVIRONMENT_PREFIX = "CHANCERY_"
+
+
+Rir: TypeAlias = Literal["AFRINIC", "APNIC", "ARIN", "LACNIC", "RIPE NCC"]
+"""The regional Internet registries, whose service regions divide the world."""
 
 
 class SettingsError(Exception):
@@ -20,6 +24,9 @@ class SettingsError(Exception):
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
+
+
+_SettingsT = TypeVar("_SettingsT", bound=_Section)
 
 
 class DatabaseSettings(_Section, frozen=True, kw_only=True):
@@ -77,6 +84,48 @@ class VaSettings(_Section, frozen=True, kw_only=True):
     workers: int = 1
 
 
+class RemotePerspective(_Section, frozen=True, kw_only=True):
+    """A perspective on another host. `certificate` is a file with the certificates that it may show, no others.
+
+    Perspectives of one `distance_group` are less than 500 km from each other (BR 3.2.2.9).
+    """
+
+    name: str
+    address: str
+    rir: Rir
+    distance_group: str
+    certificate: Path
+
+
+class PerspectivesSettings(_Section, frozen=True, kw_only=True):
+    """The remote perspectives that the VA asks, and the client certificate that it shows to them."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    distance_group: str = "primary"
+    timeout_s: float = 22.0
+    connect_timeout_s: float = 3.0
+    probe_interval_s: float = 10.0
+    longest_back_off_s: float = 60.0
+    remotes: list[RemotePerspective] = []
+
+
+class PerspectiveHost(_Section, frozen=True, kw_only=True):
+    """This host as a remote perspective: its own certificate, and the file of those that the VA may show.
+
+    `ca_hosts`: the CA's own names and addresses, which are not validated from here either.
+    """
+
+    name: str
+    listen: list[str]
+    certificate: Path
+    key: Path
+    va_certificates: Path
+    ca_hosts: list[str] = []
+    website: str = ""
+    max_connections: int = 200
+
+
 class CaSettings(_Section, frozen=True, kw_only=True):
     """Issuance. The URLs are written into certificates, so they stay for as long as the certificates live. A profile
     that is taken out of `profiles` is not issued any more, also for orders that were made before."""
@@ -85,6 +134,7 @@ class CaSettings(_Section, frozen=True, kw_only=True):
     internal_suffixes: list[str] = []
     profiles: list[str] = msgspec.field(default_factory=lambda: ["classic", "tlsserver", "shortlived"])
     default_profile: str = "classic"
+    least_corroborated: int = 0
     ocsp_url: str
     aia_base_url: str
     crl_base_url: str
@@ -120,6 +170,14 @@ class AdminSettings(_Section, frozen=True, kw_only=True):
     listen: list[str]
 
 
+class PerspectiveSettings(_Section, frozen=True, kw_only=True):
+    """The whole configuration of a host that is a remote perspective and nothing else: it has no database."""
+
+    policy: Literal["internal", "public"]
+    perspective: PerspectiveHost
+    va: VaSettings
+
+
 class Settings(_Section, frozen=True, kw_only=True):
     """The whole effective configuration."""
 
@@ -129,6 +187,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     hsm: HsmSettings
     acme: AcmeSettings
     va: VaSettings
+    perspectives: PerspectivesSettings = PerspectivesSettings()
     ca: CaSettings
     ocsp: OcspSettings
     distribution: DistributionSettings
@@ -137,6 +196,19 @@ class Settings(_Section, frozen=True, kw_only=True):
 
 def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
     """Reads the file and the overrides of the environment. Relative paths count from the file. Raises SettingsError."""
+    settings = _load(Settings, path, environ)
+    _require_sensible(settings, path)
+    return settings
+
+
+def load_perspective_settings(path: Path, environ: Mapping[str, str]) -> PerspectiveSettings:
+    """As `load_settings`, for a host that is a remote perspective."""
+    settings = _load(PerspectiveSettings, path, environ)
+    _require_validation(settings.va, _requirement(path))
+    return settings
+
+
+def _load(kind: type[_SettingsT], path: Path, environ: Mapping[str, str]) -> _SettingsT:
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -157,17 +229,15 @@ def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
             source = f"{path} with {name}"
     base = path.resolve().parent
 
-    def decode(kind: type, value: Any) -> Any:
-        if kind is Path and isinstance(value, str):
+    def decode(wanted: type, value: Any) -> Any:
+        if wanted is Path and isinstance(value, str):
             return base / value
-        raise TypeError(f"Expected `{kind.__name__}`")
+        raise TypeError(f"Expected `{wanted.__name__}`")
 
     try:
-        settings = msgspec.convert(document, Settings, dec_hook=decode, strict=True)
+        return msgspec.convert(document, kind, dec_hook=decode, strict=True)
     except msgspec.ValidationError as fault:
         raise SettingsError(f"{source}: {_explain(str(fault))}") from fault
-    _require_sensible(settings, path)
-    return settings
 
 
 def _environment_value(text: str, in_file: object) -> object:
@@ -186,13 +256,17 @@ def _explain(message: str) -> str:
     return f"{place.rstrip('`')}: {text}" if separator else text
 
 
-def _require_sensible(settings: Settings, path: Path) -> None:
-    """Raises SettingsError for values of the right type that cannot work."""
-
+def _requirement(path: Path) -> Callable[[bool, str, str], None]:
     def require(holds: bool, key: str, form: str) -> None:
         if not holds:
             raise SettingsError(f"{path}: {key}: {form}")
 
+    return require
+
+
+def _require_sensible(settings: Settings, path: Path) -> None:
+    """Raises SettingsError for values of the right type that cannot work."""
+    require = _requirement(path)
     base = settings.acme.base_url
     require(base.startswith("https://") and not base.endswith("/"), "acme.base_url",
             f"expected an https:// URL without a slash at its end, got {base!r}")
@@ -207,15 +281,32 @@ def _require_sensible(settings: Settings, path: Path) -> None:
                 "acme.tls_certificate, acme.tls_key", "expected two file paths, because acme.tls is true")
     for key, number in (("acme.workers", settings.acme.workers), ("va.workers", settings.va.workers),
                         ("ca.workers", settings.ca.workers), ("ocsp.workers", settings.ocsp.workers),
-                        ("ocsp.presign_workers", settings.ocsp.presign_workers),
-                        ("va.concurrency", settings.va.concurrency)):
+                        ("ocsp.presign_workers", settings.ocsp.presign_workers)):
         require(number >= 1, key, f"expected a number of at least 1, got {number}")
-    for key, port in (("va.http_01_port", settings.va.http_01_port),
-                      ("va.tls_alpn_01_port", settings.va.tls_alpn_01_port),
-                      ("va.https_port", settings.va.https_port)):
-        require(0 < port < 65_536, key, f"expected a port number, got {port}")
     require(28_800 <= settings.ocsp.response_life_s <= 864_000, "ocsp.response_life_s",
             "expected 28800 to 864000 seconds (8 hours to 10 days, BR 4.9.9)")
     require(0 <= settings.ocsp.max_age_s <= 43_200, "ocsp.max_age_s",
             "expected 0 to 43200 seconds (12 hours, when the caches in front are purged at a revocation; else 1 to 4)")
-    require(bool(settings.va.caa_identities), "va.caa_identities", "expected at least one issuer domain name")
+    _require_validation(settings.va, require)
+    _require_perspectives(settings.perspectives, require)
+
+
+def _require_validation(va: VaSettings, require: Callable[[bool, str, str], None]) -> None:
+    require(va.concurrency >= 1, "va.concurrency", f"expected a number of at least 1, got {va.concurrency}")
+    for key, port in (("va.http_01_port", va.http_01_port), ("va.tls_alpn_01_port", va.tls_alpn_01_port),
+                      ("va.https_port", va.https_port)):
+        require(0 < port < 65_536, key, f"expected a port number, got {port}")
+    require(bool(va.caa_identities), "va.caa_identities", "expected at least one issuer domain name")
+
+
+def _require_perspectives(perspectives: PerspectivesSettings, require: Callable[[bool, str, str], None]) -> None:
+    if perspectives.remotes:
+        require(perspectives.certificate is not None and perspectives.key is not None,
+                "perspectives.certificate, perspectives.key", "expected two file paths, because there are remotes")
+    for key, number in (("timeout_s", perspectives.timeout_s), ("connect_timeout_s", perspectives.connect_timeout_s),
+                        ("probe_interval_s", perspectives.probe_interval_s),
+                        ("longest_back_off_s", perspectives.longest_back_off_s)):
+        require(number > 0, f"perspectives.{key}", f"expected seconds above 0, got {number}")
+    names = [remote.name for remote in perspectives.remotes]
+    require(len(names) == len(set(names)) and all(0 < len(name) <= 253 for name in names), "perspectives.remotes",
+            "expected a name for each, and each name once")

@@ -17,6 +17,7 @@ from acme_api.va.dns01 import Dns01
 from acme_api.va.dns_persist01 import DnsPersist01
 from acme_api.va.http01 import Http01, Http01Ports
 from acme_api.va.lanes import Lanes
+from acme_api.va.look import Looker
 from acme_api.va.methods import Methods
 from acme_api.va.resolver import Resolver, servers_of
 from acme_api.va.store import ClaimedRequest
@@ -46,10 +47,10 @@ def checker_for(
         tls_alpn_01=TlsAlpn01(dialer=dialer, port=port),
         dns_persist_01=DnsPersist01(resolver=resolver, issuer_names=["ca.example"]),
         caa=CaaChecker(resolver=resolver, identities=frozenset({"ca.example"})))
-    ambient = Ambient(now=lambda: now, random_bytes=os.urandom)
-    return Checker(methods=methods, lanes=Lanes(concurrency=5), ambient=ambient,
-                   account_url=lambda account_id: f"https://ca.example/{account_id.hex()}", reuse=reuse,
-                   persist=persist, try_timeout_s=try_timeout_s, retry_delays_s=(0.05, 0.05))
+    looker = Looker(methods=methods, lanes=Lanes(concurrency=5), try_timeout_s=try_timeout_s,
+                    retry_delays_s=(0.05, 0.05))
+    return Checker(looker=looker, ambient=Ambient(now=lambda: now, random_bytes=os.urandom), reuse=reuse,
+                   account_url=lambda account_id: f"https://ca.example/{account_id.hex()}", persist=persist)
 
 
 def request(**changes: Any) -> ClaimedRequest:

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import pytest
 from structlog.testing import capture_logs
 
-from acme_api.va.__main__ import _max_in_flight, _own_hosts, _run, address_policy, make_checker
+from acme_api.va.__main__ import _run, make_checker
 from acme_api.va.address import AddressRefused
 from acme_api.va.lanes import Lanes
+from acme_api.va.wiring import address_policy, max_in_flight, primary
 from ca.process.ambient import system_ambient
 from ca.process.lifecycle import StartupError
 from ca.process.settings import (
@@ -86,7 +87,7 @@ async def test_loopback_is_closed_unless_the_settings_open_it(database: TestData
 
 def test_sf2_own_service_addresses_are_refused_and_allowed_prefixes_dialled() -> None:
     """SF2: listening addresses and addresses in our URLs are refused although their prefix is allowed."""
-    policy = address_policy(settings_for(NO_DATABASE, allowed_prefixes=["10.0.0.0/8"]))
+    policy = address_policy(primary(settings_for(NO_DATABASE, allowed_prefixes=["10.0.0.0/8"])))
     assert {str(address) for address in policy.refused} == {"10.0.0.7", "10.0.0.8"}
     policy.require_dialable(ipaddress.ip_address("10.1.2.3"))
     with pytest.raises(AddressRefused):
@@ -97,7 +98,7 @@ def test_the_public_policy_ignores_internal_relaxations() -> None:
     """SF2, CA: prefixes and CAA exemptions are for internal names; under the public policy they are void and logged."""
     settings = settings_for(NO_DATABASE, policy="public", allowed_prefixes=["10.0.0.0/8"], caa_exempt_suffixes=["corp"])
     with capture_logs() as logs:
-        assert address_policy(settings).allowed == ()
+        assert address_policy(primary(settings)).allowed == ()
         make_checker(settings, system_ambient(), Lanes(concurrency=1))
     assert {entry["key"] for entry in logs} == {"va.allowed_prefixes", "va.caa_exempt_suffixes"}
 
@@ -106,15 +107,16 @@ def test_the_public_policy_ignores_internal_relaxations() -> None:
 def test_a_prefix_that_is_none_refuses_to_start(prefix: str) -> None:
     """A typing error in the configuration is one clear line, not a closed network that looks open."""
     with pytest.raises(StartupError, match=r"va\.allowed_prefixes"):
-        address_policy(settings_for(NO_DATABASE, allowed_prefixes=[prefix]))
+        address_policy(primary(settings_for(NO_DATABASE, allowed_prefixes=[prefix])))
 
 
 def test_own_host_names_are_those_of_our_urls() -> None:
     """E82: no redirect leads to the hosts in the CA's own URLs."""
-    assert _own_hosts(settings_for(NO_DATABASE)) == {"ca.example", "ocsp.ca.example", "crl.ca.example", "10.0.0.8"}
+    own_hosts = primary(settings_for(NO_DATABASE)).own_hosts
+    assert own_hosts == {"ca.example", "ocsp.ca.example", "crl.ca.example", "10.0.0.8"}
 
 
 def test_no_more_is_in_flight_than_sockets_allow() -> None:
     """The bound follows the descriptors that the system allows; a small concurrency is a small bound."""
-    assert _max_in_flight(1) == 20
-    assert 0 < _max_in_flight(1_000_000) <= 65_536
+    assert max_in_flight(1) == 20
+    assert 0 < max_in_flight(1_000_000) <= 65_536

@@ -18,6 +18,7 @@ from acme_api.va.dns01 import Dns01
 from acme_api.va.dns_persist01 import DnsPersist01
 from acme_api.va.http01 import Http01, Http01Ports
 from acme_api.va.lanes import Lanes
+from acme_api.va.look import Looker
 from acme_api.va.methods import Methods
 from acme_api.va.perform import Performer
 from acme_api.va.resolver import Resolver, servers_of
@@ -67,9 +68,9 @@ def checker_for(port: int, lanes: Lanes, resolver: str = "") -> Checker:
         tls_alpn_01=TlsAlpn01(dialer=dialer, port=port),
         dns_persist_01=DnsPersist01(resolver=asking, issuer_names=["ca.example"]),
         caa=CaaChecker(resolver=asking, identities=frozenset({"ca.example"})))
-    return Checker(methods=methods, lanes=lanes, ambient=system_ambient(), reuse=timedelta(days=30),
-                   account_url=lambda account_id: f"{BASE_URL}/acme/account/{to_text(account_id)}",
-                   retry_delays_s=(0.2, 0.2))
+    looker = Looker(methods=methods, lanes=lanes, retry_delays_s=(0.2, 0.2))
+    return Checker(looker=looker, ambient=system_ambient(), reuse=timedelta(days=30),
+                   account_url=lambda account_id: f"{BASE_URL}/acme/account/{to_text(account_id)}")
 
 
 @asynccontextmanager

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ca.pki.domain_control import CaaCheck, DomainControl, Evidence, Validation, require_domain_control
+from ca.pki.corroboration import ALONE, Corroboration
+from ca.pki.domain_control import (
+    CaaCheck,
+    DomainControl,
+    Evidence,
+    PerspectivePolicy,
+    Validation,
+    require_domain_control,
+)
 from ca.pki.identifier import Identifier
 from ca.pki.refusal import Refusal, RefusalReason
 
@@ -186,3 +194,43 @@ def test_no_right_without_a_fresh_validation(rows: list[tuple[str, bool, bytes, 
         assert require_domain_control(evidence, NOW).validations[0].account_id == A
     else:
         _refusal(evidence)
+
+
+FOUR_OF_FIVE = Corroboration(asked=5, corroborated=4, rirs=3)
+PUBLIC = PerspectivePolicy(public=True)
+
+
+def test_mp1_the_ca_counts_the_perspectives_again() -> None:
+    """MP1: a validation that too few perspectives saw gives no right, and the refusal says so."""
+    require_domain_control(_evidence(_validation(corroboration=FOUR_OF_FIVE)), NOW, PUBLIC)
+    for less in (ALONE, Corroboration(asked=5, corroborated=3, rirs=3), Corroboration(asked=5, corroborated=5, rirs=1)):
+        with pytest.raises(Refusal) as refused:
+            require_domain_control(_evidence(_validation(corroboration=less)), NOW, PUBLIC)
+        assert refused.value.reason is RefusalReason.NOT_CORROBORATED
+        assert "a.example was" in refused.value.detail
+    with pytest.raises(Refusal):
+        require_domain_control(_evidence(_validation()), NOW, PerspectivePolicy(least_corroborated=1))
+
+
+def test_mp1_the_rule_is_that_of_the_day_of_the_validation() -> None:
+    """MP1: four remote perspectives were enough until 2026-12-15, and a validation of then is reused after it."""
+    later = datetime(2026, 12, 20, tzinfo=UTC)
+    four = Corroboration(asked=4, corroborated=4, rirs=2)
+    checked = _validation(corroboration=four, caa_checked_at=None)
+    check = CaaCheck(authorization_id=checked.authorization_id, checked_at=later, refusal=None,
+                     corroboration=FOUR_OF_FIVE)
+    assert not require_domain_control(_evidence(checked, checks=(check,)), later, PUBLIC).stale_caa
+    with pytest.raises(Refusal):
+        require_domain_control(_evidence(replace(checked, validated_at=later - HOUR), checks=(check,)), later, PUBLIC)
+
+
+def test_mp1_a_look_at_caa_needs_its_perspectives_too() -> None:
+    """MP1, CA9: one of before is made again; one made for this request that too few saw ends it, without a loop."""
+    old = _validation(corroboration=FOUR_OF_FIVE, caa_checked_at=NOW - 9 * HOUR)
+    before = CaaCheck(authorization_id=old.authorization_id, checked_at=NOW - HOUR, refusal=None)
+    assert require_domain_control(_evidence(old, checks=(before,)), NOW, PUBLIC).stale_caa == (old,)
+    with pytest.raises(Refusal) as refused:
+        require_domain_control(_evidence(old, checks=(replace(before, checked_at=NOW),)), NOW, PUBLIC)
+    assert refused.value.reason is RefusalReason.NOT_CORROBORATED
+    enough = replace(before, checked_at=NOW, corroboration=FOUR_OF_FIVE)
+    assert not require_domain_control(_evidence(old, checks=(enough,)), NOW, PUBLIC).stale_caa
