@@ -28,7 +28,7 @@ VALIDATION_CHANNEL: Final = "validation"
 
 async def authorization(context: Context, post: Post) -> Reply:
     """Reads, or deactivates (rows AZ1, AZ4, AZ5)."""
-    found = await _require_own(context, post)
+    found = _require_own(post)
     if not post.is_read:
         now = context.ambient.now()
         if decide_update(found, post.json(), now):
@@ -41,7 +41,7 @@ async def authorization(context: Context, post: Post) -> Reply:
 
 async def challenge(context: Context, post: Post) -> Reply:
     """Reads, or starts the validation (RFC 8555 7.5.1, rows CH3, CH4). Members of the payload are ignored."""
-    found = await _require_own(context, post)
+    found = _require_own(post)
     chosen = require_challenge(found, post.target.challenge_type)
     now = context.ambient.now()
     if post.is_read:
@@ -49,14 +49,16 @@ async def challenge(context: Context, post: Post) -> Reply:
         return _challenge_reply(context, found, chosen)
     post.json()
     if decide_response(found, chosen.type, now) is Response.START:
-        await context.store.insert_validation_request(
+        stored = await context.store.insert_validation_request(
             object_id(now, context.ambient.random_bytes(16)), found, chosen.type, post.owner.thumbprint, now=now)
-        context.notifier.notify(VALIDATION_CHANNEL)
-        stored = await context.store.authorization(found.id)
-        found = stored or found
-        if found.responding != chosen.type and found.facts.validation is None:
-            # Somebody else's answer to another challenge was first (row E81).
-            decide_response(found, chosen.type, now)
+        if stored:
+            context.notifier.notify(VALIDATION_CHANNEL)
+            found = replace(found, responding=chosen.type)
+        else:
+            found = await context.store.authorization(found.id) or found
+            if found.responding != chosen.type and found.facts.validation is None:
+                # Somebody else's answer to another challenge was first (row E81).
+                decide_response(found, chosen.type, now)
     return _challenge_reply(context, found, chosen)
 
 
@@ -75,10 +77,10 @@ def _retry_after_s(context: Context, found: Authorization) -> int | None:
     return _RETRY_AFTER_S if status is AuthorizationStatus.PENDING and found.responding is not None else None
 
 
-async def _require_own(context: Context, post: Post) -> Authorization:
+def _require_own(post: Post) -> Authorization:
     """The authorization of the URL. Raises Problem: 404 when there is none, 403 when it is another's (row J12)."""
-    found = await context.store.authorization(post.target.object_id)
-    if found is None:
+    found = post.loaded
+    if not isinstance(found, Authorization):
         raise problem.not_found("there is no such authorization")
     if found.account_id != post.owner.id:
         raise problem.unauthorized("this authorization belongs to another account")

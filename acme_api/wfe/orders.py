@@ -62,14 +62,14 @@ async def new_order(context: Context, post: Post) -> Reply:
 
 async def order(context: Context, post: Post) -> Reply:
     """Reads an order (row OR14)."""
-    found = await _require_own(context, post)
+    found = _require_own(post)
     post.require_read()
     return _order_reply(context, found)
 
 
 async def finalize(context: Context, post: Post) -> Reply:
     """Takes the CSR, queues the issuance and waits a little for the certificate (rows FI1 to FI10)."""
-    found = await _require_own(context, post)
+    found = _require_own(post)
     now = context.ambient.now()
     csr_der = parse_finalize(post.json())
     require_ready(found, now)
@@ -130,10 +130,10 @@ def _needs_recheck(control: Control, now: datetime) -> bool:
     return control.caa_checked_at is None or control.caa_checked_at < now - _RECHECK_CAA
 
 
-async def _require_own(context: Context, post: Post) -> Order:
+def _require_own(post: Post) -> Order:
     """The order of the URL. Raises Problem: 404 when there is none, 403 when it is another's (row J12)."""
-    found = await context.store.order(post.target.object_id)
-    if found is None:
+    found = post.loaded
+    if not isinstance(found, Order):
         raise problem.not_found("there is no such order")
     if found.account_id != post.owner.id:
         raise problem.unauthorized("this order belongs to another account")

@@ -1,8 +1,8 @@
 """From an HTTP POST to a request whose signer is known: every check once, in the order of the conventions.
 
-Content-Type, size, JWS form, base64url, alg, jwk or kid; then the nonce is burnt and the account looked up, in one
-round trip; then key policy, signature, account status, nonce result, url. A request with several faults is answered by
-the first of them, and a nonce that was seen is dead whatever the answer is (row N8).
+Content-Type, size, JWS form, base64url, alg, jwk or kid; then the nonce is burnt, and the account and what it asks for
+are looked up, in one round trip; then key policy, signature, account status, nonce result, url. A request with several
+faults is answered by the first of them, and a nonce that was seen is dead whatever the answer is (row N8).
 """
 
 import asyncio
@@ -15,9 +15,11 @@ from aiohttp import web
 from acme_api.protocol import nonce, problem
 from acme_api.protocol.account import Account, require_open
 from acme_api.protocol.account_key import require_account_key
+from acme_api.protocol.authorization import Authorization
 from acme_api.protocol.directory import Target, parse_account_url
 from acme_api.protocol.json_strict import JsonError, JsonObject, decode_object
 from acme_api.protocol.jws import SignedRequest, parse_flattened, thumbprint, verify
+from acme_api.protocol.order import Order
 from acme_api.wfe.context import Context
 
 _MEDIA_TYPE: Final = "application/jose+json"
@@ -42,7 +44,8 @@ class RequestAborted(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """An authenticated request. `account` None: it is signed by `jwk`, which is no account's."""
+    """An authenticated request. `account` None: it is signed by `jwk`, which is no account's. `loaded` is the
+    authorization or order of the target, if there is one, whoever owns it."""
 
     target: Target
     query: str
@@ -50,6 +53,7 @@ class Post:
     body: bytes
     jwk: str
     account: Account | None
+    loaded: Authorization | Order | None
 
     @property
     def is_read(self) -> bool:
@@ -116,13 +120,13 @@ async def authenticate(context: Context, body: bytes, *, target: Target, path: s
     raw_nonce = None if signed.nonce is None else nonce.parse_nonce(signed.nonce, context.nonce_key, now)
     if signed.kid is not None:
         account_id = parse_account_url(context.base_url, signed.kid)
-        spent = await context.store.spend_nonce(raw_nonce, account_id=account_id)
+        spent = await context.store.spend_nonce(raw_nonce, account_id=account_id, target=target)
         if spent.account is None:
             raise problem.account_does_not_exist("kid is not the URL of an account of this server")
         jwk = spent.account.jwk
     else:
         is_lookup = signer is Signer.NEW_KEY and signed.jwk is not None
-        spent = await context.store.spend_nonce(
+        spent = await context.store.spend_nonce_of_key(
             raw_nonce, thumbprint=thumbprint(signed.jwk) if is_lookup and signed.jwk is not None else None)
         if signed.jwk is None:
             raise signed.key_problem or problem.bad_public_key("the jwk is no usable key")
@@ -136,7 +140,8 @@ async def authenticate(context: Context, body: bytes, *, target: Target, path: s
         raise problem.bad_nonce(_why_not_fresh(signed, raw_nonce))
     if signed.url != context.base_url + path:
         raise problem.unauthorized("the url in the protected header is not the URL that was called")
-    return Post(target=target, query=path.partition("?")[2], signed=signed, body=body, jwk=jwk, account=spent.account)
+    return Post(target=target, query=path.partition("?")[2], signed=signed, body=body, jwk=jwk, account=spent.account,
+                loaded=spent.loaded)
 
 
 def _why_not_fresh(signed: SignedRequest, raw_nonce: bytes | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from acme_api.protocol.account import Account
 from acme_api.protocol.authorization import Authorization, AuthorizationFacts, Challenge, Validation
+from acme_api.protocol.directory import Resource, Target
 from acme_api.protocol.nonce import issued_at_s
 from acme_api.protocol.order import Order, OrderFacts, ReusableAuthorization
 from acme_api.wfe.sessions import Sessions
@@ -20,30 +21,31 @@ from ca.process.postgres import Record, UniqueViolation
 READ_OPTIONS: Final = {"synchronous_commit": "off", "plan_cache_mode": "force_generic_plan"}
 WRITE_OPTIONS: Final = {"plan_cache_mode": "force_generic_plan"}
 
-# Burns the nonce and loads the account in one round trip. The commit does not wait for the disk: what a crash of the
-# server could forget is younger than the crash, and every nonce made before the server's last start, or before its
-# last recovery (which resets its statistics), is refused here; $4 does the same after a failover, which no server
-# tells of itself. That keeps a nonce single use at no cost.
-_SPEND: Final = """
+_SIGNER: Final = """signer.id AS signer_id, signer.thumbprint AS signer_thumbprint, signer.jwk AS signer_jwk,
+    signer.contacts AS signer_contacts, signer.terms_agreed_at AS signer_terms_agreed_at,
+    signer.deactivated_at AS signer_deactivated_at, signer.revoked_at AS signer_revoked_at,
+    signer.dns_persist_allowed_at AS signer_dns_persist_allowed_at"""
+# Burns the nonce, and loads the account and what the request is about, in one round trip. The commit does not wait for
+# the disk: what a crash of the server could forget is younger than the crash, and every nonce made before the server's
+# last start, or before its last recovery (which resets its statistics), is refused here; $4 does the same after a
+# failover, which no server tells of itself. That keeps a nonce single use at no cost.
+_SPEND: Final = f"""
 WITH spent AS (
     INSERT INTO spent_nonces (nonce)
     SELECT $1::bytea WHERE $1 IS NOT NULL AND to_timestamp($2::float8) >= greatest(
         pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_wal), $4::timestamptz)
     ON CONFLICT DO NOTHING RETURNING 1
 )
-SELECT EXISTS (SELECT FROM spent) AS fresh, account.id, account.thumbprint, account.jwk, account.contacts,
-    account.terms_agreed_at, account.deactivated_at, account.revoked_at, account.dns_persist_allowed_at
-FROM (VALUES (1)) AS one (row) LEFT JOIN accounts AS account ON """
-_SPEND_BY_ID: Final = _SPEND + "account.id = $3"
-_SPEND_BY_THUMBPRINT: Final = _SPEND + "account.thumbprint = $3"
+SELECT EXISTS (SELECT FROM spent) AS fresh, {_SIGNER}%s
+FROM (VALUES (1)) AS one (row) LEFT JOIN accounts AS signer ON signer.%s = $3%s
+"""  # noqa: S608 - of constants
 
 _NO_NONCE_BEFORE: Final = "SELECT greatest(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_wal))"
 
 _ACCOUNT_EXISTS: Final = "SELECT EXISTS (SELECT FROM accounts WHERE id = $1)"
-_ACCOUNT_BY_THUMBPRINT: Final = """
-SELECT id, thumbprint, jwk, contacts, terms_agreed_at, deactivated_at, revoked_at, dns_persist_allowed_at
-FROM accounts WHERE thumbprint = $1
-"""
+_ACCOUNT_BY_THUMBPRINT: Final = f"""
+SELECT {_SIGNER} FROM accounts AS signer WHERE signer.thumbprint = $1
+"""  # noqa: S608 - of constants
 _INSERT_ACCOUNT: Final = """
 INSERT INTO accounts (id, created_at, thumbprint, jwk, contacts, terms_agreed_at) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (thumbprint) DO NOTHING RETURNING id
@@ -117,8 +119,8 @@ SELECT a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard, a.
     (SELECT q.challenge_type FROM validation_requests q WHERE q.authorization_id = a.id AND q.kind = 'challenge')
         AS responding
 FROM authorizations a LEFT JOIN validations v ON v.authorization_id = a.id
-WHERE a.id = $1
 """
+_AUTHORIZATION_BY_ID: Final = _AUTHORIZATION + "WHERE a.id = $1"
 _DEACTIVATE_AUTHORIZATION: Final = """
 UPDATE authorizations SET deactivated_at = $2 WHERE id = $1 AND deactivated_at IS NULL
 """
@@ -126,9 +128,15 @@ _INSERT_VALIDATION_REQUEST: Final = """
 INSERT INTO validation_requests (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at)
 SELECT $1, 'challenge', $2, $3, $4, $5, $6
 WHERE NOT EXISTS (SELECT FROM validations WHERE authorization_id = $2)
-ON CONFLICT (authorization_id, kind) DO NOTHING
+ON CONFLICT (authorization_id, kind) DO NOTHING RETURNING id
 """
 _NOTIFY: Final = "SELECT pg_notify(channel, '') FROM unnest($1::text[]) AS channel"
+
+_SPEND_BY_ID: Final = _SPEND % ("", "id", "")
+_SPEND_BY_THUMBPRINT: Final = _SPEND % ("", "thumbprint", "")
+_LOADED: Final = " LEFT JOIN LATERAL (%s = $5) AS loaded ON true"
+_SPEND_AND_AUTHORIZATION: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{_AUTHORIZATION} WHERE a.id")
+_SPEND_AND_ORDER: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{_ORDER} WHERE o.id")
 
 
 class KeyTaken(Exception):
@@ -141,10 +149,12 @@ class KeyTaken(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpentNonce:
-    """`fresh`: the nonce was good and is dead from now on. `account` None: there is none of that URL or key."""
+    """`fresh`: the nonce was good and is dead from now on. `account` None: there is none of that URL or key. `loaded`
+    None: there is no such object, or the resource is none of those that are loaded with the account."""
 
     fresh: bool
     account: Account | None
+    loaded: Authorization | Order | None
 
 
 class Store:
@@ -165,17 +175,33 @@ class Store:
         moment: datetime = await self._reads.fetchval(_NO_NONCE_BEFORE)
         return moment
 
-    async def spend_nonce(
-        self, nonce: bytes | None, *, account_id: bytes | None = None, thumbprint: bytes | None = None
-    ) -> SpentNonce:
-        """Burns the nonce (None: there is nothing to burn) and loads the account by its id or by its key."""
-        statement = _SPEND_BY_THUMBPRINT if thumbprint is not None else _SPEND_BY_ID
-        row = await self._reads.fetchrow(statement, nonce, None if nonce is None else float(issued_at_s(nonce)),
-                                         thumbprint if thumbprint is not None else account_id,
-                                         self._no_nonce_before)
+    async def spend_nonce(self, nonce: bytes | None, *, account_id: bytes | None, target: Target) -> SpentNonce:
+        """Burns the nonce (None: there is nothing to burn) and loads the account by its id, and with it the
+        authorization or order that the request is about."""
+        arguments = nonce, None if nonce is None else float(issued_at_s(nonce)), account_id, self._no_nonce_before
+        loaded: Authorization | Order | None = None
+        match target.resource:
+            case Resource.AUTHORIZATION | Resource.CHALLENGE:
+                row = await self._one_row(_SPEND_AND_AUTHORIZATION, *arguments, target.object_id)
+                loaded = None if row["id"] is None else _authorization(row)
+            case Resource.ORDER | Resource.FINALIZE:
+                row = await self._one_row(_SPEND_AND_ORDER, *arguments, target.object_id)
+                loaded = None if row["id"] is None else _order(row)
+            case _:
+                row = await self._one_row(_SPEND_BY_ID, *arguments)
+        return SpentNonce(fresh=row["fresh"], account=_signer(row), loaded=loaded)
+
+    async def spend_nonce_of_key(self, nonce: bytes | None, *, thumbprint: bytes | None) -> SpentNonce:
+        """Burns the nonce (None: there is nothing to burn) and loads the account that has the key, if one is named."""
+        row = await self._one_row(_SPEND_BY_THUMBPRINT, nonce, None if nonce is None else float(issued_at_s(nonce)),
+                                  thumbprint, self._no_nonce_before)
+        return SpentNonce(fresh=row["fresh"], account=_signer(row), loaded=None)
+
+    async def _one_row(self, sql: str, *arguments: Any) -> Record:
+        row = await self._reads.fetchrow(sql, *arguments)
         if row is None:
             raise AssertionError("the statement gives one row")
-        return SpentNonce(fresh=row["fresh"], account=None if row["id"] is None else _account(row))
+        return row
 
     async def account_exists(self, account_id: bytes) -> bool:
         """Whether there is such an account."""
@@ -184,7 +210,7 @@ class Store:
     async def account_of_key(self, thumbprint: bytes) -> Account | None:
         """The account that has this key now."""
         row = await self._reads.fetchrow(_ACCOUNT_BY_THUMBPRINT, thumbprint)
-        return None if row is None else _account(row)
+        return None if row is None else _signer(row)
 
     async def insert_account(self, account: Account, *, created_at: datetime) -> bool:
         """Stores a new account; False when its key has an account already (row AC9)."""
@@ -250,7 +276,7 @@ class Store:
 
     async def authorization(self, authorization_id: bytes) -> Authorization | None:
         """An authorization with all its facts."""
-        row = await self._reads.fetchrow(_AUTHORIZATION, authorization_id)
+        row = await self._reads.fetchrow(_AUTHORIZATION_BY_ID, authorization_id)
         return None if row is None else _authorization(row)
 
     async def deactivate_authorization(self, authorization_id: bytes, *, now: datetime) -> None:
@@ -259,20 +285,25 @@ class Store:
 
     async def insert_validation_request(
         self, request_id: bytes, authorization: Authorization, challenge_type: str, thumbprint: bytes, *, now: datetime
-    ) -> None:
-        """Asks the VA to validate; nothing is stored when it is asked already or has answered."""
-        await self._writes.fetch(_INSERT_VALIDATION_REQUEST, request_id, authorization.id, authorization.account_id,
-                                   challenge_type, thumbprint, now)
+    ) -> bool:
+        """Asks the VA to validate; False, and nothing is stored, when it is asked already or has answered."""
+        return await self._writes.fetchval(
+            _INSERT_VALIDATION_REQUEST, request_id, authorization.id, authorization.account_id, challenge_type,
+            thumbprint, now) is not None
 
     async def notify(self, channels: Sequence[str]) -> None:
         """Wakes the processes that listen on the channels."""
         await self._reads.fetch(_NOTIFY, list(channels))
 
 
-def _account(row: Record) -> Account:
-    return Account(id=row["id"], thumbprint=row["thumbprint"], jwk=row["jwk"], contacts=tuple(row["contacts"]),
-                   terms_agreed_at=row["terms_agreed_at"], deactivated_at=row["deactivated_at"],
-                   revoked_at=row["revoked_at"], dns_persist_allowed=row["dns_persist_allowed_at"] is not None)
+def _signer(row: Record) -> Account | None:
+    if row["signer_id"] is None:
+        return None
+    return Account(
+        id=row["signer_id"], thumbprint=row["signer_thumbprint"], jwk=row["signer_jwk"],
+        contacts=tuple(row["signer_contacts"]), terms_agreed_at=row["signer_terms_agreed_at"],
+        deactivated_at=row["signer_deactivated_at"], revoked_at=row["signer_revoked_at"],
+        dns_persist_allowed=row["signer_dns_persist_allowed_at"] is not None)
 
 
 def _facts(row: Record) -> AuthorizationFacts:

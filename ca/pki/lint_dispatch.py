@@ -3,7 +3,7 @@
 pkilint offers every node of a document to every validator, six thousand questions for a small certificate. Most answers
 follow from the validator's path and ASN.1 class alone, so they are remembered by (path, class); what a validator looks
 at beyond them it is still asked about, in the same order. Two things are remembered by value, because most of a CA's
-certificates have them in common: decoded extension values, and URLs that were found to be well formed. The results are
+certificates have them in common: decoded extension values, and whether a URL is well formed. The results are
 the same, in less than half of the time; tests compare them on good and bad certificates.
 """
 
@@ -92,19 +92,21 @@ class _RememberingDecoder(ValueDecoder):  # type: ignore[misc] # pkilint has no 
 
 
 class _RememberingUriValidator(GeneralNameUriSyntaxValidator):  # type: ignore[misc] # pkilint has no type information
-    """Looks at the syntax of each URL once; what is not well formed is looked at, and found, every time."""
+    """Looks at the syntax of each URL once; outside of name constraints it depends on nothing else."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._well_formed: set[str] = set()
+        self._well_formed: dict[str, bool] = {}
 
-    def validate_value(self, node: Any) -> Any:
+    def validate_value(self, node: Any) -> bool:
+        if is_nameconstraints_child_node(node):
+            return bool(super().validate_value(node))
         url = str(node.pdu)
-        if url in self._well_formed and not is_nameconstraints_child_node(node):
-            return True
-        found = super().validate_value(node)
-        if found and len(self._well_formed) < _MAX_VALUES and not is_nameconstraints_child_node(node):
-            self._well_formed.add(url)
+        found = self._well_formed.get(url)
+        if found is None:
+            found = bool(super().validate_value(node))
+            if len(self._well_formed) < _MAX_VALUES:
+                self._well_formed[url] = found
         return found
 
 

@@ -50,7 +50,7 @@ async def test_d1_the_directory(wfe: RunningWfe) -> None:
     assert sorted(found) == ["keyChange", "newAccount", "newNonce", "newOrder", "revokeCert"]
     assert all(url.startswith(BASE + "/") for url in found.values())
     assert meta["caaIdentities"] == ["ca.example"]
-    assert set(meta["profiles"]) == {"classic", "tlsserver"}
+    assert set(meta["profiles"]) == {"classic", "tlsserver", "shortlived"}
     assert meta["externalAccountRequired"] is False
     assert "termsOfService" not in meta
     assert (await client.send("HEAD", "/directory")).require(200).body == b""
