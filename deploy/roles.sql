@@ -11,7 +11,8 @@ GRANT USAGE ON SCHEMA public TO acme_wfe, acme_va, ca_issuer, ca_reader, ocsp_si
 -- WFE: what subscribers say.
 GRANT SELECT ON accounts, key_changes, orders, authorizations, validation_requests, validations, caa_checks,
     finalizations, service_requests, issuance_requests, issuances, certificates, certificate_signatures, refusals,
-    revocation_requests, revocations, issuers, issuer_chains, ocsp_requests, blocked_keys, blocked_names TO acme_wfe;
+    revocation_requests, revocations, issuers, issuer_chains, ocsp_requests, blocked_keys, blocked_names,
+    incidents, incident_serials TO acme_wfe;
 GRANT INSERT (id, created_at, thumbprint, jwk, contacts, terms_agreed_at) ON accounts TO acme_wfe;
 GRANT UPDATE (thumbprint, jwk, contacts, deactivated_at) ON accounts TO acme_wfe;
 GRANT INSERT ON key_changes, orders, authorizations, finalizations, service_requests TO acme_wfe;
@@ -32,7 +33,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON perspective_health TO acme_va;
 GRANT SELECT ON accounts, key_changes, orders, authorizations, validations, caa_checks, validation_requests,
     finalizations, service_requests, issuance_requests, issuances, certificates, certificate_names,
     certificate_signatures, refusals, revocation_requests, revocations, issuers, crls, blocked_keys, blocked_names,
-    operator_acts TO ca_issuer;
+    operator_acts, incident_serials, mass_revocations TO ca_issuer;
 GRANT UPDATE (leased_by, leased_until, attempts), DELETE ON issuance_requests TO ca_issuer;
 GRANT DELETE ON revocation_requests TO ca_issuer;
 GRANT INSERT ON issuances, certificates, certificate_names, certificate_signatures, refusals, crls TO ca_issuer;
@@ -42,6 +43,7 @@ GRANT SELECT (serial, version) ON ocsp_requests TO ca_issuer;
 GRANT EXECUTE ON FUNCTION ask_for_caa_checks(bytea[], bytea[]) TO ca_issuer;
 GRANT INSERT, UPDATE (authority, evidence, sweep_at), DELETE ON blocked_keys TO ca_issuer;
 GRANT UPDATE (recorded_at) ON operator_acts TO ca_issuer;
+GRANT UPDATE (through, examined, changed, worked_at, finished_at) ON mass_revocations TO ca_issuer;
 GRANT EXECUTE ON FUNCTION close_accounts_with_blocked_keys() TO ca_issuer;
 GRANT SELECT ON ocsp_responder_keys, ocsp_responders TO ca_issuer;
 GRANT INSERT, UPDATE (certificate) ON ocsp_responders TO ca_issuer;
@@ -68,6 +70,9 @@ GRANT UPDATE (revoked_at, dns_persist_allowed_at) ON accounts TO ca_admin;
 GRANT INSERT ON revocation_requests TO ca_admin;
 GRANT INSERT (id, acted_at, operator, act, subject, detail) ON operator_acts TO ca_admin;
 GRANT INSERT, DELETE ON blocked_names TO ca_admin;
+GRANT INSERT, UPDATE (closed_at) ON incidents TO ca_admin;
+GRANT INSERT ON incident_serials TO ca_admin;
+GRANT INSERT (incident, reason, operator, comment, requested_at), UPDATE (halted) ON mass_revocations TO ca_admin;
 GRANT INSERT, UPDATE ON issuers, issuer_chains, published_files TO ca_admin;
 GRANT EXECUTE ON FUNCTION create_partitions(timestamptz), drop_expired_partitions(timestamptz), prune_crls(integer)
     TO ca_admin;

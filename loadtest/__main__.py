@@ -1,4 +1,4 @@
-"""`python -m loadtest acme|ocsp|presign|storage|all`."""
+"""`python -m loadtest acme|ocsp|presign|revoke|storage|all`."""
 
 import asyncio
 import contextlib
@@ -22,6 +22,7 @@ from loadtest.report import Report
 from loadtest.scenario_acme import AcmeOptions, run_acme
 from loadtest.scenario_ocsp import OcspOptions, run_ocsp
 from loadtest.scenario_presign import PresignOptions, run_presign
+from loadtest.scenario_revoke import RevokeOptions, run_revoke
 from loadtest.scenario_storage import StorageOptions, run_storage
 from loadtest.session import Running, Session
 
@@ -73,6 +74,12 @@ _OPTIONS: dict[str, Sequence[Callable[[_Command], _Command]]] = {
         click.option("--rsa-serials", type=_COUNT, default=3_000, show_default=True, help="A round, RSA-2048."),
         click.option("--loop-seconds", type=_SECONDS, default=3, show_default=True, help="Length of a bare loop."),
     ),
+    "revoke": (
+        click.option("--ec-certificates", type=click.IntRange(0, 10_000_000), default=200_000, show_default=True,
+                     help="Made-up ones of the EC issuer that are revoked."),
+        click.option("--rsa-certificates", type=click.IntRange(0, 10_000_000), default=0, show_default=True,
+                     help="Made-up ones of the RSA issuer."),
+    ),
     "ocsp": (
         click.option("--certificates", type=_COUNT, default=300, show_default=True, help="Issued to be asked about."),
         click.option("--revocations", type=click.IntRange(1, 1000), default=50, show_default=True),
@@ -107,7 +114,7 @@ def cli(context: click.Context, data_dir: Path | None, directory: str | None, ro
 
 
 def _with_options(*names: str) -> Callable[[_Command], _Command]:
-    options = [_ROUNDS_OPTION, _PEER_OPTION] if set(names) - {"storage"} else []
+    options = [_ROUNDS_OPTION, _PEER_OPTION] if set(names) - {"storage", "revoke"} else []
     options += [option for name in names for option in _OPTIONS[name]]
 
     def decorate(command: _Command) -> _Command:
@@ -134,6 +141,11 @@ def _presign(options: dict[str, Any]) -> _Scenario:
     chosen = PresignOptions(ec_serials=options["ec_serials"], rsa_serials=options["rsa_serials"],
                             rounds=options["rounds"], seconds_s=float(options["loop_seconds"]), peer=options["peer"])
     return lambda session: run_presign(session, chosen)
+
+
+def _revoke(options: dict[str, Any]) -> _Scenario:
+    chosen = RevokeOptions(ec_certificates=options["ec_certificates"], rsa_certificates=options["rsa_certificates"])
+    return lambda session: run_revoke(session, chosen)
 
 
 def _ocsp(options: dict[str, Any]) -> _Scenario:
@@ -174,6 +186,14 @@ def presign(place: Place, /, **options: Any) -> None:
 def ocsp(place: Place, /, **options: Any) -> None:
     """OCSP answers by GET and POST, beside nginx; revocations until they are seen."""
     sys.exit(_run("ocsp", place, [_ocsp(options)]))
+
+
+@cli.command()
+@_with_options("revoke")
+@click.pass_obj
+def revoke(place: Place, /, **options: Any) -> None:
+    """A mass revocation, until every OCSP response and CRL says so."""
+    sys.exit(_run("revoke", place, [_revoke(options)]))
 
 
 @cli.command(name="all")

@@ -30,10 +30,7 @@ class Chancery:
     @classmethod
     async def start(cls, data_dir: Path, log: Path) -> Self:
         """Runs `chancery demo` on free ports and waits until it serves. Raises ProgramFault."""
-        command = Path(sys.executable).parent / "chancery"
-        chancery = str(command) if command.exists() else find_program("chancery")
-        if chancery is None:
-            raise ProgramFault(f"the command chancery is neither beside {sys.executable} nor on PATH")
+        chancery = chancery_command()
         port_base, http_01_port = free_port(4), free_port()
         program = Program("chancery demo", [
             chancery, "demo", "--data", str(data_dir), "--port-base", str(port_base), "--http-01-port",
@@ -83,6 +80,15 @@ class Chancery:
     def cpu_s(self) -> dict[str, float]:
         """Processor seconds so far, by process."""
         return tree_cpu_s(self.process_ids())
+
+
+def chancery_command() -> str:
+    """The path of the command. Raises ProgramFault when there is none."""
+    command = Path(sys.executable).parent / "chancery"
+    chancery = str(command) if command.exists() else find_program("chancery")
+    if chancery is None:
+        raise ProgramFault(f"the command chancery is neither beside {sys.executable} nor on PATH")
+    return chancery
 
 
 def _lock_holder(data_dir: Path) -> list[int]:

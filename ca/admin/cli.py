@@ -29,9 +29,11 @@ _COMMANDS = {
     "config": "ca.admin.commands.config",
     "db": "ca.admin.commands.db",
     "demo": "ca.admin.commands.demo",
+    "incident": "ca.admin.commands.incident",
     "key": "ca.admin.commands.key",
     "name": "ca.admin.commands.name",
     "order": "ca.admin.commands.order",
+    "revoke": "ca.admin.commands.revoke",
     "status": "ca.admin.commands.status",
 }
 

@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from ca.issuing import store
 from ca.issuing.audit import AuditTrail
 from ca.issuing.authorities import Authority, open_authorities
-from ca.issuing.crls import DEBOUNCE_S, CrlPublisher
+from ca.issuing.crls import CrlPublisher
 from ca.issuing.cycle import IssuingProcess, issue_batch
 from ca.issuing.policy import IssuancePolicy, issuance_policy
 from ca.issuing.revoke import revoke_requested
@@ -23,7 +23,7 @@ from ca.process.ambient import Ambient, system_ambient
 from ca.process.lifecycle import NoRetryError, StartupError, ready, run_process
 from ca.process.postgres import Listener, Pool, create_pool
 from ca.process.settings import Settings
-from ca.process.worker import is_dead, run_claim_loop, worker_name
+from ca.process.worker import is_dead, run_claim_loop, wait_any, worker_name
 from hsm.errors import HsmError, PinRefusedError
 from hsm.thread import HsmThread
 
@@ -86,7 +86,7 @@ async def _serve(
         tasks.create_task(run_claim_loop(wake=revoke, poll_s=_POLL_S, stop=stop, log=log,
                                          step=lambda: _revoke(pool, ambient, audit, publisher, log)))
         tasks.create_task(run_claim_loop(wake=publisher.wake, poll_s=_CRL_POLL_S, stop=stop, log=log,
-                                         step=lambda: _publish(publisher)))
+                                         step=lambda: _publish(publisher, stop)))
         ready()
 
 
@@ -121,9 +121,9 @@ async def _revoke(
     return changed is not None
 
 
-async def _publish(publisher: CrlPublisher) -> bool:
+async def _publish(publisher: CrlPublisher, stop: asyncio.Event) -> bool:
     if publisher.is_marked():
-        await asyncio.sleep(DEBOUNCE_S)
+        await wait_any(stop, timeout_s=publisher.debounce_s)
     return await publisher.publish_due()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 from ca.issuing.revocation_store import IssuedCertificate
@@ -24,16 +24,17 @@ DELETE FROM blocked_keys WHERE spki_sha256 = $1 AND authority = 'operator' AND N
 RETURNING spki_sha256
 """
 SWEEPS: Final = """
-SELECT spki_sha256, authority, evidence, blocked_at FROM blocked_keys
-WHERE sweep_at <= $1 ORDER BY sweep_at LIMIT $2
+SELECT spki_sha256, authority, evidence FROM blocked_keys WHERE sweep_at <= $1 ORDER BY sweep_at LIMIT $2
 """
-# Certificates with the key that are not revoked for its loss yet.
-WITH_KEY: Final = """
+# Certificates with the keys that are not revoked for their loss yet.
+WITH_KEYS: Final = """
 SELECT c.serial, c.issuer_id, c.request_id, c.spki_sha256, c.has_ocsp
 FROM certificates c LEFT JOIN revocations r ON r.serial = c.serial
-WHERE c.spki_sha256 = $1 AND c.not_after >= $2 AND r.reason IS DISTINCT FROM 1 LIMIT $3
+WHERE c.spki_sha256 = ANY($1) AND c.not_after >= $2 AND r.reason IS DISTINCT FROM 1 LIMIT $3
 """
-SET_SWEEP: Final = "UPDATE blocked_keys SET sweep_at = $2 WHERE spki_sha256 = $1"
+SWEPT: Final = """
+UPDATE blocked_keys SET sweep_at = CASE WHEN blocked_at + $2 > $3 THEN blocked_at + $2 END WHERE spki_sha256 = ANY($1)
+"""
 CLOSE_ACCOUNTS: Final = "SELECT id FROM close_accounts_with_blocked_keys() AS t (id)"
 TBS_WITH_KEYS: Final = """
 SELECT DISTINCT ON (spki_sha256) spki_sha256, tbs FROM certificates WHERE spki_sha256 = ANY($1)
@@ -64,7 +65,6 @@ class Sweep:
     spki_sha256: bytes
     authority: Authority
     evidence: Any
-    blocked_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,18 +94,20 @@ async def unblock(connection: Connection, spki_sha256: bytes) -> bool:
 async def sweeps(connection: Connection, limit: int, *, now: datetime) -> list[Sweep]:
     """Blocked keys whose certificates are to be looked for now."""
     return [Sweep(spki_sha256=row["spki_sha256"], authority=cast("Authority", row["authority"]),
-                  evidence=row["evidence"], blocked_at=row["blocked_at"])
-            for row in await connection.fetch(SWEEPS, now, limit)]
+                  evidence=row["evidence"]) for row in await connection.fetch(SWEEPS, now, limit)]
 
 
-async def with_key(connection: Connection, spki_sha256: bytes, limit: int, *, now: datetime) -> list[IssuedCertificate]:
-    """Unexpired certificates with the key that are not revoked for keyCompromise."""
-    return [IssuedCertificate(**dict(row)) for row in await connection.fetch(WITH_KEY, spki_sha256, now, limit)]
+async def with_keys(
+    connection: Connection, spki_hashes: Sequence[bytes], limit: int, *, now: datetime
+) -> list[IssuedCertificate]:
+    """Unexpired certificates with the keys that are not revoked for keyCompromise."""
+    return [IssuedCertificate(**dict(row))
+            for row in await connection.fetch(WITH_KEYS, list(spki_hashes), now, limit)]
 
 
-async def set_sweep(connection: Connection, spki_sha256: bytes, sweep_at: datetime | None) -> None:
-    """When the key's certificates are looked for again; None: never."""
-    await connection.execute(SET_SWEEP, spki_sha256, sweep_at)
+async def swept(connection: Connection, spki_hashes: Sequence[bytes], *, again: timedelta, now: datetime) -> None:
+    """The keys' certificates are revoked; they are looked for once more, `again` after the block."""
+    await connection.execute(SWEPT, list(spki_hashes), again, now)
 
 
 async def close_accounts(connection: Connection) -> list[bytes]:

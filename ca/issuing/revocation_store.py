@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 from ca.pki.crl import CrlEntry
@@ -14,6 +14,25 @@ LOCK_REVOCATIONS: Final = "SELECT pg_try_advisory_xact_lock(hashtext('chancery r
 ANY_WORK: Final = """
 SELECT EXISTS (SELECT FROM revocation_requests) OR EXISTS (SELECT FROM operator_acts WHERE recorded_at IS NULL)
     OR EXISTS (SELECT FROM blocked_keys WHERE sweep_at <= $1)
+    OR EXISTS (SELECT FROM mass_revocations WHERE finished_at IS NULL AND NOT halted AND (
+        worked_at IS NULL OR worked_at <= $2
+        OR (SELECT count(*) < $3 FROM (SELECT FROM ocsp_requests WHERE version > 0 LIMIT $3))))
+"""
+# The oldest mass revocation that may go on: the pre-signer has not much to do, or a while has passed all the same.
+MASS: Final = """
+SELECT incident, reason, through FROM mass_revocations WHERE finished_at IS NULL AND NOT halted AND (worked_at IS NULL
+    OR worked_at <= $1 OR (SELECT count(*) < $2 FROM (SELECT FROM ocsp_requests WHERE version > 0 LIMIT $2)))
+ORDER BY requested_at LIMIT 1
+"""
+MASS_CERTIFICATES: Final = """
+SELECT s.serial, c.issuer_id, c.request_id, c.spki_sha256, c.has_ocsp, c.not_after >= $3 AS lives
+FROM incident_serials s LEFT JOIN certificates c ON c.serial = s.serial
+WHERE s.incident = $1 AND s.serial > $2 ORDER BY s.serial LIMIT $4
+"""
+ADVANCE_MASS: Final = """
+UPDATE mass_revocations SET through = $2, examined = examined + $3, changed = changed + $4, worked_at = $5,
+    finished_at = $6
+WHERE incident = $1
 """
 REQUESTS: Final = """
 SELECT id, serial, reason, authority, evidence FROM revocation_requests ORDER BY requested_at, id LIMIT $1
@@ -62,6 +81,10 @@ INSERT_CRL: Final = """
 INSERT INTO crls (issuer_id, shard, number, this_update, next_update, entries, der) VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 _SERIAL_VALUES: Final = 256
+# So many changed statuses may wait to be signed before a mass revocation goes on, so that one subscriber's revocation
+# does not wait behind thousands. It never stands still for longer than the pause, though: CRLs need no pre-signer.
+MASS_BACKLOG: Final = 4_000
+MASS_PAUSE: Final = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +119,15 @@ class StoredRevocation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MassRevocation:
+    """An order to revoke an incident's certificates; `through`: up to this serial number it has been carried out."""
+
+    incident: str
+    reason: int
+    through: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatestCrl:
     """The newest CRL of a shard."""
 
@@ -111,7 +143,31 @@ async def lock_revocations(connection: Connection) -> bool:
 
 async def is_asked(pool: Pool, *, now: datetime) -> bool:
     """Whether there is anything to do at all: a look that costs next to nothing."""
-    return bool(await pool.fetchval(ANY_WORK, now))
+    return bool(await pool.fetchval(ANY_WORK, now, now - MASS_PAUSE, MASS_BACKLOG))
+
+
+async def mass_revocation(connection: Connection, *, now: datetime) -> MassRevocation | None:
+    """The mass revocation that goes on now."""
+    row = await connection.fetchrow(MASS, now - MASS_PAUSE, MASS_BACKLOG)
+    return None if row is None else MassRevocation(**dict(row))
+
+
+async def mass_certificates(
+    connection: Connection, mass: MassRevocation, limit: int, *, now: datetime
+) -> tuple[list[bytes], list[IssuedCertificate]]:
+    """The next serial numbers of a mass revocation in their order, and those of unexpired certificates among them."""
+    rows = await connection.fetch(MASS_CERTIFICATES, mass.incident, mass.through, now, limit)
+    return [row["serial"] for row in rows], [
+        IssuedCertificate(serial=row["serial"], issuer_id=row["issuer_id"], request_id=row["request_id"],
+                          spki_sha256=row["spki_sha256"], has_ocsp=row["has_ocsp"]) for row in rows if row["lives"]]
+
+
+async def advance_mass(
+    connection: Connection, mass: MassRevocation, *, through: bytes, examined: int, changed: int, now: datetime,
+    finished: bool,
+) -> None:
+    """Says how far a mass revocation has come."""
+    await connection.execute(ADVANCE_MASS, mass.incident, through, examined, changed, now, now if finished else None)
 
 
 async def requests(connection: Connection, limit: int) -> list[RevocationRequest]:

@@ -37,8 +37,10 @@ from ca.process.ambient import Ambient
 from ca.process.postgres import Connection, Pool
 
 BATCH: Final = 500
-_SWEEPS: Final = 10
 _SWEEP_BATCH: Final = 2_000
+_MASS_BATCH: Final = 2_000
+# Each certificate's key is parsed, to find its account.
+_MASS_BATCH_OF_KEYS: Final = 250
 # Longer than a request can be on its way between the check of its key and the commit of its intent.
 _SWEEP_AGAIN: Final = timedelta(seconds=4 * LEASE_S)
 # Acts that are requests to the CA; all others have happened, and are only to be recorded.
@@ -88,6 +90,7 @@ async def revoke_requested(
             await _carry_out_acts(connection, audit, log, now)
             requests = await _take_up_requests(connection, plan, audit, log, now)
             await _sweep(connection, plan, audit, now)
+            await _revoke_en_masse(connection, plan, audit, now)
             await _store(connection, plan)
             # Before the commit: what is rolled back is done, and recorded, once more.
             for change in plan.changes.values():
@@ -195,22 +198,38 @@ def _thumbprint(spki: bytes) -> bytes | None:
 
 async def _sweep(connection: Connection, plan: _Plan, audit: AuditTrail, now: datetime) -> None:
     """Revokes certificates of blocked keys, and closes their accounts."""
-    due = await block_store.sweeps(connection, _SWEEPS, now=now)
-    if due:
-        for account_id in await block_store.close_accounts(connection):
-            audit.account_closed(account=to_text(account_id), why="its key is blocked")
-    left = _SWEEP_BATCH
-    for sweep in due:
-        found = await block_store.with_key(connection, sweep.spki_sha256, left, now=now)
-        plan.known |= await _unplanned(connection, plan, found)
-        for certificate in found:
-            plan.apply(certificate, KEY_COMPROMISE, sweep.authority, sweep.evidence)
-        if len(found) < left:
-            again_at = sweep.blocked_at + _SWEEP_AGAIN
-            await block_store.set_sweep(connection, sweep.spki_sha256, again_at if now < again_at else None)
-        left -= len(found)
-        if left <= 0:
-            return
+    due = {sweep.spki_sha256: sweep for sweep in await block_store.sweeps(connection, BATCH, now=now)}
+    if not due:
+        return
+    for account_id in await block_store.close_accounts(connection):
+        audit.account_closed(account=to_text(account_id), why="its key is blocked")
+    found = await block_store.with_keys(connection, list(due), _SWEEP_BATCH, now=now)
+    plan.known |= await _unplanned(connection, plan, found)
+    for certificate in found:
+        sweep = due[certificate.spki_sha256]
+        plan.apply(certificate, KEY_COMPROMISE, sweep.authority, sweep.evidence)
+    if len(found) < _SWEEP_BATCH:
+        await block_store.swept(connection, list(due), again=_SWEEP_AGAIN, now=now)
+
+
+async def _revoke_en_masse(connection: Connection, plan: _Plan, audit: AuditTrail, now: datetime) -> None:
+    """The next batch of the oldest mass revocation; a crash before the commit does it again from where it was."""
+    mass = await store.mass_revocation(connection, now=now)
+    if mass is None:
+        return
+    limit = _MASS_BATCH if mass.reason != KEY_COMPROMISE else _MASS_BATCH_OF_KEYS
+    serials, certificates = await store.mass_certificates(connection, mass, limit, now=now)
+    plan.known |= await _unplanned(connection, plan, certificates)
+    evidence = {"incident": mass.incident}
+    before = len(plan.changes)
+    for certificate in certificates:
+        plan.apply(certificate, mass.reason, "operator", evidence)
+    if mass.reason == KEY_COMPROMISE:
+        await _block(connection, audit, [
+            BlockedKey(spki_sha256=spki_sha256, thumbprint=None, authority="operator", evidence=evidence)
+            for spki_sha256 in {certificate.spki_sha256 for certificate in certificates}], now)
+    await store.advance_mass(connection, mass, through=serials[-1] if serials else mass.through, examined=len(serials),
+                             changed=len(plan.changes) - before, now=now, finished=len(serials) < limit)
 
 
 async def _unplanned(

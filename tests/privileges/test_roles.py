@@ -59,6 +59,13 @@ _ACTS = {
         f"INSERT INTO operator_acts (id, acted_at, operator, act, subject, detail) VALUES ({_ID}, now(), '', '', '',"
         " '{}')", "ca_admin"),
     "close the accounts of blocked keys": ("SELECT close_accounts_with_blocked_keys()", "ca_issuer"),
+    "open an incident": ("INSERT INTO incidents VALUES ('x', now(), '', '', '', '')", "ca_admin"),
+    "close an incident": ("UPDATE incidents SET closed_at = now()", "ca_admin"),
+    "put certificates into an incident": (f"INSERT INTO incident_serials VALUES ('x', {_SERIAL})", "ca_admin"),
+    "order a mass revocation": ("INSERT INTO mass_revocations (incident, reason, operator, comment, requested_at)"
+                                " VALUES ('x', 1, '', '', now())", "ca_admin"),
+    "halt a mass revocation": ("UPDATE mass_revocations SET halted = true", "ca_admin"),
+    "say how far a mass revocation is": ("UPDATE mass_revocations SET through = ''", "ca_issuer"),
     "drop expired partitions": ("SELECT drop_expired_partitions(now())", "ca_admin"),
 }
 # Nobody but the owner: facts are never rewritten or deleted.
@@ -82,6 +89,8 @@ _NEVER = {
     "rewrite what an operator did": "UPDATE operator_acts SET operator = 'y'",
     "forget what an operator did": "DELETE FROM operator_acts",
     "make a blocked key another": "UPDATE blocked_keys SET spki_sha256 = ''",
+    "change what an incident is about": "DELETE FROM incident_serials",
+    "change a mass revocation's reason": "UPDATE mass_revocations SET reason = 1",
     "delete a CRL": "DELETE FROM crls",
     "rewrite an OCSP batch": "UPDATE ocsp_batches SET payload = ''",
     "change an issuer's key type from another role": "DELETE FROM issuers",
