@@ -2,6 +2,7 @@
 
 `cycle` is the issuance cycle (CYCLE.md explains it); `evidence` derives the right to issue, `service` that of our own
 services, `grant` is its value; `authorities` are the issuers with their keys, `signer` lints and signs, `audit` keeps
-the record; `revoke` carries out revocations, `crls` publishes; `store`, `revocation_store`
-and `block_store` hold every statement of the role ca_issuer; `policy` is the configuration's part in it.
+the record; `revoke` carries out revocations, `crls` publishes, `responders` certifies OCSP
+responders; `store`, `revocation_store`, `block_store` and `responder_store` hold every statement of the role ca_issuer;
+`policy` is the configuration's part in it.
 """

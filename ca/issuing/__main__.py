@@ -15,10 +15,12 @@ from ca.issuing.authorities import Authority, open_authorities
 from ca.issuing.crls import CrlPublisher
 from ca.issuing.cycle import IssuingProcess, issue_batch
 from ca.issuing.policy import IssuancePolicy, issuance_policy
+from ca.issuing.responders import ResponderCertifier
 from ca.issuing.revoke import revoke_requested
 from ca.issuing.signer import Signer
 from ca.pki import lint
 from ca.pki.identifier import Identifier, IdentifierError, require_permitted
+from ca.pki.ocsp_responder import Delegation
 from ca.process.ambient import Ambient, system_ambient
 from ca.process.lifecycle import NoRetryError, StartupError, ready, run_process
 from ca.process.postgres import Listener, Pool, create_pool
@@ -31,6 +33,7 @@ ROLE: Final = "ca_issuer"
 BATCH: Final = 16
 _POLL_S: Final = 1.0
 _CRL_POLL_S: Final = 10.0
+_RESPONDER_POLL_S: Final = 60.0
 _REVOCATION_PAUSE_S: Final = 0.1
 _RETRY_AFTER_FAULT_S: Final = 1.0
 _CAUTIOUS_TURNS: Final = 20
@@ -73,6 +76,10 @@ async def _serve(
                         log=log, worker=worker_name())
     publisher = CrlPublisher(pool=pool, ambient=ambient, policy=policy, authorities=authorities, signer=signer,
                              audit=audit, log=log)
+    certifier = ResponderCertifier(
+        pool=pool, ambient=ambient, authorities=authorities, signer=signer, audit=audit, log=log,
+        delegation=Delegation(rule=settings.delegation_rule(), delegated=settings.ocsp.delegated_issuers,
+                              direct=settings.ocsp.direct_issuers))
     await _free_dead_leases(pool)
     issue, revoke = asyncio.Event(), asyncio.Event()
 
@@ -81,12 +88,15 @@ async def _serve(
         revoke.set()
 
     await publisher.publish_missing()
-    async with Listener(settings.database, ROLE, "ca", {"issuance": wake}), asyncio.TaskGroup() as tasks:
+    async with (Listener(settings.database, ROLE, "ca", {
+            "issuance": wake, "ocsp_responder_key": lambda _: certifier.wake.set()}), asyncio.TaskGroup() as tasks):
         tasks.create_task(run_claim_loop(wake=issue, poll_s=_POLL_S, stop=stop, step=IssuanceTurns(ca).step, log=log))
         tasks.create_task(run_claim_loop(wake=revoke, poll_s=_POLL_S, stop=stop, log=log,
                                          step=lambda: _revoke(pool, ambient, audit, publisher, log)))
         tasks.create_task(run_claim_loop(wake=publisher.wake, poll_s=_CRL_POLL_S, stop=stop, log=log,
                                          step=lambda: _publish(publisher, stop)))
+        tasks.create_task(run_claim_loop(wake=certifier.wake, poll_s=_RESPONDER_POLL_S, stop=stop, log=log,
+                                         step=certifier.certify_due))
         ready()
 
 

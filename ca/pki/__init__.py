@@ -2,6 +2,6 @@
 
 names           identifier, special_addresses          refusing        refusal
 requests        csr, public_key                        issuing rules   domain_control, validity, profile
-what is signed  tbs, crl, ca_certificate (with der)    checking it     lint
+what is signed  tbs, crl, ca_certificate, ocsp_responder (with der); checking it: lint
 numbers         serial, object_id                      revoking        revocation
 """

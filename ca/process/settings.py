@@ -144,7 +144,9 @@ class CaSettings(_Section, frozen=True, kw_only=True):
 class OcspSettings(_Section, frozen=True, kw_only=True):
     """Pre-signed OCSP (BR 4.9.9 gives the bounds): responses live 7 days and are signed again after 48 to 60 hours.
 
-    Caches keep an answer for `max_age_s`: one hour, because nobody purges them at a revocation.
+    Caches keep an answer for `max_age_s`: one hour, because nobody purges them at a revocation. `delegation`: for
+    which issuers a P-256 responder key of the pre-signer's signs ("slow": RSA above 2048 and P-384); issuers that are
+    named are always, or never, delegated.
     """
 
     listen: list[str]
@@ -156,6 +158,9 @@ class OcspSettings(_Section, frozen=True, kw_only=True):
     resign_age_s: int = 216_000
     resign_jitter_s: int = 43_200
     max_age_s: int = 3_600
+    delegation: Literal["slow", "all", "none"] = "slow"
+    delegated_issuers: list[str] = []
+    direct_issuers: list[str] = []
 
 
 class DistributionSettings(_Section, frozen=True, kw_only=True):
@@ -179,12 +184,14 @@ class PerspectiveSettings(_Section, frozen=True, kw_only=True):
 
 
 class Settings(_Section, frozen=True, kw_only=True):
-    """The whole effective configuration."""
+    """The whole effective configuration. `ocsp_hsm`: a token of the pre-signer's own, in which no CA key is; then every
+    issuer's responses are signed by a delegated responder."""
 
     data_dir: Path
     policy: Literal["internal", "public"]
     database: DatabaseSettings
     hsm: HsmSettings
+    ocsp_hsm: HsmSettings | None = None
     acme: AcmeSettings
     va: VaSettings
     perspectives: PerspectivesSettings = PerspectivesSettings()
@@ -192,6 +199,10 @@ class Settings(_Section, frozen=True, kw_only=True):
     ocsp: OcspSettings
     distribution: DistributionSettings
     admin: AdminSettings
+
+    def delegation_rule(self) -> Literal["slow", "all", "none"]:
+        """For which issuers a delegated responder signs, unless they are named apart."""
+        return "all" if self.ocsp_hsm is not None else self.ocsp.delegation
 
 
 def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:

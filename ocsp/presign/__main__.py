@@ -2,26 +2,24 @@
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from ca.pki.issuer import read_issuer
-from ca.pki.key_identifier import key_identifier
-from ca.process.ambient import Ambient, system_ambient
+from ca.pki.ocsp_responder import Delegation
+from ca.process.ambient import system_ambient
 from ca.process.lifecycle import NoRetryError, StartupError, ready, run_process
 from ca.process.postgres import Listener, Pool, create_pool
 from ca.process.settings import Settings
 from ca.process.worker import run_claim_loop, wait_any
 from hsm.errors import HsmError, PinRefusedError
 from hsm.thread import HsmThread
-from hsm.token import Token
 from ocsp.presign import store
 from ocsp.presign.gate import SigningGate
 from ocsp.presign.round import Presigner
-from ocsp.presign.signer import IssuerSigner, open_signer
+from ocsp.presign.signers import Signers, living
 from ocsp.protocol.schedule import ScheduleError, require_lawful
 
 _ROLE = "ocsp_signer"
@@ -52,73 +50,76 @@ async def _presign(settings: Settings, stop: asyncio.Event) -> None:
                        age=timedelta(seconds=settings.ocsp.resign_age_s))
     except ScheduleError as fault:
         raise StartupError(f"ocsp.response_life_s, ocsp.resign_age_s: {fault}") from fault
-    token = settings.hsm
+    token = settings.ocsp_hsm or settings.hsm
+    delegation = Delegation(rule=settings.delegation_rule(), delegated=settings.ocsp.delegated_issuers,
+                            direct=settings.ocsp.direct_issuers)
     pool = await create_pool(settings.database, _ROLE, process="presign", max_size=_CONNECTIONS,
                              options={"idle_in_transaction_session_timeout": str(_ROUND_LIMIT_MS)})
     async with pool:
         try:
-            thread = await HsmThread.open(module=token.module, token_label=token.token_label, pin_file=token.pin_file,
-                                          conf=token.conf)
+            # Only where a responder's key may have to be made does this process open the token for writing.
+            issuers = living(await store.issuers(pool), system_ambient().now())
+            thread = await HsmThread.open(
+                module=token.module, token_label=token.token_label, pin_file=token.pin_file, conf=token.conf,
+                writable=any(delegation.holds_for(issuer, stored.name) for stored, issuer in issuers))
         except HsmError as fault:
             raise (NoRetryError if isinstance(fault, PinRefusedError) else StartupError)(str(fault)) from fault
+        except ValueError as fault:
+            raise StartupError(str(fault)) from fault
         async with thread:
-            await _sign(settings, pool, thread, stop)
+            await _sign(settings, delegation, pool, thread, stop)
 
 
-async def _sign(settings: Settings, pool: Pool, thread: HsmThread, stop: asyncio.Event) -> None:
+async def _sign(
+    settings: Settings, delegation: Delegation, pool: Pool, thread: HsmThread, stop: asyncio.Event
+) -> None:
     log: FilteringBoundLogger = structlog.get_logger()
     ambient = system_ambient()
-    presigner = Presigner(pool=pool, gate=SigningGate(thread), signers=await _open_all(pool, thread, ambient),
-                          settings=settings.ocsp, ambient=ambient, log=log)
+    signers = Signers(pool=pool, thread=thread, delegation=delegation, ambient=ambient, log=log)
+    await _open(signers)
+    presigner = Presigner(pool=pool, gate=SigningGate(thread), signers=signers.by_issuer, settings=settings.ocsp,
+                          ambient=ambient, log=log)
+    certified = asyncio.Event()
 
     def wake(_payload: str) -> None:
         presigner.changed.wake.set()
         presigner.new.wake.set()
 
     lanes = ((presigner.changed, _POLL_S), (presigner.new, _POLL_S), (presigner.due, _DUE_POLL_S))
-    async with Listener(settings.database, _ROLE, "presign", {"ocsp_due": wake}), asyncio.TaskGroup() as tasks:
+    channels = {"ocsp_due": wake, "ocsp_responder": lambda _: certified.set()}
+    async with Listener(settings.database, _ROLE, "presign", channels), asyncio.TaskGroup() as tasks:
         for lane, poll_s in lanes:
             tasks.create_task(run_claim_loop(wake=lane.wake, poll_s=poll_s, stop=stop, step=lane.step, log=log))
-        tasks.create_task(_find_new_issuers(pool, thread, presigner, stop, log))
+        tasks.create_task(_follow_issuers(signers, certified, wake, stop, log))
         ready()
     for lane, _ in lanes:
         await lane.drain()
 
 
-async def _open_all(pool: Pool, thread: HsmThread, ambient: Ambient) -> Mapping[int, IssuerSigner]:
-    """Every issuer that has not expired, with its key. Raises StartupError when there is none, or a key is missing."""
+async def _open(signers: Signers) -> None:
     try:
-        signers = {stored.id: await open_signer(thread, stored) for stored in await store.issuers(pool)
-                   if _lives(stored, ambient)}
-        await thread.run(_require_no_root_key, thread.token, list(signers.values()))
+        found = await signers.open()
     except (HsmError, ValueError) as fault:
         raise StartupError(str(fault)) from fault
-    if not signers:
+    if not found:
         raise StartupError("the database names no issuer with a valid certificate: hold the ceremony first "
                            "(`chancery ceremony`; `chancery demo` does it by itself)")
-    return signers
 
 
-def _lives(stored: store.StoredIssuer, ambient: Ambient) -> bool:
-    return read_issuer(stored.certificate).validity.not_after > ambient.now()
-
-
-def _require_no_root_key(token: Token, signers: list[IssuerSigner]) -> None:
-    """Raises ForeignKeyError when a key that signed an issuer's certificate is in reach (spec/pki.md 8.4)."""
-    roots = {signer.issuer.authority_key_id for signer in signers}
-    token.require_without([listing.spki for listing in token.list_keys()
-                           if listing.spki is not None and key_identifier(listing.spki) in roots])
-
-
-async def _find_new_issuers(pool: Pool, thread: HsmThread, presigner: Presigner, stop: asyncio.Event,
-                            log: FilteringBoundLogger) -> None:
-    """A ceremony may add an issuer, and its key, while this process runs."""
+async def _follow_issuers(
+    signers: Signers, certified: asyncio.Event, wake: Callable[[str], None], stop: asyncio.Event,
+    log: FilteringBoundLogger,
+) -> None:
+    """A ceremony may add an issuer, and its key, while this process runs; the CA certifies and renews responders."""
     while not stop.is_set():
-        await wait_any(stop, timeout_s=_ISSUERS_EVERY_S)
+        await wait_any(certified, stop, timeout_s=_ISSUERS_EVERY_S)
+        certified.clear()
+        if stop.is_set():
+            return
+        before = dict(signers.by_issuer)
         try:
-            for stored in await store.issuers(pool):
-                if stored.id not in presigner.signers and _lives(stored, presigner.ambient) and not stop.is_set():
-                    presigner.signers[stored.id] = await open_signer(thread, stored)
-                    log.info("a new issuer", issuer=stored.name)
+            await signers.refresh()
         except Exception as fault:
-            log.error("an issuer cannot be signed for", fault=str(fault))
+            log.error("issuers cannot be looked up", fault=str(fault))
+        if signers.by_issuer != before:
+            wake("")

@@ -49,7 +49,8 @@ async def publish(connection: Connection, batches: Sequence[SignedBatch]) -> lis
         if records:
             batch_id = await store.insert_batch(
                 connection, issuer_id=batch.issuer_id, produced_at=batch.produced_at, count=len(records),
-                next_update=moment(batch.times.next_update_s), payload=encode_batch(batch.times, records))
+                next_update=moment(batch.times.next_update_s),
+                payload=encode_batch(batch.times, records, responder_id=batch.responder_id))
             published.append(PublishedBatch(id=batch_id, issuer_id=batch.issuer_id,
                                             versions={record.serial: record.version for record in records},
                                             dropped=len(batch.records) - len(records)))

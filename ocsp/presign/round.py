@@ -119,7 +119,7 @@ class Presigner:
         log: FilteringBoundLogger,
     ) -> None:
         self.gate = gate
-        self.signers = dict(signers)
+        self.signers = signers
         self.ambient = ambient
         self.log = log
         self.life = timedelta(seconds=settings.response_life_s)
@@ -133,7 +133,7 @@ class Presigner:
     def able(self, now: datetime) -> list[int]:
         """Issuers that may sign: an issuer's last hours are too short for a response (BR 4.9.9)."""
         return [signer.id for signer in self.signers.values()
-                if signer.issuer.validity.not_after - now > SHORTEST_LIFE]
+                if signer.not_after - now > SHORTEST_LIFE]
 
     async def sign(self, lane: LaneName, statuses: Sequence[StatusOfCertificate], now: datetime) -> list[SignedBatch]:
         """A batch for each issuer; `now` is before the statuses were read."""

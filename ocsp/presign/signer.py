@@ -8,11 +8,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from ca.pki.issuer import Issuer, read_issuer
+from ca.pki.issuer import Issuer, PublicKey, read_issuer
 from hsm.key import HsmPrivateKey, private_key
 from hsm.thread import HsmThread
 from ocsp.presign.gate import LaneName, SigningGate
-from ocsp.presign.store import StatusOfCertificate, StoredIssuer
+from ocsp.presign.store import StatusOfCertificate, StoredIssuer, StoredResponder
 from ocsp.protocol.batch import HASHES, SignedStatus
 from ocsp.protocol.response import GOOD, CertStatus, ResponseTemplate, Times
 from ocsp.protocol.schedule import response_times
@@ -24,11 +24,15 @@ class SignatureFault(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuerSigner:
-    """One issuer: how its responses look, and the key that signs them."""
+    """One issuer: how its responses look, and the key that signs them: its own (`responder_id` 0), or that of a
+    delegated responder. No response outlives `not_after`."""
 
     id: int
     name: str
     issuer: Issuer
+    responder_id: int
+    not_after: datetime
+    public_key: PublicKey
     templates: tuple[ResponseTemplate, ResponseTemplate]
     key: HsmPrivateKey
 
@@ -38,17 +42,29 @@ class SignedBatch:
     """What was signed for one issuer with the same times; not published yet."""
 
     issuer_id: int
+    responder_id: int
     produced_at: datetime
     times: Times
     records: tuple[SignedStatus, ...]
 
 
-async def open_signer(thread: HsmThread, stored: StoredIssuer) -> IssuerSigner:
-    """Finds the issuer's key in the token. Raises an HsmError when it is not there or not the certificate's."""
+async def open_signer(
+    thread: HsmThread, stored: StoredIssuer, responder: StoredResponder | None = None
+) -> IssuerSigner:
+    """Finds the key in the token: the issuer's, or that of its delegated responder.
+
+    Raises an HsmError when it is not there or not the certificate's.
+    """
     issuer = read_issuer(stored.certificate)
-    key = await thread.run(private_key, thread.token, stored.name, expected_spki=issuer.spki_der)
-    return IssuerSigner(id=stored.id, name=stored.name, issuer=issuer, key=key,
-                        templates=(ResponseTemplate(issuer, HASHES[0]), ResponseTemplate(issuer, HASHES[1])))
+    certified = None if responder is None else read_issuer(responder.certificate)
+    label, signer = (stored.name, issuer) if responder is None or certified is None else (
+        responder.key_label, certified)
+    key = await thread.run(private_key, thread.token, label, expected_spki=signer.spki_der)
+    first, second = (ResponseTemplate(issuer, name, certified) for name in HASHES)
+    return IssuerSigner(
+        id=stored.id, name=stored.name, issuer=issuer, responder_id=0 if responder is None else responder.id, key=key,
+        not_after=min(issuer.validity.not_after, signer.validity.not_after), public_key=signer.public_key,
+        templates=(first, second))
 
 
 async def sign_batch(
@@ -65,16 +81,17 @@ async def sign_batch(
     The first and the last signature are verified: a token that lies, or another key under the same label, is caught
     before anything is published. Raises SignatureFault, HsmError, ScheduleError.
     """
-    times = response_times(now, life=life, issuer_not_after=signer.issuer.validity.not_after)
+    times = response_times(now, life=life, signer_not_after=signer.not_after)
     shown = [_shown(status) for status in statuses]
     messages = _messages(signer, statuses, shown, times)
     signatures = await gate.sign(lane, signer.key, messages)
     for index in {0, len(messages) - 1}:
         _require_signature(signer, signatures[index], messages[index])
     pairs = zip(signatures[0::2], signatures[1::2], strict=True)
-    return SignedBatch(issuer_id=signer.id, produced_at=now, times=times, records=tuple(
-        SignedStatus(status.serial, status.version, cert_status, int(status.not_after.timestamp()), pair)
-        for status, cert_status, pair in zip(statuses, shown, pairs, strict=True)))
+    records = (SignedStatus(status.serial, status.version, cert_status, int(status.not_after.timestamp()), pair)
+               for status, cert_status, pair in zip(statuses, shown, pairs, strict=True))
+    return SignedBatch(issuer_id=signer.id, responder_id=signer.responder_id, produced_at=now, times=times,
+                       records=tuple(records))
 
 
 def _shown(status: StatusOfCertificate) -> CertStatus:
@@ -99,7 +116,7 @@ def _messages(signer: IssuerSigner, statuses: Sequence[StatusOfCertificate], sho
 
 
 def _require_signature(signer: IssuerSigner, signature: bytes, message: bytes) -> None:
-    key = signer.issuer.public_key
+    key = signer.public_key
     try:
         if isinstance(key, rsa.RSAPublicKey):
             key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())

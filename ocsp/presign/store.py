@@ -20,6 +20,16 @@ _CLAIM_NEW: Final = """
 SELECT serial, version, request_id FROM ocsp_requests WHERE version = 0 AND issuer_id = ANY($1)
 ORDER BY serial LIMIT $2 FOR UPDATE SKIP LOCKED
 """
+# The newest certificate of each issuer's responder; the one before it may have weeks left.
+_RESPONDERS: Final = """
+SELECT DISTINCT ON (issuer_id) id, issuer_id, key_label, certificate FROM ocsp_responders
+WHERE certificate IS NOT NULL AND not_after > $1 ORDER BY issuer_id, not_after DESC, id DESC
+"""
+_LOCK_KEYS: Final = "SELECT pg_advisory_xact_lock(hashtext('chancery ocsp responder keys'))"
+_INSERT_KEY: Final = """
+INSERT INTO ocsp_responder_keys (label, issuer_id, csr, made_at) VALUES ($1, $2, $3, $4) ON CONFLICT (label) DO NOTHING
+"""
+_WAKE_CA: Final = "SELECT pg_notify('ocsp_responder_key', '')"
 # The bounds let the planner leave out partitions.
 _CERTIFICATES: Final = """
 SELECT serial, issuer_id, not_after FROM certificates
@@ -70,6 +80,16 @@ class StoredIssuer:
     certificate: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResponder:
+    """A delegated responder that the CA has certified, and the label of its key."""
+
+    id: int
+    issuer_id: int
+    key_label: str
+    certificate: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimedRequest:
     """A serial number that has no response for its present status; `request_id` is the order that waits."""
@@ -106,6 +126,26 @@ async def issuers(pool: Pool) -> list[StoredIssuer]:
     """Every issuer."""
     return [StoredIssuer(id=row["id"], name=row["name"], certificate=row["certificate"])
             for row in await pool.fetch(_ISSUERS)]
+
+
+async def responders(pool: Pool, *, now: datetime) -> dict[int, StoredResponder]:
+    """Issuer id -> its delegated responder."""
+    return {row["issuer_id"]: StoredResponder(id=row["id"], issuer_id=row["issuer_id"], key_label=row["key_label"],
+                                              certificate=row["certificate"])
+            for row in await pool.fetch(_RESPONDERS, now)}
+
+
+async def lock_keys(connection: Connection) -> None:
+    """Until the transaction ends nobody else makes a responder's key."""
+    await connection.execute(_LOCK_KEYS)
+
+
+async def ask_for_certificate(
+    connection: Connection, *, label: str, issuer_id: int, csr: bytes, now: datetime
+) -> None:
+    """Says that there is a key, and wakes the CA; a key that is known stays as it is."""
+    await connection.execute(_INSERT_KEY, label, issuer_id, csr, now)
+    await connection.execute(_WAKE_CA)
 
 
 async def claim_changed(connection: Connection, issuer_ids: Collection[int], limit: int) -> list[ClaimedRequest]:

@@ -44,15 +44,16 @@ def require_lawful(*, life: timedelta, age: timedelta) -> None:
         raise ScheduleError(f"OCSP responses that live {life} are signed again before they are {oldest} old (BR 4.9.9)")
 
 
-def response_times(now: datetime, *, life: timedelta, issuer_not_after: datetime) -> Times:
-    """thisUpdate is the begun minute, nextUpdate the last second of the life, never past the issuer's end.
+def response_times(now: datetime, *, life: timedelta, signer_not_after: datetime) -> Times:
+    """thisUpdate is the begun minute, nextUpdate the last second of the life, never past the signer's end: its
+    issuer's, or that of its own certificate (Mozilla).
 
     Raises ScheduleError when less than 8 hours would be left.
     """
     this_update = now.replace(second=0, microsecond=0)
-    next_update = min(this_update + life - timedelta(seconds=1), issuer_not_after)
+    next_update = min(this_update + life - timedelta(seconds=1), signer_not_after)
     if next_update - this_update < SHORTEST_LIFE - timedelta(seconds=1):
-        raise ScheduleError(f"the issuer ends at {issuer_not_after}: no OCSP response can live for 8 hours")
+        raise ScheduleError(f"the signer ends at {signer_not_after}: no OCSP response can live for 8 hours")
     return Times(produced_at_s=int(now.timestamp()), this_update_s=int(this_update.timestamp()),
                  next_update_s=int(next_update.timestamp()))
 

@@ -6,7 +6,7 @@ name the template and the HTTP header around it. Everything else goes through th
 """
 
 from binascii import hexlify
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,7 +34,7 @@ from ocsp.protocol.response import (
     generalized_time,
 )
 from ocsp.responder.http_text import Second
-from ocsp.responder.memory import MemoryFault, ResponseMemory
+from ocsp.responder.memory import MemoryFault, ResponseMemory, decode_issuers
 from ocsp.responder.store import StoredIssuer
 
 SUCCESS_LINES: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/ocsp-response\r\nContent-Length: %d\r\n"
@@ -85,17 +85,14 @@ class _Asked:
 
 
 class _SignerUnknown(Exception):
-    """The certificate of the responder that signed is not here; it comes with the next look at the database."""
+    """The certificate of the responder that signed is not in the memory, where it has to be before its responses."""
 
 
 class Answers:
-    """Knows the issuers, and the delegated responders by id. `past_next_update` counts answers that were withheld
-    because nobody signed them again."""
+    """Knows the issuers. `past_next_update` counts answers that were withheld because nobody signed them again."""
 
-    def __init__(self, issuers: Sequence[StoredIssuer], memory: ResponseMemory, second: Second,
-                 responders: Mapping[int, bytes] | None = None) -> None:
+    def __init__(self, issuers: Sequence[StoredIssuer], memory: ResponseMemory, second: Second) -> None:
         self._memory = memory
-        self._responders = responders or {}
         self._second = second
         self._by_hashes: dict[tuple[HashName, bytes, bytes], _Asked] = {}
         self._by_prefix: dict[bytes, _Asked] = {}
@@ -174,7 +171,7 @@ class Answers:
     def _template(self, asked: _Asked, responder_id: int) -> ResponseTemplate:
         found = asked.templates.get(responder_id)
         if found is None:
-            certificate = self._responders.get(responder_id)
+            certificate = dict(decode_issuers(self._memory.responders())).get(responder_id)
             if certificate is None:
                 raise _SignerUnknown
             found = ResponseTemplate(asked.issuer, HASHES[asked.hash_index], read_issuer(certificate))

@@ -46,7 +46,7 @@ class OcspServer:
         self._now = now
         self._log = log
         self._connections: set[Client] = set()
-        self._encoded_signers = (b"", b"")
+        self._encoded_issuers = b""
         self._withheld_before = 0
         self._alarm_at: dict[str, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -139,25 +139,20 @@ class OcspServer:
         for connection in tuple(self._connections):
             connection.end_if_late(self.second.now_s)
         self._memory.follow()
-        self._learn_signers()
+        encoded = self._memory.issuers()
+        if encoded != self._encoded_issuers:
+            self._encoded_issuers = encoded
+            issuers = [StoredIssuer(id=issuer_id, certificate=der) for issuer_id, der in decode_issuers(encoded)]
+            withheld = self._answers.past_next_update
+            self._answers = Answers(issuers, self._memory, self.second)
+            self._answers.past_next_update = withheld
+            self.quick = self._answers.quick
+            self._log.info("issuers", ids=[issuer.id for issuer in issuers])
         withheld = self._answers.past_next_update
         if withheld > self._withheld_before:
             # BR 4.9.9: somebody has to look why nothing was signed.
             self._alarm("answers withheld: past nextUpdate", count=withheld)
             self._withheld_before = withheld
-
-    def _learn_signers(self) -> None:
-        encoded = self._memory.issuers(), self._memory.responders()
-        if encoded == self._encoded_signers:
-            return
-        self._encoded_signers = encoded
-        issuers = [StoredIssuer(id=issuer_id, certificate=der) for issuer_id, der in decode_issuers(encoded[0])]
-        responders = dict(decode_issuers(encoded[1]))
-        withheld = self._answers.past_next_update
-        self._answers = Answers(issuers, self._memory, self.second, responders)
-        self._answers.past_next_update = withheld
-        self.quick = self._answers.quick
-        self._log.info("issuers", ids=[issuer.id for issuer in issuers], responders=sorted(responders))
 
     def _alarm(self, event: str, **values: object) -> None:
         """At most once a minute for each kind of event: a log must not fill because something is broken."""

@@ -34,11 +34,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _hsm_section(name: str, token: HsmSettings) -> str:
+    values = {"module": token.module, "token_label": token.token_label, "pin_file": str(token.pin_file)}
+    if token.conf:
+        values["conf"] = str(token.conf)
+    return "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())])
+
+
 def write_config(directory: Path, database: DatabaseSettings, *, hsm: HsmSettings | None = None,
-                 ocsp: str = "") -> Path:
-    """A configuration for the two OCSP processes; other sections are there and not used."""
+                 ocsp: str = "", ocsp_hsm: HsmSettings | None = None) -> Path:
+    """A configuration for the OCSP processes and the CA; other sections are there and not used."""
     token = hsm or HsmSettings(module="none", token_label="none", pin_file=directory / "pin")
-    conf = f"conf = {json.dumps(str(token.conf))}" if token.conf else ""
     path = directory / "chancery.toml"
     path.write_text(f"""\
 data_dir = "."
@@ -46,11 +52,8 @@ policy = "internal"
 [database]
 url = {json.dumps(database.url)}
 secrets_dir = {json.dumps(str(database.secrets_dir))}
-[hsm]
-module = {json.dumps(token.module)}
-{conf}
-token_label = {json.dumps(token.token_label)}
-pin_file = {json.dumps(str(token.pin_file))}
+{_hsm_section("hsm", token)}
+{_hsm_section("ocsp_hsm", ocsp_hsm) if ocsp_hsm else ""}
 [acme]
 base_url = "https://localhost:14000"
 listen = ["127.0.0.1:{free_port()}"]

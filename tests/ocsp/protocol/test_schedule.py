@@ -30,7 +30,7 @@ FAR = NOW + timedelta(days=1000)
        left=st.timedeltas(timedelta(hours=8), timedelta(days=2000)))
 def test_a_response_lives_from_the_begun_minute(now: datetime, left: timedelta) -> None:
     """thisUpdate is not after producedAt and at most a minute before; the life is 8 hours to 7 days."""
-    times = response_times(now, life=LIFE, issuer_not_after=now + left)
+    times = response_times(now, life=LIFE, signer_not_after=now + left)
     assert 0 <= times.produced_at_s - times.this_update_s < 60
     assert times.this_update_s % 60 == 0
     life_s = times.next_update_s - times.this_update_s + 1
@@ -41,7 +41,7 @@ def test_a_response_lives_from_the_begun_minute(now: datetime, left: timedelta) 
 def test_the_last_hours_of_an_issuer_sign_nothing() -> None:
     """A response that cannot live for 8 hours would break BR 4.9.9, one past the issuer's end could not be verified."""
     with pytest.raises(ScheduleError):
-        response_times(NOW, life=LIFE, issuer_not_after=NOW + timedelta(hours=7, minutes=50))
+        response_times(NOW, life=LIFE, signer_not_after=NOW + timedelta(hours=7, minutes=50))
 
 
 @pytest.mark.parametrize(("life_h", "age_h"), [(168, 60), (240, 96), (16, 8), (10, 5), (8, 4)])

@@ -79,8 +79,6 @@ async def test_what_a_delegated_responder_signed_carries_its_certificate(service
     reply, = await service.ask(get(request))
     assert (reply.status, reply.body) == (503, TRY_LATER)
     service.memory.set_issuers(service.memory.issuers(), encode_issuers([(9, delegate.certificate.certificate_der)]))
-    service.server.refresh()
-    service.server.look_around()
     for index, name in enumerate(("sha1", "sha256")):
         request = request_for(OWN, record.serial, name)
         expected = ResponseTemplate(OWN.issuer, HashName(name), delegate.certificate).response(
