@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up what the tests need and runs all of them: style, types, imports, unit, integration, acceptance.
-# Arguments go to pytest.
+# Arguments go to pytest; `-n 0` runs everything in one process.
 # shellcheck source=deploy/prepare.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../deploy/prepare.sh"
 
@@ -15,4 +15,6 @@ if [ -n "$missing" ]; then
 fi
 make_venv "$repository/deploy/requirements-test.lock"
 cd "$repository"
-exec "$venv/bin/python" -m pytest "$@"
+# Much of the suite waits for processes that it started: one worker more than there are cores.
+workers=$(($("$venv/bin/python" -c 'import os; print(min(os.cpu_count() or 1, 7))') + 1))
+exec "$venv/bin/python" -m pytest -n "$workers" "$@"

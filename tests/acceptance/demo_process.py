@@ -1,46 +1,20 @@
 """A demo as a process of its own, started by deploy/demo.sh, and what is read from its directory."""
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.ports import free_port, free_port_base
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHANCERY = Path(sys.executable).parent / "chancery"
 _READY_PATIENCE_S = 120.0
 _STOP_PATIENCE_S = 40.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Distinct free TCP ports of the loopback address."""
-    with ExitStack() as stack:
-        return [_reserve(stack, 0) for _ in range(count)]
-
-
-def free_port_base() -> int:
-    """A port that is free together with the three after it."""
-    for candidate in range(20_000 + os.getpid() % 4_000, 32_000, 8):
-        with ExitStack() as stack:
-            try:
-                for offset in range(4):
-                    _reserve(stack, candidate + offset)
-            except OSError:
-                continue
-            return candidate
-    raise AssertionError("no four free ports in a row")
-
-
-def _reserve(stack: ExitStack, port: int) -> int:
-    listener = stack.enter_context(socket.socket())
-    listener.bind(("127.0.0.1", port))
-    number: int = listener.getsockname()[1]
-    return number
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,8 +72,8 @@ class Demo:
 def run_demo(data_dir: Path, *, port_base: int | None = None, http_01_port: int | None = None,
              resolver: str = "127.0.0.1:9", arguments: tuple[str, ...] = ()) -> Iterator[Demo]:
     """Starts the demo by its script and waits until it serves; stops it afterwards."""
-    base = port_base or free_port_base()
-    validation_port = http_01_port or free_ports(1)[0]
+    base = port_base or free_port_base(4)
+    validation_port = http_01_port or free_port()
     log = data_dir.with_name(data_dir.name + ".log")
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(

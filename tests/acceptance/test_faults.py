@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.demo_process import CHANCERY, Demo, free_port_base, run_demo
+from tests.acceptance.demo_process import CHANCERY, Demo, run_demo
+from tests.ports import free_port_base
 
 
 def _demo(data_dir: Path, *arguments: str, **environment: str) -> tuple[int, str]:
@@ -20,7 +21,7 @@ def _demo(data_dir: Path, *arguments: str, **environment: str) -> tuple[int, str
 
 def test_a_port_in_use(tmp_path: Path) -> None:
     """Another program has the OCSP port: the line names address and option, and the directory stays empty."""
-    base = free_port_base()
+    base = free_port_base(4)
     with socket.socket() as other:
         other.bind(("127.0.0.1", base + 1))
         other.listen()
@@ -51,7 +52,7 @@ def test_a_directory_with_something_else_in_it(tmp_path: Path) -> None:
 
 def test_no_softhsm(tmp_path: Path) -> None:
     """Without a PKCS#11 module the line says how to get one, and nothing is left behind."""
-    code, line = _demo(tmp_path / "d", "--port-base", str(free_port_base()),
+    code, line = _demo(tmp_path / "d", "--port-base", str(free_port_base(4)),
                        CHANCERY_PKCS11_MODULE=str(tmp_path / "none.so"))
     assert code == 1
     assert "none.so" in line
@@ -112,7 +113,7 @@ def test_what_a_running_demo_refuses_and_survives(tmp_path: Path) -> None:
 def test_a_set_up_that_was_killed_is_made_anew(tmp_path: Path) -> None:
     """kill -9 in the middle of the first start: the next one clears the rest away and makes a whole CA."""
     place = tmp_path / "chancery"
-    base = free_port_base()
+    base = free_port_base(4)
     process = subprocess.Popen([str(CHANCERY), "demo", "--data", str(place), "--port-base", str(base)],
                                stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

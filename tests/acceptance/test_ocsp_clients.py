@@ -28,10 +28,11 @@ from ocsp.protocol.response import CertStatus
 from tests.acceptance.demo_process import REPOSITORY
 from tests.ca.pki.authority import Authority, authority
 from tests.fixtures_postgres import TestDatabase
-from tests.ocsp.processes import add_issuer, free_port, port_of, publish, running, times_now, until, write_config
+from tests.ocsp.processes import add_issuer, port_of, publish, running, times_now, until, write_config
 from tests.ocsp.protocol.test_request import FORMS
 from tests.ocsp.responder.serving import request_for
 from tests.ocsp.signing import signed
+from tests.ports import free_port
 
 _NOW = datetime.now(UTC).replace(microsecond=0)
 _ISSUERS = {

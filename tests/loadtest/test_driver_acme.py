@@ -21,7 +21,7 @@ from loadtest.http_connection import loopback_origin
 from loadtest.peers import Pebble, tls_trusting
 from loadtest.poll import PollPolicy
 from loadtest.process_cpu import tree_cpu_s
-from loadtest.program import free_port
+from tests.ports import free_port
 
 
 def _decoded(text: str) -> bytes:

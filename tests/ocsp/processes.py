@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,15 +22,9 @@ from ocsp.protocol.response import Times
 from ocsp.protocol.schedule import moment
 from tests.ca.pki.authority import Authority
 from tests.fixtures_postgres import TestDatabase
+from tests.ports import free_port
 
-_PATIENCE_S = 20.0
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+_PATIENCE_S = 60.0
 
 
 def _hsm_section(name: str, token: HsmSettings) -> str:
@@ -123,7 +116,7 @@ def running(role: str, config: Path, *, name: str = "") -> Iterator[Process]:
         if popen.poll() is None:
             popen.terminate()
             try:
-                assert popen.wait(10) == 0, log.read_text()
+                assert popen.wait(60) == 0, log.read_text()
             finally:
                 popen.kill()
 

@@ -198,7 +198,7 @@ RECORDS = st.builds(CaaRecord, flags=st.sampled_from([0, 0, 0, 1, 2, 64, 128, 25
 REQUESTS = st.builds(request, wildcard=st.booleans(), method=st.sampled_from(["http-01", "dns-01"]))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(records=st.lists(RECORDS, max_size=4), wanted=REQUESTS)
 def test_decision_agrees_with_the_model(records: list[CaaRecord], wanted: CaaRequest) -> None:
     """For any record set the decision is the one of the independent model, and nothing but CaaForbids is raised."""
@@ -216,7 +216,7 @@ def test_decision_agrees_with_the_model(records: list[CaaRecord], wanted: CaaReq
 ], ids=lambda value: str(value[:14]))
 def test_hostile_values_cost_no_more_than_their_length(value: bytes) -> None:
     """A value as long as a DNS record can carry is judged in far less than a second, whatever it repeats."""
-    began_s = time.monotonic()
+    began_s = time.process_time()
     with pytest.raises(CaaForbids):
         require_permission([record("issue", value)], request())
-    assert time.monotonic() - began_s < 0.5
+    assert time.process_time() - began_s < 0.5

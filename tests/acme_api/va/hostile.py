@@ -121,7 +121,7 @@ def black_hole(host: str, port: int = 0) -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-async def until(condition: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
     """Returns when the condition holds; fails the test when it does not in time."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - what is watched is in another process or socket

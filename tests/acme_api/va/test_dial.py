@@ -120,13 +120,13 @@ async def test_sf6_an_address_that_does_not_answer_leaves_time_for_the_second(mo
     mock_dns.set("a.example", "A", "127.0.0.1")
     mock_dns.set("a.example", "AAAA", "::1")
     resolver = Resolver(servers=servers_of(mock_dns.address), random_bytes=os.urandom)
-    dialer = Dialer(resolver=resolver, policy=open_policy(), connect_timeout_s=0.4)
+    dialer = Dialer(resolver=resolver, policy=open_policy(), connect_timeout_s=4)
     async with serve_bytes(b"four") as server:
         with black_hole("::1", server.port):
             began_s = time.monotonic()
             async with dialer.dial("a.example", server.port, max_read_bytes=9, evidence=new_evidence()) as opened:
                 assert await greet(opened) == b"four"
-            assert 0.19 < time.monotonic() - began_s < 0.39
+            assert 1.9 < time.monotonic() - began_s < 3.9
 
 
 async def test_h5_a_host_that_does_not_answer_is_a_connection_failure(mock_dns: MockDns) -> None:
@@ -177,7 +177,7 @@ async def test_one_host_has_at_most_twenty_connections_and_holds_up_no_other(moc
         await until(lambda: server.connections >= 20)
         await asyncio.sleep(0.1)
         assert server.connections == 20
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             async with dialer.dial("fast.example", server.port, max_read_bytes=1, evidence=new_evidence()):
                 pass
         release.set()

@@ -365,7 +365,7 @@ async def test_e85_endless_answers_are_cut_within_64_kib(mock_dns: MockDns, firs
     async with serve_stream(first, b"1\r\nx\r\n" * 700) as server:
         with pytest.raises(ValidationFailure):
             await validate(mock_dns, server.port)
-    assert time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s < 9
 
 
 async def test_e85_one_byte_a_second_ends_at_the_deadline(mock_dns: MockDns) -> None:

@@ -79,7 +79,7 @@ PIECES = st.sampled_from([b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 X\r\n", b"Conte
                           b"\r", b": ", b" "])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(pieces=st.lists(st.one_of(PIECES, st.binary(max_size=8)), max_size=14), data=st.data())
 def test_any_bytes_end_in_a_response_or_a_refusal(pieces: list[bytes], data: st.DataObject) -> None:
     """No input raises anything but the two refusals, and splitting it elsewhere gives the same result."""

@@ -232,7 +232,7 @@ async def test_e92_an_endless_handshake_is_cut(mock_dns: MockDns) -> None:
     began_s = time.monotonic()
     caught = await hostile_failure(mock_dns, flood)
     assert caught.type in ("tls", "connection")
-    assert time.monotonic() - began_s < 3
+    assert time.monotonic() - began_s < 9
 
 
 async def test_e92_a_stalled_handshake_waits_for_the_deadline(mock_dns: MockDns) -> None:

@@ -127,14 +127,14 @@ async def test_j11_e35_the_url_is_the_one_that_was_called(wfe: RunningWfe) -> No
     (await client.post(client.kid + "?x=1", url=client.kid + "?x=1")).require(200)
 
 
-@pytest.mark.parametrize("change", [
-    lambda kid: kid + "/", str.upper, lambda kid: kid.replace("https:", "http:"), lambda kid: kid.replace("ca.", "xa."),
-    lambda kid: kid[:-1] + ("A" if kid[-1] != "A" else "Q"), lambda kid: kid.replace("/account/", "/order/"),
-    lambda _: "../../x", lambda _: "' OR 1=1--", lambda _: "A" * 8_192], ids=str)
-async def test_j9_e24_kid_is_exact(wfe: RunningWfe, change: Callable[[str], str]) -> None:
+async def test_j9_e24_kid_is_exact(wfe: RunningWfe) -> None:
     """Rows J9, E24: 400 accountDoesNotExist for everything but the URL that was given out."""
     client = await wfe.subscriber()
-    (await client.post("/acme/new-order", {}, kid=change(client.kid))).require(400, "accountDoesNotExist")
+    kid = client.kid
+    for other in (kid + "/", kid.upper(), kid.replace("https:", "http:"), kid.replace("ca.", "xa."),
+                  kid[:-1] + ("A" if kid[-1] != "A" else "Q"), kid.replace("/account/", "/order/"), "../../x",
+                  "' OR 1=1--", "A" * 8_192):
+        (await client.post("/acme/new-order", {}, kid=other)).require(400, "accountDoesNotExist")
 
 
 async def test_j8_the_right_kind_of_signer(wfe: RunningWfe) -> None:

@@ -231,14 +231,14 @@ async def test_fi10_e72_twenty_parallel_finalizations(start: _Start, others: Oth
     assert (stored.url, stored.kid) == (path, client.kid)
 
 
-async def test_fi8_the_answer_waits_for_the_certificate(wfe: RunningWfe, others: OtherProcesses) -> None:
-    """Row FI8: valid at once when the CA and the pre-signer are quick, long before the two seconds are over."""
-    client = await wfe.subscriber()
+async def test_fi8_the_answer_waits_for_the_certificate(start: _Start, others: OtherProcesses) -> None:
+    """Row FI8: valid at once when the CA and the pre-signer are quick, long before the wait is over."""
+    client = await (await start(finalize_wait_ms=60_000)).subscriber()
     loop = asyncio.get_running_loop()
     started = loop.time()
     done, _ = await issued(client, others, "a.example.com")
     assert done.json["certificate"].startswith(f"{BASE}/acme/cert/")
-    assert loop.time() - started < 2
+    assert loop.time() - started < 50
 
 
 async def test_fi9_a_refusal_by_the_ca(wfe: RunningWfe, others: OtherProcesses) -> None:

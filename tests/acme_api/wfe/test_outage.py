@@ -16,7 +16,7 @@ from ca.admin.migrate import make_embedded_database, make_password, migrate
 from ca.process.ambient import system_ambient
 from ca.process.settings import DatabaseSettings
 from tests.acme_api.wfe.running import Clock, OtherProcesses, RunningWfe, make_settings, start_wfe
-from tests.acme_client import JOSE_JSON
+from tests.acme_client import JOSE_JSON, AcmeClient
 from tests.fixtures_postgres import TestDatabase
 
 
@@ -39,12 +39,23 @@ class _OwnServer:
     async def answers(self, expected: int, **members: Any) -> None:
         """Waits until the server answers a new request with a status."""
         client = self.wfe.client(**members)
-        for _ in range(200):
+        for _ in range(600):
             client.nonces.clear()
             if (await client.post("/acme/new-account", {})).status == expected:
                 return
             await asyncio.sleep(0.05)
         raise AssertionError(f"never {expected}")
+
+    async def serves(self, client: AcmeClient) -> None:
+        """Waits until an account is served; nonces of the second of a reconnection are refused, as a client knows."""
+        for _ in range(600):
+            client.nonces.clear()
+            answer = await client.post(client.kid)
+            if answer.status == 200:
+                return
+            answer.require(400, "badNonce")
+            await asyncio.sleep(0.05)
+        raise AssertionError("never 200")
 
 
 @pytest.fixture
@@ -84,8 +95,7 @@ async def test_p8_a_database_that_is_away(own: _OwnServer) -> None:
     await own.answers(201)
     for body in (spent, unspent):
         (await client.send("POST", client.kid, data=body, headers=JOSE_JSON)).require(400, "badNonce")
-    client.nonces.clear()
-    (await client.post(client.kid)).require(200)
+    await own.serves(client)
 
 
 async def test_n9_a_crash_of_the_database(own: _OwnServer) -> None:
@@ -108,8 +118,7 @@ async def test_n9_a_crash_of_the_database(own: _OwnServer) -> None:
     async with AsyncExitStack() as stack:
         fresh = await start_wfe(stack, make_settings(own.database, Path("/nonexistent")), Clock())
         (await fresh.client().send("POST", client.kid, data=body, headers=JOSE_JSON)).require(400, "badNonce")
-    client.nonces.clear()
-    (await client.post(client.kid)).require(200)
+    await own.serves(client)
 
 
 async def test_n9_a_failover(own: _OwnServer) -> None:
@@ -127,8 +136,7 @@ async def test_n9_a_failover(own: _OwnServer) -> None:
     # Nonces count in whole seconds, so those of the second of the change are refused too.
     await asyncio.sleep(1.1)
     (await client.send("POST", client.kid, data=body, headers=JOSE_JSON)).require(400, "badNonce")
-    client.nonces.clear()
-    (await client.post(client.kid)).require(200)
+    await own.serves(client)
 
 
 async def test_e78_a_database_that_is_read_only(own: _OwnServer) -> None:
@@ -143,5 +151,4 @@ async def test_e78_a_database_that_is_read_only(own: _OwnServer) -> None:
         await asyncio.sleep(0.2)
         await own.answers(status)
     await owner.close()
-    client.nonces.clear()
-    (await client.post(client.kid)).require(200)
+    await own.serves(client)

@@ -1,7 +1,6 @@
 """The whole process: its own certificate from its own CA, renewal without a restart, drain (rows T1, T12)."""
 
 import asyncio
-import socket
 import ssl
 import stat
 from collections.abc import AsyncIterator
@@ -22,12 +21,7 @@ from ca.process.lifecycle import StartupError
 from ca.process.settings import Settings
 from tests.acme_api.wfe.running import NONCE_KEY, OtherProcesses, make_settings
 from tests.fixtures_postgres import TestDatabase
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -36,7 +30,7 @@ def settings(database: TestDatabase, tmp_path: Path) -> Settings:
     (tmp_path / "nonce.key").write_bytes(NONCE_KEY)
     return make_settings(database, tmp_path, tls=True, tls_certificate=tmp_path / "tls" / "certificate.pem",
                          tls_key=tmp_path / "tls" / "key.pem", service_names=["localhost"],
-                         listen=[f"127.0.0.1:{_free_port()}", f"[::1]:{_free_port()}"])
+                         listen=[f"127.0.0.1:{free_port()}", f"[::1]:{free_port()}"])
 
 
 @asynccontextmanager
@@ -121,7 +115,7 @@ async def test_renewal_without_a_restart(settings: Settings, others: OtherProces
         first = await _handshake(settings, others)
         monkeypatch.setattr("acme_api.wfe.tls._RENEW_AT", -1.0)
         await others.until("SELECT EXISTS (SELECT FROM issuance_requests)")
-        second_listen = [f"127.0.0.1:{_free_port()}"]
+        second_listen = [f"127.0.0.1:{free_port()}"]
         values = {name: getattr(settings.acme, name) for name in settings.acme.__struct_fields__}
         other = make_settings(others.database, settings.data_dir, **values | {"listen": second_listen})
         async with _running(other):

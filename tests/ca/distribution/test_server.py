@@ -24,7 +24,7 @@ from tests.ca.admin.conftest import write_config
 from tests.ca.admin.seed import DAY, Seed
 from tests.fixtures_postgres import TestDatabase
 
-_PATIENCE_S = 10.0
+_PATIENCE_S = 60.0
 
 
 @dataclass(slots=True, kw_only=True)

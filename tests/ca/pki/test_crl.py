@@ -91,9 +91,9 @@ def test_openssl_verifies(tmp_path: Path, count: int) -> None:
 def test_twenty_thousand_entries_take_less_than_a_second() -> None:
     """A full shard is built fast enough to be rebuilt within seconds of a revocation."""
     entries = [CrlEntry(serial=serial_number(NOW, os.urandom(16)), revoked_at=NOW, reason=4) for _ in range(20_000)]
-    started = time.perf_counter()
+    started = time.process_time()
     tbs = _tbs(entries)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert len(tbs) < 1_100_000
 
 

@@ -32,7 +32,7 @@ async def test_it_works_until_nothing_is_claimed_and_wakes_at_once() -> None:
     await asyncio.sleep(0.05)
     assert (left, steps) == (0, 6)
     stop.set()
-    await asyncio.wait_for(loop, timeout=1)
+    await asyncio.wait_for(loop, timeout=30)
 
 
 async def test_a_failing_step_is_tried_again() -> None:
@@ -49,7 +49,7 @@ async def test_a_failing_step_is_tried_again() -> None:
         return False
 
     await asyncio.wait_for(
-        run_claim_loop(wake=asyncio.Event(), poll_s=3600, stop=stop, step=step, log=_LOG), timeout=5)
+        run_claim_loop(wake=asyncio.Event(), poll_s=3600, stop=stop, step=step, log=_LOG), timeout=30)
     assert steps == 2
 
 
@@ -67,7 +67,7 @@ async def test_a_wake_up_during_a_step_is_not_lost() -> None:
             stop.set()
         return False
 
-    await asyncio.wait_for(run_claim_loop(wake=wake, poll_s=3600, stop=stop, step=step, log=_LOG), timeout=5)
+    await asyncio.wait_for(run_claim_loop(wake=wake, poll_s=3600, stop=stop, step=step, log=_LOG), timeout=30)
     assert steps == 2
 
 
