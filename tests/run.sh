@@ -5,13 +5,14 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../deploy/prepare.sh"
 
 missing=
-for tool in softhsm2-util lego pebble nginx openssl wrk apache2 ocsptool curl; do
+for tool in softhsm2-util lego pebble nginx openssl wrk apache2 ocsptool curl unbound nsd ldns-signzone ip; do
     command -v "$tool" >/dev/null 2>&1 || [ -x "/usr/sbin/$tool" ] || missing="$missing $tool"
 done
 if [ -n "$missing" ]; then
     say "missing:$missing"
-    install_packages "softhsm2 opensc lego pebble nginx-light openssl wrk apache2-bin gnutls-bin curl" \
-        "softhsm opensc lego nginx openssl wrk httpd gnutls-utils curl" "softhsm opensc lego nginx openssl wrk httpd gnutls curl"
+    install_packages "softhsm2 opensc lego pebble nginx-light openssl wrk apache2-bin gnutls-bin curl unbound nsd ldnsutils iproute2" \
+        "softhsm opensc lego nginx openssl wrk httpd gnutls-utils curl unbound nsd ldns-utils iproute" \
+        "softhsm opensc lego nginx openssl wrk httpd gnutls curl unbound nsd ldns"
 fi
 make_venv "$repository/deploy/requirements-test.lock"
 cd "$repository"

@@ -1,6 +1,7 @@
 """DNS questions to a trusted, validating resolver; the only module that knows dnspython.
 
-The resolver does recursion, caching and DNSSEC (a bogus answer arrives here as SERVFAIL). What is done here: a fresh
+The resolver does recursion, caching and DNSSEC: a bogus answer arrives here as SERVFAIL with a code that says why, and
+where the zone is signed the AD bit is demanded (`dnssec`). What is done here: a fresh
 source port and message id for every question, random letter case (0x20) where an answer that does not repeat it is
 asked again over TCP, EDNS with 1232 octets, TCP when truncated, and answers read strictly: the alias chain from the
 name that was asked, nothing else in the message. NXDOMAIN and "no such record" are answers; everything else is a
@@ -29,14 +30,17 @@ import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 
 from acme_api.protocol.caa import CaaRecord
+from acme_api.va import dnssec
+from acme_api.va.dns_errors import why
 from acme_api.va.failure import ValidationFailure
 from ca.pki.special_addresses import IpAddress
 from ca.process.lifecycle import StartupError
 
 Server: TypeAlias = tuple[str, int]
-_Type: TypeAlias = Literal["A", "AAAA", "TXT", "CAA"]
+_Type: TypeAlias = Literal["A", "AAAA", "TXT", "CAA", "DS", "NS", "SOA"]
 _TYPES: Final = {"A": dns.rdatatype.A, "AAAA": dns.rdatatype.AAAA, "TXT": dns.rdatatype.TXT,
-                 "CAA": dns.rdatatype.CAA}
+                 "CAA": dns.rdatatype.CAA, "DS": dns.rdatatype.DS, "NS": dns.rdatatype.NS,
+                 "SOA": dns.rdatatype.SOA}
 _Value = TypeVar("_Value")
 
 # Two tries, together the five seconds that a question may take (SF6).
@@ -109,6 +113,7 @@ class Resolver:
         servers: Sequence[Server],
         random_bytes: Callable[[int], bytes],
         localhost_names: bool = False,
+        require_dnssec: bool = False,
         try_timeouts_s: Sequence[float] = TRY_TIMEOUTS_S,
     ) -> None:
         self._servers = tuple(servers)
@@ -116,6 +121,7 @@ class Resolver:
         self._timeout_s = sum(self._try_timeouts_s)
         self._random_bytes = random_bytes
         self._localhost_names = localhost_names
+        self._require_dnssec = require_dnssec
 
     async def addresses(self, name: str) -> Answer[IpAddress]:
         """A and AAAA together, IPv6 first. One of the two may fail as long as the other one has an address."""
@@ -158,6 +164,16 @@ class Resolver:
         return self._localhost_names and (name == "localhost" or name.endswith(".localhost"))
 
     async def _ask(self, name: str, rdtype: _Type) -> Answer[dns.rdata.Rdata]:
+        answer = await self._look_up(name, rdtype)
+        if self._require_dnssec and not answer.authenticated:
+            await dnssec.require_unsigned((name, *answer.aliases), self._ask_about_zone)
+        return answer
+
+    async def _ask_about_zone(self, name: str, rdtype: dnssec.ZoneType) -> dnssec.Found:
+        answer = await self._look_up(name, rdtype)
+        return dnssec.Found(present=bool(answer.values), authenticated=answer.authenticated)
+
+    async def _look_up(self, name: str, rdtype: _Type) -> Answer[dns.rdata.Rdata]:
         try:
             target = dns.name.from_text(name)
         except dns.exception.DNSException as fault:
@@ -185,6 +201,8 @@ class Resolver:
         if not self._servers:
             raise ValidationFailure("dns", f"{rdtype} of {name} cannot be asked: no DNS resolver is configured")
         failure = self._timed_out(name, rdtype)
+        # A resolver says precisely why when it finds out, and only "bogus" when it is asked again.
+        extended_errors: tuple[int, ...] = ()
         for number, timeout_s in enumerate(self._try_timeouts_s):
             server = self._servers[number % len(self._servers)]
             try:
@@ -203,9 +221,9 @@ class Resolver:
                 continue
             if response.rcode in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
                 return response
-            rcode = dns.rcode.to_text(response.rcode)
-            hint = " (an unreachable name server or a broken DNSSEC chain)" if rcode == "SERVFAIL" else ""
-            failure = ValidationFailure("dns", f"{rdtype} of {name} answered with {rcode}{hint}", transient=True)
+            extended_errors += response.extended_errors
+            reason = why(dns.rcode.to_text(response.rcode), extended_errors)
+            failure = ValidationFailure("dns", f"{rdtype} of {name} answered with {reason}", transient=True)
         raise failure
 
     def _timed_out(self, name: str, rdtype: _Type) -> ValidationFailure:
@@ -254,6 +272,7 @@ class _Response:
     rcode: dns.rcode.Rcode
     authenticated: bool
     message: dns.message.Message | None
+    extended_errors: tuple[int, ...] = ()
 
 
 def _parse(wire: bytes) -> _Response:
@@ -264,7 +283,8 @@ def _parse(wire: bytes) -> _Response:
     if answers == 0 and _has_plain_rcode(wire):
         return _Response(rcode=dns.rcode.Rcode(wire[3] & 0x0F), authenticated=authenticated, message=None)
     message = dns.message.from_wire(wire)
-    return _Response(rcode=message.rcode(), authenticated=authenticated, message=message)
+    return _Response(rcode=message.rcode(), authenticated=authenticated, message=message,
+                     extended_errors=tuple(int(option.code) for option in message.extended_errors()))
 
 
 def _has_plain_rcode(wire: bytes) -> bool:

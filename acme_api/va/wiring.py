@@ -64,7 +64,7 @@ def make_methods(standpoint: Standpoint, ambient: Ambient) -> Methods:
     """The methods as they are configured. Raises StartupError when the settings cannot be right."""
     va = standpoint.va
     resolver = Resolver(servers=servers_of(va.resolver), random_bytes=ambient.random_bytes,
-                        localhost_names=va.localhost_names)
+                        localhost_names=va.localhost_names, require_dnssec=standpoint.public or va.require_dnssec)
     dialer = Dialer(resolver=resolver, policy=address_policy(standpoint))
     website = f" (+{standpoint.website})" if standpoint.website else ""
     return Methods(

@@ -66,10 +66,12 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
 
 
 class VaSettings(_Section, frozen=True, kw_only=True):
-    """Validation. `resolver` empty: the nameservers of /etc/resolv.conf. Loopback is dialled only when said so here.
+    """Validation. `resolver` empty: the nameservers of /etc/resolv.conf. It has to validate where `require_dnssec` says
+    so, as the public policy always does. Loopback is dialled only when said so here.
     Orders of `dns_persist_profiles` are offered dns-persist-01; `chancery account allow` does so for one account."""
 
     resolver: str = ""
+    require_dnssec: bool = False
     http_01_port: int = 80
     tls_alpn_01_port: int = 443
     https_port: int = 443
