@@ -13,7 +13,10 @@ GRANT SELECT ON accounts, key_changes, orders, authorizations, validation_reques
     finalizations, service_requests, issuance_requests, issuances, certificates, certificate_signatures, refusals,
     revocation_requests, revocations, issuers, issuer_chains, ocsp_requests, blocked_keys, blocked_names,
     incidents, incident_serials TO acme_wfe;
-GRANT INSERT (id, created_at, thumbprint, jwk, contacts, terms_agreed_at) ON accounts TO acme_wfe;
+GRANT INSERT (id, created_at, thumbprint, jwk, contacts, terms_agreed_at, eab_kid, eab, eab_single_use)
+    ON accounts TO acme_wfe;
+-- To verify an external account binding, its HMAC key has to be read; nobody else may.
+GRANT SELECT ON eab_credentials TO acme_wfe;
 GRANT UPDATE (thumbprint, jwk, contacts, deactivated_at) ON accounts TO acme_wfe;
 GRANT INSERT ON key_changes, orders, authorizations, finalizations, service_requests TO acme_wfe;
 GRANT SELECT, INSERT ON spent_nonces TO acme_wfe;
@@ -34,6 +37,7 @@ GRANT SELECT ON accounts, key_changes, orders, authorizations, validations, caa_
     finalizations, service_requests, issuance_requests, issuances, certificates, certificate_names,
     certificate_signatures, refusals, revocation_requests, revocations, issuers, crls, blocked_keys, blocked_names,
     operator_acts, incident_serials, mass_revocations TO ca_issuer;
+GRANT SELECT (kid, allowed_names) ON eab_credentials TO ca_issuer;
 GRANT UPDATE (leased_by, leased_until, attempts), DELETE ON issuance_requests TO ca_issuer;
 GRANT DELETE ON revocation_requests TO ca_issuer;
 GRANT INSERT ON issuances, certificates, certificate_names, certificate_signatures, refusals, crls TO ca_issuer;
@@ -63,9 +67,13 @@ GRANT USAGE ON SEQUENCE ocsp_batch_id TO ocsp_signer;
 -- OCSP responder: reads published batches, writes nothing.
 GRANT SELECT ON issuers, ocsp_batches, ocsp_responders TO ocsp_reader;
 
--- Operators' CLI and page: reads everything but secrets (there are none in the database), asks for revocations,
--- revokes accounts, blocks names and keys, records what a ceremony made, keeps partitions, drops old CRLs.
+-- Operators' CLI and page: reads everything but secrets (the HMAC keys of external accounts, which it writes), asks for
+-- revocations, revokes accounts, blocks names and keys, records what a ceremony made, keeps partitions, drops old CRLs.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO ca_admin;
+REVOKE SELECT ON eab_credentials FROM ca_admin;
+GRANT SELECT (kid, created_at, created_by, comment, single_use, expires_at, allowed_names, revoked_at)
+    ON eab_credentials TO ca_admin;
+GRANT INSERT, UPDATE (revoked_at) ON eab_credentials TO ca_admin;
 GRANT UPDATE (revoked_at, dns_persist_allowed_at) ON accounts TO ca_admin;
 GRANT INSERT ON revocation_requests TO ca_admin;
 GRANT INSERT (id, acted_at, operator, act, subject, detail) ON operator_acts TO ca_admin;

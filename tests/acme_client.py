@@ -6,6 +6,7 @@ sends requests and keeps nonces. After each answer the client checks what holds 
 
 import base64
 import hashlib
+import hmac
 import ipaddress
 import json
 import re
@@ -99,7 +100,9 @@ def encode_payload(payload: Any) -> bytes:
     return payload if isinstance(payload, bytes) else json.dumps(payload).encode()
 
 
-def flatten(key: SigningKey, protected: Mapping[str, Any] | bytes, payload: Any, /, **members: Any) -> dict[str, Any]:
+def flatten(
+    key: "SigningKey | HmacKey", protected: Mapping[str, Any] | bytes, payload: Any, /, **members: Any
+) -> dict[str, Any]:
     """A flattened JWS; `members` replace or (with ABSENT) drop members after signing."""
     header = protected if isinstance(protected, bytes) else json.dumps(
         {name: value for name, value in protected.items() if value is not ABSENT}).encode()
@@ -107,6 +110,24 @@ def flatten(key: SigningKey, protected: Mapping[str, Any] | bytes, payload: Any,
     signature = key.sign(f"{parts['protected']}.{parts['payload']}".encode())
     document = {**parts, "signature": b64(signature), **members}
     return {name: value for name, value in document.items() if value is not ABSENT}
+
+
+@dataclass(frozen=True)
+class HmacKey:
+    """The key of an external account; `sign` is what `flatten` asks for."""
+
+    alg: str
+    secret: bytes
+
+    def sign(self, data: bytes) -> bytes:
+        """HMAC with SHA-256, SHA-384 or SHA-512."""
+        return hmac.digest(self.secret, data, f"sha{self.alg[2:]}")
+
+
+def make_binding(key: HmacKey, kid: Any, url: str, jwk: Any, /, *, protected: Mapping[str, Any] | None = None,
+                 **members: Any) -> dict[str, Any]:
+    """An externalAccountBinding; `protected` and `members` replace or (with ABSENT) drop what it is made of."""
+    return flatten(key, {"alg": key.alg, "kid": kid, "url": url, **(protected or {})}, jwk, **members)
 
 
 @dataclass(frozen=True, kw_only=True)

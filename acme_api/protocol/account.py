@@ -32,7 +32,8 @@ class AccountStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A subscriber, as the database knows it. `jwk` is canonical. `dns_persist_allowed`: by an operator (row X1)."""
+    """A subscriber, as the database knows it. `jwk` is canonical. `dns_persist_allowed`: by an operator (row X1).
+    `eab_kid` and `eab` are of its external account."""
 
     id: bytes
     thumbprint: bytes
@@ -42,6 +43,8 @@ class Account:
     deactivated_at: datetime | None
     revoked_at: datetime | None
     dns_persist_allowed: bool = False
+    eab_kid: str | None = None
+    eab: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +115,8 @@ def account_object(base: str, account: Account) -> dict[str, Any]:
         document["contact"] = list(account.contacts)
     if account.terms_agreed_at is not None:
         document["termsOfServiceAgreed"] = True
+    if account.eab is not None:
+        document["externalAccountBinding"] = dict(account.eab)
     document["orders"] = directory.orders_url(base, account.id)
     return document
 

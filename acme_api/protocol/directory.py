@@ -144,7 +144,8 @@ def certificate_url(base: str, serial: bytes, order_id: bytes, *, alternate: int
 
 
 def directory_object(
-    base: str, *, terms_of_service: str, website: str, caa_identities: list[str], profiles: dict[str, str]
+    base: str, *, terms_of_service: str, website: str, caa_identities: list[str], profiles: dict[str, str],
+    external_account_required: bool
 ) -> dict[str, Any]:
     """The directory (RFC 8555 7.1.1). An endpoint that does not exist and a value that is empty are left out."""
     meta: dict[str, Any] = {"termsOfService": terms_of_service, "website": website, "caaIdentities": caa_identities,
@@ -155,5 +156,6 @@ def directory_object(
         "newOrder": f"{base}/acme/new-order",
         "revokeCert": f"{base}/acme/revoke-cert",
         "keyChange": f"{base}/acme/key-change",
-        "meta": {"externalAccountRequired": False} | {name: value for name, value in meta.items() if value},
+        "meta": {"externalAccountRequired": external_account_required} | {
+            name: value for name, value in meta.items() if value},
     }

@@ -36,6 +36,16 @@ _KEY_CACHE_SIZE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SplitJws:
+    """The three parts of a flattened JWS, decoded, and what its signature is over."""
+
+    protected_bytes: bytes
+    payload_bytes: bytes
+    signature: bytes
+    signing_input: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SignedRequest:
     """A JWS of the right form, not verified. Exactly one of `jwk` (canonical) and `kid` is set, unless the jwk is no
     usable key: then `key_problem` says why. `nonce` None: there was none."""
@@ -145,6 +155,20 @@ def jwk_of_public_key(spki_der: bytes) -> str:
     raise ValueError("not a key of a kind that JWS knows here")
 
 
+def split_flattened(document: JsonObject, what: str = "the request") -> SplitJws:
+    """The parts of a flattened JWS, which has no other members. Raises malformed."""
+    if document.keys() != _MEMBERS:
+        raise malformed(f"{what} is a flattened JWS: protected, payload and signature, and no other member")
+    protected, payload, signature = document["protected"], document["payload"], document["signature"]
+    if not (isinstance(protected, str) and isinstance(payload, str) and isinstance(signature, str)):
+        raise malformed(f"protected, payload and signature of {what} are strings")
+    try:
+        return SplitJws(protected_bytes=base64url.decode(protected), payload_bytes=base64url.decode(payload),
+                        signature=base64url.decode(signature), signing_input=f"{protected}.{payload}".encode("ascii"))
+    except base64url.Base64Error as fault:
+        raise malformed(f"a part of the JWS is {fault}") from None
+
+
 def _json(data: bytes, what: str) -> JsonObject:
     try:
         return decode_object(data)
@@ -154,18 +178,8 @@ def _json(data: bytes, what: str) -> JsonObject:
 
 def _parse(document: JsonObject, *, inner: bool) -> SignedRequest:
     """`inner`: the JWS in a key change, which has a jwk and no nonce."""
-    if document.keys() != _MEMBERS:
-        raise malformed("a request is a flattened JWS: protected, payload and signature, and no other member")
-    protected_text, payload_text, signature_text = document["protected"], document["payload"], document["signature"]
-    if not (isinstance(protected_text, str) and isinstance(payload_text, str) and isinstance(signature_text, str)):
-        raise malformed("protected, payload and signature are strings")
-    try:
-        protected_bytes = base64url.decode(protected_text)
-        payload_bytes = base64url.decode(payload_text)
-        signature = base64url.decode(signature_text)
-    except base64url.Base64Error as fault:
-        raise malformed(f"a part of the JWS is {fault}") from None
-    protected = _json(protected_bytes, "the protected header")
+    parts = split_flattened(document)
+    protected = _json(parts.protected_bytes, "the protected header")
     algorithm = _algorithm(protected)
     nonce = _nonce(protected, inner=inner)
     url = protected.get("url")
@@ -173,9 +187,9 @@ def _parse(document: JsonObject, *, inner: bool) -> SignedRequest:
         raise malformed("the protected header has no url")
     jwk, kid, key_problem = _key(protected, algorithm, inner=inner)
     return SignedRequest(
-        protected=protected, protected_bytes=protected_bytes, payload_bytes=payload_bytes, signature=signature,
-        signing_input=f"{protected_text}.{payload_text}".encode("ascii"), alg=algorithm, nonce=nonce, url=url,
-        jwk=jwk, kid=kid, key_problem=key_problem)
+        protected=protected, protected_bytes=parts.protected_bytes, payload_bytes=parts.payload_bytes,
+        signature=parts.signature, signing_input=parts.signing_input, alg=algorithm, nonce=nonce, url=url, jwk=jwk,
+        kid=kid, key_problem=key_problem)
 
 
 def _algorithm(protected: JsonObject) -> str:

@@ -3,7 +3,7 @@
 Every name is looked at before the answer, so that one answer names all that is wrong (row P3).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from re import ASCII
@@ -13,6 +13,7 @@ from typing import Any, Final
 from acme_api.protocol.order import OrderRequest
 from acme_api.protocol.problem import Subproblem, from_subproblems, malformed, problem_from_refusal
 from ca.pki.identifier import Identifier, IdentifierError, NamePolicy, parse_identifier, require_permitted
+from ca.pki.name_scope import require_in_scope
 from ca.pki.policy import BACKDATE_S
 from ca.pki.profile import PROFILES, Profile, require_profile
 from ca.pki.refusal import Refusal
@@ -32,16 +33,23 @@ class OrderPolicy:
     profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
 
 
-def parse_new_order(payload: Mapping[str, Any], policy: OrderPolicy, now: datetime) -> OrderRequest:
-    """What the payload asks for. Raises Problem; unknown members are ignored (row E67)."""
-    identifiers = _identifiers(payload, policy.names)
+def parse_new_order(
+    payload: Mapping[str, Any], policy: OrderPolicy, now: datetime, *, scope: Sequence[str] = ()
+) -> OrderRequest:
+    """What the payload asks for. Raises Problem; unknown members are ignored (row E67).
+
+    `scope` narrows the names to those of the subscriber's external account (row NM9).
+    """
+    identifiers = _identifiers(payload, policy.names, scope)
     profile = _profile(payload, policy, identifiers)
     not_before, not_after = _moment(payload, "notBefore"), _moment(payload, "notAfter")
     _require_period(profile, not_before, not_after, now)
     return OrderRequest(identifiers=identifiers, profile=profile.name, not_before=not_before, not_after=not_after)
 
 
-def _identifiers(payload: Mapping[str, Any], policy: NamePolicy) -> tuple[Identifier, ...]:
+def _identifiers(
+    payload: Mapping[str, Any], policy: NamePolicy, scope: Sequence[str]
+) -> tuple[Identifier, ...]:
     """Normalised, each once, in the order in which they were first named (rows OR2 to OR4, OR7)."""
     wanted = payload.get("identifiers")
     if not isinstance(wanted, list) or not wanted:
@@ -55,6 +63,7 @@ def _identifiers(payload: Mapping[str, Any], policy: NamePolicy) -> tuple[Identi
         try:
             identifier = parse_identifier(kind, value)
             require_permitted(identifier, policy)
+            require_in_scope(identifier, scope)
             found[identifier] = None
         except IdentifierError as fault:
             faults[kind, value] = Subproblem(type=fault.code, detail=fault.detail, identifier_type=kind,

@@ -101,7 +101,7 @@ def make_context(
         internal_prefixes=tuple(settings.va.allowed_prefixes), allow_loopback=settings.va.allow_loopback)
     directory = directory_object(
         acme.base_url, terms_of_service=acme.terms_of_service, website=acme.website,
-        caa_identities=settings.va.caa_identities,
+        caa_identities=settings.va.caa_identities, external_account_required=acme.external_account_required,
         profiles={name: profile.description for name, profile in profiles.items()})
     read_sessions, write_sessions = Sessions(reads, size=SESSIONS), Sessions(writes, size=SESSIONS)
     store = Store(reads=read_sessions, writes=write_sessions)
@@ -112,7 +112,8 @@ def make_context(
         order_policy=OrderPolicy(names=names, default_profile=settings.ca.default_profile, profiles=profiles),
         lives=Lives(order=timedelta(seconds=acme.order_life_s),
                     authorization=timedelta(seconds=acme.authorization_life_s)),
-        terms_of_service=acme.terms_of_service, finalize_wait_s=acme.finalize_wait_ms / 1000,
+        terms_of_service=acme.terms_of_service,
+        external_account_required=acme.external_account_required, finalize_wait_s=acme.finalize_wait_ms / 1000,
         max_body_bytes=acme.max_body_bytes, ambient=ambient, store=store,
         certificates=CertificateStore(reads=read_sessions, writes=write_sessions, transactions=writes),
         waiters=Waiters(), notifier=Notifier(store, log), log=log)

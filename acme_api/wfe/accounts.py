@@ -15,6 +15,15 @@ from acme_api.protocol.account import (
     require_open,
     require_terms,
 )
+from acme_api.protocol.external_account import (
+    Binding,
+    external_account_required,
+    is_lookup_worth,
+    parse_binding,
+    refused_credential,
+    verify_binding,
+)
+from acme_api.protocol.json_strict import JsonObject
 from acme_api.protocol.jws import load_key, thumbprint
 from acme_api.protocol.order import OrderStatus, order_status
 from acme_api.wfe.context import Context
@@ -31,7 +40,7 @@ _CURSOR: Final = "cursor="
 
 
 async def new_account(context: Context, post: Post) -> Reply:
-    """Finds or makes the account of the key (rows AC1 to AC5, AC9)."""
+    """Finds or makes the account of the key (rows AC1 to AC5, AC9, AC11 to AC13)."""
     if post.account is not None:
         return _account_reply(context, post.account)
     payload = post.json()
@@ -39,18 +48,36 @@ async def new_account(context: Context, post: Post) -> Reply:
         raise problem.account_does_not_exist("no account has this key")
     agreed = require_terms(payload, context.terms_of_service)
     contacts = require_contacts(payload) or ()
+    binding = await _binding(context, post, payload) if context.external_account_required else None
     await require_unused_key(context, post.jwk)
     now = context.ambient.now()
     account = Account(id=object_id(now, context.ambient.random_bytes(16)), thumbprint=thumbprint(post.jwk),
                       jwk=post.jwk, contacts=contacts, terms_agreed_at=now if agreed else None, deactivated_at=None,
-                      revoked_at=None)
+                      revoked_at=None, eab_kid=binding.kid if binding else None,
+                      eab=binding.document if binding else None)
     if await context.store.insert_account(account, created_at=now):
         return _account_reply(context, account, status=201)
     existing = await context.store.account_of_key(account.thumbprint)
+    if existing is None and binding is not None:
+        # Used, revoked or run out while we looked at it.
+        raise refused_credential()
     if existing is None:
         raise problem.server_internal("the account could not be made; try again", retry_after_s=1)
     require_open(existing)
     return _account_reply(context, existing)
+
+
+async def _binding(context: Context, post: Post, payload: JsonObject) -> Binding:
+    """The external account binding, verified (rows AC11, AC12). Raises Problem."""
+    if "externalAccountBinding" not in payload:
+        raise external_account_required()
+    binding = parse_binding(payload["externalAccountBinding"], outer_url=post.signed.url)
+    mac_key = None
+    if is_lookup_worth(binding.kid):
+        mac_key = await context.store.usable_mac_key(binding.kid, thumbprint=thumbprint(post.jwk),
+                                                     now=context.ambient.now())
+    verify_binding(binding, mac_key, post.signed.protected["jwk"])
+    return binding
 
 
 async def require_unused_key(context: Context, jwk: str) -> None:

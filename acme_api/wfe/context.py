@@ -25,6 +25,7 @@ class Context:
     order_policy: OrderPolicy
     lives: Lives
     terms_of_service: str
+    external_account_required: bool
     finalize_wait_s: float
     max_body_bytes: int
     ambient: Ambient

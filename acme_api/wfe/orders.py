@@ -43,7 +43,8 @@ _REUSE_LEFT: Final = timedelta(hours=1)
 async def new_order(context: Context, post: Post) -> Reply:
     """Plans and stores an order with its authorizations (rows OR1 to OR9, OR15). Always 201 (row W1)."""
     now = context.ambient.now()
-    request = parse_new_order(post.json(), context.order_policy, now)
+    scope = () if post.owner.eab_kid is None else await context.store.allowed_names(post.owner.eab_kid)
+    request = parse_new_order(post.json(), context.order_policy, now, scope=scope)
     await _require_unblocked(context, request.identifiers)
     # A validation that is fresh enough belongs to an authorization that was made at most so long ago.
     oldest = now - context.lives.authorization - _REUSE_CAA - _REUSE_LEFT

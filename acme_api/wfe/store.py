@@ -24,7 +24,8 @@ WRITE_OPTIONS: Final = {"plan_cache_mode": "force_generic_plan"}
 _SIGNER: Final = """signer.id AS signer_id, signer.thumbprint AS signer_thumbprint, signer.jwk AS signer_jwk,
     signer.contacts AS signer_contacts, signer.terms_agreed_at AS signer_terms_agreed_at,
     signer.deactivated_at AS signer_deactivated_at, signer.revoked_at AS signer_revoked_at,
-    signer.dns_persist_allowed_at AS signer_dns_persist_allowed_at"""
+    signer.dns_persist_allowed_at AS signer_dns_persist_allowed_at, signer.eab_kid AS signer_eab_kid,
+    signer.eab AS signer_eab"""
 # Burns the nonce, and loads the account and what the request is about, in one round trip. The commit does not wait for
 # the disk: what a crash of the server could forget is younger than the crash, and every nonce made before the server's
 # last start, or before its last recovery (which resets its statistics), is refused here; $4 does the same after a
@@ -50,6 +51,19 @@ _INSERT_ACCOUNT: Final = """
 INSERT INTO accounts (id, created_at, thumbprint, jwk, contacts, terms_agreed_at) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (thumbprint) DO NOTHING RETURNING id
 """
+# The credential is looked at again in the statement that uses it up.
+_INSERT_BOUND_ACCOUNT: Final = """
+INSERT INTO accounts (id, created_at, thumbprint, jwk, contacts, terms_agreed_at, eab_kid, eab, eab_single_use)
+SELECT $1, $2, $3, $4, $5, $6, kid, $8, single_use FROM eab_credentials
+WHERE kid = $7 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)
+ON CONFLICT (thumbprint) DO NOTHING RETURNING id
+"""
+_USABLE_MAC_KEY: Final = """
+SELECT mac_key FROM eab_credentials c
+WHERE kid = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)
+    AND NOT (single_use AND EXISTS (SELECT FROM accounts a WHERE a.eab_kid = c.kid AND a.thumbprint <> $3))
+"""
+_ALLOWED_NAMES: Final = "SELECT allowed_names FROM eab_credentials WHERE kid = $1"
 _SET_CONTACTS: Final = "UPDATE accounts SET contacts = $2 WHERE id = $1"
 _DEACTIVATE_ACCOUNT: Final = "UPDATE accounts SET deactivated_at = $2 WHERE id = $1 AND deactivated_at IS NULL"
 # The link and the new key come together or not at all; of two changes at once the second finds its old key gone.
@@ -213,10 +227,26 @@ class Store:
         return None if row is None else _signer(row)
 
     async def insert_account(self, account: Account, *, created_at: datetime) -> bool:
-        """Stores a new account; False when its key has an account already (row AC9)."""
-        return await self._writes.fetchval(
-            _INSERT_ACCOUNT, account.id, created_at, account.thumbprint, account.jwk, list(account.contacts),
-            account.terms_agreed_at) is not None
+        """Stores a new account; False when its key has an account already (row AC9), or its external account cannot be
+        used any more."""
+        values = (account.id, created_at, account.thumbprint, account.jwk, list(account.contacts),
+                  account.terms_agreed_at)
+        if account.eab_kid is None:
+            return await self._writes.fetchval(_INSERT_ACCOUNT, *values) is not None
+        try:
+            return await self._writes.fetchval(_INSERT_BOUND_ACCOUNT, *values, account.eab_kid,
+                                               account.eab) is not None
+        except UniqueViolation:
+            return False
+
+    async def usable_mac_key(self, kid: str, *, thumbprint: bytes, now: datetime) -> bytes | None:
+        """The HMAC key of an external account, when it may make the account of this key at `now`, or has made it."""
+        mac_key: bytes | None = await self._reads.fetchval(_USABLE_MAC_KEY, kid, now, thumbprint)
+        return mac_key
+
+    async def allowed_names(self, kid: str) -> tuple[str, ...]:
+        """What the accounts of an external account may order (ca/pki/name_scope.py)."""
+        return tuple(await self._reads.fetchval(_ALLOWED_NAMES, kid))
 
     async def set_contacts(self, account_id: bytes, contacts: Sequence[str]) -> None:
         """Replaces an account's contacts."""
@@ -303,7 +333,8 @@ def _signer(row: Record) -> Account | None:
         id=row["signer_id"], thumbprint=row["signer_thumbprint"], jwk=row["signer_jwk"],
         contacts=tuple(row["signer_contacts"]), terms_agreed_at=row["signer_terms_agreed_at"],
         deactivated_at=row["signer_deactivated_at"], revoked_at=row["signer_revoked_at"],
-        dns_persist_allowed=row["signer_dns_persist_allowed_at"] is not None)
+        dns_persist_allowed=row["signer_dns_persist_allowed_at"] is not None, eab_kid=row["signer_eab_kid"],
+        eab=row["signer_eab"])
 
 
 def _facts(row: Record) -> AuthorizationFacts:

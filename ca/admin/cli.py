@@ -29,6 +29,7 @@ _COMMANDS = {
     "config": "ca.admin.commands.config",
     "db": "ca.admin.commands.db",
     "demo": "ca.admin.commands.demo",
+    "eab": "ca.admin.commands.eab",
     "incident": "ca.admin.commands.incident",
     "key": "ca.admin.commands.key",
     "name": "ca.admin.commands.name",

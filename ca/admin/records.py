@@ -50,6 +50,7 @@ class Account:
     terms_agreed_at: datetime | None
     deactivated_at: datetime | None
     revoked_at: datetime | None
+    eab_kid: str | None             # of the external account that it was made with
     dns_persist_allowed_at: datetime | None = None
 
 

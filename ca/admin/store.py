@@ -199,7 +199,7 @@ def _authorization(row: Record, caa_checks: tuple[CaaCheck, ...]) -> Authorizati
 # --- accounts -----------------------------------------------------------------------------------------------------
 
 _ACCOUNT_COLUMNS = """id, created_at, thumbprint, jwk, contacts, terms_agreed_at, deactivated_at, revoked_at,
-    dns_persist_allowed_at"""
+    dns_persist_allowed_at, eab_kid"""
 ACCOUNTS = f"""
 SELECT {_ACCOUNT_COLUMNS} FROM accounts
 WHERE $1 = '' OR strpos(lower(array_to_string(contacts, ' ')), lower($1)) > 0
@@ -231,7 +231,7 @@ async def account(connection: Connection, account_id: bytes) -> Account | None:
 
 def _account(row: Record) -> Account:
     columns = ("id", "created_at", "thumbprint", "jwk", "terms_agreed_at", "deactivated_at", "revoked_at",
-               "dns_persist_allowed_at")
+               "dns_persist_allowed_at", "eab_kid")
     return Account(contacts=tuple(row["contacts"]), **{name: row[name] for name in columns})
 
 

@@ -23,6 +23,7 @@ from ca.pki import domain_control
 from ca.pki.csr import CsrError, require_names
 from ca.pki.domain_control import Validation, require_domain_control
 from ca.pki.identifier import Identifier, IdentifierError, parse_identifier, require_permitted
+from ca.pki.name_scope import require_in_scope
 from ca.pki.profile import require_profile
 from ca.pki.refusal import IdentifierRefusal, Refusal, RefusalReason
 from ca.process.postgres import Connection
@@ -54,7 +55,7 @@ def judge_order(order: StoredOrder, evidence: Evidence, policy: IssuancePolicy, 
     """The right to the order's certificate. Raises Refusal when there is none."""
     if order.account_closed:
         raise Refusal(RefusalReason.ACCOUNT_CLOSED, "the account was closed before the certificate was signed")
-    identifiers = _permitted(order.identifiers, policy)
+    identifiers = _permitted(order, policy)
     profile = require_profile(order.profile, identifiers, policy.profiles)
     known = [evidence.validations[each] for each in order.authorization_ids if each in evidence.validations]
     control = require_domain_control(domain_control.Evidence(
@@ -76,16 +77,17 @@ def judge_order(order: StoredOrder, evidence: Evidence, policy: IssuancePolicy, 
                  profile=profile, not_before=order.not_before, not_after=order.not_after)
 
 
-def _permitted(pairs: Iterable[tuple[str, str]], policy: IssuancePolicy) -> tuple[Identifier, ...]:
-    """The identifiers of the order, each in its one spelling and permitted by the policy of today (row FI11)."""
+def _permitted(order: StoredOrder, policy: IssuancePolicy) -> tuple[Identifier, ...]:
+    """The identifiers of the order, each in its one spelling and permitted by the policy of today (rows FI11, NM9)."""
     identifiers = []
     refused = []
-    for kind, value in pairs:
+    for kind, value in order.identifiers:
         try:
             identifier = parse_identifier(kind, value)
             if identifier.value != value or identifier in identifiers:
                 raise Refusal(RefusalReason.BAD_REQUEST, "the order's identifiers are not normalised")
             require_permitted(identifier, policy.names)
+            require_in_scope(identifier, order.allowed_names)
         except IdentifierError as fault:
             refused.append(IdentifierRefusal(identifier=Identifier(type=kind, value=value), detail=fault.detail,
                                              reason=RefusalReason.REJECTED_IDENTIFIER))

@@ -37,13 +37,14 @@ SELECT claimed.id, claimed.kind, claimed.attempts,
     f.requested_at, f.jwk, f.jws_protected, f.jws_payload, f.jws_signature,
     coalesce(a.deactivated_at, a.revoked_at) IS NOT NULL AS account_closed,
     a.dns_persist_allowed_at IS NOT NULL AS dns_persist_allowed, a.id IS NOT NULL AS has_order,
-    q.csr
+    e.allowed_names, q.csr
 FROM claimed
 LEFT JOIN issuances i ON i.request_id = claimed.id
 LEFT JOIN certificates c ON c.serial = i.serial
 LEFT JOIN certificate_signatures s ON s.serial = i.serial
 LEFT JOIN (orders o JOIN finalizations f ON f.order_id = o.id JOIN accounts a ON a.id = o.account_id)
     ON o.id = claimed.id AND claimed.kind = 'order'
+LEFT JOIN eab_credentials e ON e.kid = a.eab_kid
 LEFT JOIN service_requests q ON q.id = claimed.id AND claimed.kind = 'service'
 """
 DEFER: Final = """
@@ -188,6 +189,7 @@ class StoredOrder:
     jws_signature: bytes
     account_closed: bool
     dns_persist_allowed: bool = False
+    allowed_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,7 +341,8 @@ def _order(row: Record) -> StoredOrder:
         authorization_ids=tuple(row["authorization_ids"]), profile=row["profile"], not_before=row["not_before"],
         not_after=row["not_after"], finalized_at=row["requested_at"], jwk=row["jwk"],
         jws_protected=row["jws_protected"], jws_payload=row["jws_payload"], jws_signature=row["jws_signature"],
-        account_closed=row["account_closed"], dns_persist_allowed=row["dns_persist_allowed"])
+        account_closed=row["account_closed"], dns_persist_allowed=row["dns_persist_allowed"],
+        allowed_names=tuple(row["allowed_names"] or ()))
 
 
 def _caa_check(row: Record) -> CaaCheck | None:

@@ -57,6 +57,7 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
     service_names: list[str] = []
     nonce_key: Path
     terms_of_service: str = ""
+    external_account_required: bool = False
     website: str = ""
     order_life_s: int = 604_800
     authorization_life_s: int = 604_800

@@ -1,6 +1,8 @@
-"""certbot, unmodified, with what goes beyond RFC 8555: addresses and profiles."""
+"""certbot, unmodified, with what goes beyond the plainest use: addresses, profiles, external accounts."""
 
+import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,9 @@ from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from tests.acceptance.certbot_program import certbot
-from tests.acceptance.demo_process import Demo
+from tests.acceptance.demo_process import Demo, run_demo
 from tests.acceptance.openssl import crl_of, verify
+from tests.fixtures_dns import DnsProgram
 
 _CRL_PATIENCE_S = 60.0
 _NEWCOMER = ("--agree-tos", "--register-unsafely-without-email")
@@ -47,3 +50,34 @@ def test_certbot_asks_for_a_profile(demo: Demo, tmp_path: Path, profile: str, ho
             "--required-profile", profile, *_NEWCOMER)
     leaf = _leaf(tmp_path, name)
     assert (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds() == hours * 3600 - 1
+
+
+@pytest.fixture(scope="module")
+def closed_demo(tmp_path_factory: pytest.TempPathFactory, acceptance_dns: DnsProgram) -> Iterator[Demo]:
+    """A demo at which an account needs an external account."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHANCERY_ACME__EXTERNAL_ACCOUNT_REQUIRED", "true")
+        with run_demo(tmp_path_factory.mktemp("closed") / "chancery", resolver=acceptance_dns.address) as running:
+            yield running
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+def test_certbot_binds_an_external_account(closed_demo: Demo, tmp_path: Path, algorithm: str) -> None:
+    """Rows AC11, AC12, AC14, NM9: certbot needs --eab-kid and --eab-hmac-key, gets a certificate inside the names of
+    its credential, is refused others, and cannot use a single-use credential again."""
+    domain = f"{algorithm.lower()}.certbot.example"
+    document = json.loads(closed_demo.run("eab", "create", "--name", domain, "--output", "json"))
+    with pytest.raises(AssertionError, match=r"external account"):
+        certbot(closed_demo, tmp_path, "register", *_NEWCOMER)
+    binding = ("--eab-kid", document["kid"], "--eab-hmac-key", document["hmac_key"], "--eab-hmac-alg", algorithm)
+    certbot(closed_demo, tmp_path, "register", *_NEWCOMER, *binding)
+    order = ("certonly", "--standalone", "--http-01-port", str(closed_demo.http_01_port))
+    certbot(closed_demo, tmp_path, *order, "-d", f"www.{domain}")
+    with pytest.raises(AssertionError, match="is not among the names"):
+        certbot(closed_demo, tmp_path, *order, "-d", "other.certbot.example")
+    with pytest.raises(AssertionError, match="unknown, used, expired or revoked"):
+        certbot(closed_demo, tmp_path / "second", "register", *_NEWCOMER, *binding)
+    listed = json.loads(closed_demo.run("eab", "list", "--all", "--output", "json"))["credentials"]
+    assert [one["state"] for one in listed if one["kid"] == document["kid"]] == ["used"]
+    assert document["hmac_key"] not in "".join(
+        log.read_text("utf-8") for log in (closed_demo.data_dir / "log").glob("*.log"))

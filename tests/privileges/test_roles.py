@@ -26,6 +26,9 @@ _INSERT_REVOCATION_REQUEST = (
 _INSERT_BATCH = f"INSERT INTO ocsp_batches VALUES (1, now(), 1, 0, now(), {_HASH})"
 _INSERT_CRL = f"INSERT INTO crls VALUES (1, 0, 1, now(), now(), 0, {_HASH})"
 _INSERT_ISSUER = f"INSERT INTO issuers VALUES (9, 'x', 'ec', {_HASH}, 1, true, now())"
+_INSERT_CREDENTIAL = (
+    "INSERT INTO eab_credentials (kid, mac_key, created_at, created_by, comment, single_use, allowed_names)"
+    f" VALUES ('k', {_HASH}, now(), '', '', true, '{{}}')")
 _INSERT_ACCOUNT = f"INSERT INTO accounts (id, created_at, thumbprint, jwk) VALUES ({_ID}, now(), {_HASH}, '{{}}')"
 
 # Each act, and the one role that may do it.
@@ -44,6 +47,9 @@ _ACTS = {
     "publish OCSP responses": (_INSERT_BATCH, "ocsp_signer"),
     "publish a CRL": (_INSERT_CRL, "ca_issuer"),
     "name an issuer": (_INSERT_ISSUER, "ca_admin"),
+    "make an external account": (_INSERT_CREDENTIAL, "ca_admin"),
+    "end an external account": ("UPDATE eab_credentials SET revoked_at = now()", "ca_admin"),
+    "read an external account's HMAC key": ("SELECT mac_key FROM eab_credentials", "acme_wfe"),
     "spend a nonce": ("INSERT INTO spent_nonces VALUES ('\\x6a000000')", "acme_wfe"),
     "take a validation": ("UPDATE validation_requests SET leased_by = 'x'", "acme_va"),
     "take an issuance": ("UPDATE issuance_requests SET leased_by = 'x'", "ca_issuer"),
@@ -85,6 +91,9 @@ _NEVER = {
     "open an account with a first key that is not its own": (
         f"INSERT INTO accounts (id, created_at, thumbprint, jwk, first_thumbprint) VALUES ({_ID}, now(), {_HASH},"
         f" '{{}}', {_HASH})"),
+    "bind an account to another external account": "UPDATE accounts SET eab_kid = 'x'",
+    "widen an external account's names": "UPDATE eab_credentials SET allowed_names = '{}'",
+    "change an external account's HMAC key": "UPDATE eab_credentials SET mac_key = ''",
     "forget a spent nonce": "DELETE FROM spent_nonces",
     "rewrite what an operator did": "UPDATE operator_acts SET operator = 'y'",
     "forget what an operator did": "DELETE FROM operator_acts",

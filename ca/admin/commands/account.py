@@ -33,7 +33,7 @@ def account_document(found: Account) -> dict[str, object]:
         "id": to_text(found.id), "state": account_state(found), "contacts": list(found.contacts),
         "thumbprint_sha256": found.thumbprint.hex(), "created_at": moment_json(found.created_at),
         "terms_agreed_at": moment_json(found.terms_agreed_at), "deactivated_at": moment_json(found.deactivated_at),
-        "revoked_at": moment_json(found.revoked_at),
+        "revoked_at": moment_json(found.revoked_at), "eab_kid": found.eab_kid,
         "dns_persist_allowed_at": moment_json(found.dns_persist_allowed_at),
     }
 
@@ -97,6 +97,7 @@ async def show(context: AdminContext, account_id: str) -> ExitCode:
         ("revoked", moment(found.revoked_at)),
         ("allowed", "-" if found.dns_persist_allowed_at is None
          else f"{DNS_PERSIST_01} since {moment(found.dns_persist_allowed_at)}"),
+        ("external account", found.eab_kid or "-"),
         ("key", f"SHA-256 thumbprint {found.thumbprint.hex()}"),
         ("key changes", "\n".join(moment(changed_at) for changed_at, _, _ in activity.key_changes) or "none"),
         ("orders", f"{activity.orders:,}"),

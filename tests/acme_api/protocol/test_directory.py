@@ -35,7 +35,8 @@ def test_every_url_leads_back(object_id: ObjectId, serial: bytes, alternate: int
 def test_every_directory_entry_leads_back() -> None:
     """Each URL of the directory object is a path that is known, and newAuthz is not offered (rows D1, D2, D3)."""
     found = directory.directory_object(BASE, terms_of_service="", website="https://ca.example/",
-                                       caa_identities=["ca.example"], profiles={"classic": "x"})
+                                       caa_identities=["ca.example"], profiles={"classic": "x"},
+                                       external_account_required=False)
     meta = found.pop("meta")
     assert meta == {"externalAccountRequired": False, "website": "https://ca.example/", "caaIdentities": ["ca.example"],
                     "profiles": {"classic": "x"}}

@@ -78,6 +78,21 @@ async def test_a_profile_that_was_withdrawn(world: World) -> None:
         assert why in problem["detail"]
 
 
+async def test_the_names_of_an_external_account(world: World) -> None:
+    """NM9: what the front end lets through is looked at again: a name that the account's credential does not list."""
+    await world.run("ca_admin", "INSERT INTO eab_credentials (kid, mac_key, created_at, created_by, comment,"
+                    " single_use, allowed_names) VALUES ('k', '', now(), '', '', false, '{example.com}')")
+    subscriber = await world.subscriber()
+    await world.owner.execute("UPDATE accounts SET eab_kid = 'k', eab_single_use = false")
+    inside = await world.ordered("www.example.com", subscriber=subscriber)
+    outside = await world.ordered("www.example.com", "www.example.org", subscriber=subscriber)
+    await issue_batch(world.process(), 8)
+    assert _names(await world.issued(inside.id)) == ["www.example.com"]
+    problem = await world.refusal(outside.id) or {}
+    assert problem["type"] == URN + "rejectedIdentifier"
+    assert [each["identifier"]["value"] for each in problem["subproblems"]] == ["www.example.org"]
+
+
 @pytest.mark.parametrize("profile", ["classic", "tlsserver"])
 @pytest.mark.parametrize(("leaf", "issuer_id"), [
     (ec.generate_private_key(ec.SECP256R1()), EC_ISSUER), (ec.generate_private_key(ec.SECP384R1()), EC_ISSUER),
