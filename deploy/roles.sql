@@ -3,10 +3,11 @@
 -- tests/privileges/ tries what each role may not do.
 
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC,
-    acme_wfe, acme_va, ca_issuer, ca_reader, ocsp_signer, ocsp_reader, ca_admin;
+    acme_wfe, acme_va, ca_issuer, ca_publisher, ca_reader, ocsp_signer, ocsp_reader, ca_admin;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM PUBLIC, ocsp_signer;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
-GRANT USAGE ON SCHEMA public TO acme_wfe, acme_va, ca_issuer, ca_reader, ocsp_signer, ocsp_reader, ca_admin;
+GRANT USAGE ON SCHEMA public TO acme_wfe, acme_va, ca_issuer, ca_publisher, ca_reader, ocsp_signer, ocsp_reader,
+    ca_admin;
 
 -- WFE: what subscribers say.
 GRANT SELECT ON accounts, key_changes, orders, authorizations, validation_requests, validations, caa_checks,
@@ -51,6 +52,18 @@ GRANT UPDATE (through, examined, changed, worked_at, finished_at) ON mass_revoca
 GRANT EXECUTE ON FUNCTION close_accounts_with_blocked_keys() TO ca_issuer;
 GRANT SELECT ON ocsp_responder_keys, ocsp_responders TO ca_issuer;
 GRANT INSERT, UPDATE (certificate) ON ocsp_responders TO ca_issuer;
+
+-- Certificate Transparency: the CA signs and asks for submissions, the front end gives the final certificate out.
+GRANT SELECT ON precertificate_signatures, final_certificates TO acme_wfe;
+GRANT SELECT ON precertificate_signatures, final_certificates, ct_submissions, scts TO ca_issuer;
+GRANT INSERT ON precertificate_signatures, final_certificates TO ca_issuer;
+GRANT INSERT (serial, kind, request_id, requested_at) ON ct_submissions TO ca_issuer;
+
+-- Publisher: what CT logs answered. It reads certificates and writes none.
+GRANT SELECT ON issuers, issuer_chains, certificates, certificate_signatures, precertificate_signatures,
+    final_certificates, ct_submissions, scts TO ca_publisher;
+GRANT UPDATE (leased_by, leased_until, attempts), DELETE ON ct_submissions TO ca_publisher;
+GRANT INSERT ON scts TO ca_publisher;
 
 -- CRL and AIA server: reads what is published.
 GRANT SELECT ON issuers, crls, published_files TO ca_reader;

@@ -45,18 +45,24 @@ WITH live AS (
 SELECT order_id FROM finalized
 """
 _CHAIN: Final = """
-SELECT c.account_id, c.tbs, s.signature, chain.certificates,
+SELECT c.account_id, coalesce(f.tbs, c.tbs) AS tbs, s.signature, chain.certificates,
     (SELECT max(position) FROM issuer_chains WHERE issuer_id = c.issuer_id) AS last_position
 FROM issuances i
 JOIN certificates c ON c.serial = i.serial
 JOIN certificate_signatures s ON s.serial = i.serial
+LEFT JOIN final_certificates f ON f.serial = i.serial
 LEFT JOIN issuer_chains chain ON chain.issuer_id = c.issuer_id AND chain.position = $3
 WHERE i.request_id = $1 AND i.serial = $2
     AND NOT EXISTS (SELECT FROM ocsp_requests q WHERE q.serial = $2 AND q.version = 0)
 """
 _CERTIFICATE: Final = """
-SELECT c.account_id, c.not_after, c.tbs, s.signature
-FROM certificates c JOIN certificate_signatures s ON s.serial = c.serial WHERE c.serial = $1
+SELECT c.account_id, c.not_after, coalesce(f.tbs, c.tbs) AS tbs, s.signature, c.tbs AS first_tbs,
+    p.signature AS precertificate_signature
+FROM certificates c
+LEFT JOIN precertificate_signatures p ON p.serial = c.serial
+LEFT JOIN final_certificates f ON f.serial = c.serial
+LEFT JOIN certificate_signatures s ON s.serial = c.serial
+WHERE c.serial = $1
 """
 _KEY_FACTS: Final = """
 SELECT EXISTS (SELECT FROM certificates WHERE spki_sha256 = $1 AND not_after > $2) AS in_live_certificate,
@@ -96,11 +102,12 @@ WITH requested AS (
 INSERT INTO issuance_requests (id, kind, requested_at) SELECT id, 'service', $2 FROM requested
 """
 _SERVICE_RESULT: Final = """
-SELECT r.problem AS refusal, c.tbs, s.signature, chain.certificates
+SELECT r.problem AS refusal, coalesce(f.tbs, c.tbs) AS tbs, s.signature, chain.certificates
 FROM service_requests q
 LEFT JOIN refusals r ON r.request_id = q.id
 LEFT JOIN issuances i ON i.request_id = q.id
 LEFT JOIN certificates c ON c.serial = i.serial
+LEFT JOIN final_certificates f ON f.serial = i.serial
 LEFT JOIN certificate_signatures s ON s.serial = i.serial
 LEFT JOIN issuer_chains chain ON chain.issuer_id = c.issuer_id AND chain.position = 0
 WHERE q.id = $1
@@ -147,11 +154,12 @@ class Chain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredCertificate:
-    """A certificate of ours, DER as it was given out."""
+    """A certificate of ours; `forms` are the DER that may be known of it: its own, and its precertificate's, which CT
+    logs show and which can be revoked although no certificate may have followed."""
 
     account_id: bytes | None
     not_after: datetime
-    certificate: bytes
+    forms: frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,11 +214,14 @@ class CertificateStore:
                      last_position=row["last_position"] or 0)
 
     async def certificate(self, serial: bytes) -> StoredCertificate | None:
-        """A signed certificate by its serial number."""
+        """What was signed under a serial number."""
         row = await self._reads.fetchrow(_CERTIFICATE, serial)
-        return None if row is None else StoredCertificate(
+        if row is None:
+            return None
+        signed = ((row["tbs"], row["signature"]), (row["first_tbs"], row["precertificate_signature"]))
+        return StoredCertificate(
             account_id=row["account_id"], not_after=row["not_after"],
-            certificate=assemble(row["tbs"], row["signature"]))
+            forms=frozenset(assemble(tbs, signature) for tbs, signature in signed if signature is not None))
 
     async def key_facts(self, spki_sha256: bytes, *, now: datetime) -> KeyFacts:
         """Whether a certificate that has not expired holds this key (row E51), and whether it is blocked (row RV6)."""

@@ -67,7 +67,7 @@ async def _stored(context: Context, certificate: x509.Certificate, certificate_d
     known = None
     if 0 < number.bit_length() <= 8 * _SERIAL_BYTES and number > 0:
         known = await context.certificates.certificate(_serial(certificate))
-    if known is None or known.certificate != certificate_der:
+    if known is None or certificate_der not in known.forms:
         raise problem.not_found("this certificate was not issued here")
     return known
 

@@ -31,7 +31,8 @@ async def serve(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> No
     pool = await create_pool(settings.database, ROLE, process=PROCESS, max_size=3,
                              options={"statement_timeout": _STATEMENT_TIMEOUT})
     maintenance = Maintenance(pool, ambient.now)
-    watch = Watch(pool, settings.ocsp, maintenance, ambient.now)
+    watch = Watch(pool, settings.ocsp, maintenance, ambient.now,
+                  settings.ct.log_list if settings.ct_enabled else None)
     runner = web.AppRunner(application(watch, settings), access_log=None, shutdown_timeout=_DRAIN_S)
     keeper = asyncio.create_task(maintenance.run(stop))
     try:

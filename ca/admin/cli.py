@@ -16,6 +16,7 @@ ROLES = {
     "va": "acme_api.va",
     "perspective": "acme_api.va.perspective",
     "ca": "ca.issuing",
+    "publisher": "ca.publisher",
     "presign": "ocsp.presign",
     "ocsp": "ocsp.responder",
     "crl": "ca.distribution",
@@ -70,6 +71,7 @@ def run(role: str, config: Path) -> None:
     wfe      ACME front end          ca     issues, revokes, signs CRLs (no network)
     va       validates challenges    crl    serves CRLs and CA certificates
     presign  signs OCSP responses    ocsp   serves OCSP responses
+    publisher  submits to Certificate Transparency logs
     admin    operators' page, /healthz, /metrics, upkeep of partitions
     perspective  looks at names for a VA elsewhere; has a configuration of its own (chancery perspective enroll)
     """

@@ -102,6 +102,11 @@ ocsp_url = "http://localhost:{options.port_base + 1}"
 aia_base_url = "http://localhost:{options.port_base + 2}"
 crl_base_url = "http://localhost:{options.port_base + 2}"
 
+[ct]
+# Certificate Transparency. true needs `log_list`, a file in the form of Google's list of logs, version 3; public logs
+# take no certificates of a root that browsers do not know.
+enabled = false
+
 [ocsp]
 listen = {listen(1)}
 store_dir = "ocsp"

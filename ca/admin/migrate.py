@@ -13,7 +13,8 @@ from ca.process.postgres import connect
 from ca.process.settings import DatabaseSettings
 
 OWNER = "chancery_owner"
-PROCESS_ROLES = ("acme_wfe", "acme_va", "ca_issuer", "ca_reader", "ocsp_signer", "ocsp_reader", "ca_admin")
+PROCESS_ROLES = ("acme_wfe", "acme_va", "ca_issuer", "ca_publisher", "ca_reader", "ocsp_signer", "ocsp_reader",
+                 "ca_admin")
 _LOCK = "chancery migrations"
 _SQL_DIRECTORY = Path(__file__).resolve().parents[2] / "deploy"
 _OLDEST_SERVER_VERSION = 15

@@ -1,19 +1,24 @@
 """Is everything well? One look at the database, the reasons why it is not, and the same view for terminal and page."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 from cryptography import x509
 
 from ca.admin import store
 from ca.admin.output import Column, day, distance, moment, moment_json, relative, size, span
 from ca.admin.records import CrlFreshness, Facts, Issuer, Queue
+from ca.pki.ct_log_list import parse_log_list
+from ca.pki.policy import LOG_LIST_LIFE_S, LOG_LIST_WARNING_S
 from ca.process.postgres import Connection
 from ca.process.settings import OcspSettings
 from ocsp.protocol.schedule import OLDEST_ALLOWED, WARNING_AGE
 
-# Every process of design 3 that runs today; one that keeps no connection to the database does no work.
+# Every process that always runs; one that keeps no connection to the database does no work.
 EXPECTED_PROCESSES = ("wfe", "va", "ca", "presign", "ocsp", "crl", "admin")
+_CT_PROCESSES = ("publisher",)
 _OWN_PROCESSES = ("cli",)
 # How long the oldest entry of a queue may wait before somebody should look. The first OCSP response is due after
 # 15 minutes (BR 4.9.9), a validation may try for a minute (RFC 8555 8.2).
@@ -22,6 +27,7 @@ _QUEUE_PATIENCE = {
     "issuance": timedelta(minutes=1),
     "revocation": timedelta(minutes=5),
     "ocsp": timedelta(minutes=5),
+    "transparency": timedelta(minutes=1),
 }
 _OCSP_SLACK = timedelta(hours=12)        # beyond the age at which a response is due to be signed again
 _OLDEST_CRL = timedelta(hours=24)        # BR 4.9.7: after a revocation; every shard is made anew within 6 hours
@@ -44,6 +50,7 @@ class Status:
 
     looked_at: datetime
     facts: Facts
+    processes: tuple[str, ...]         # those that should run
     reasons: tuple[Reason, ...]
 
 
@@ -56,13 +63,18 @@ class Section:
     rows: tuple[tuple[str, ...], ...]
 
 
-async def look(connection: Connection, *, now: datetime, ocsp: OcspSettings) -> Status:
-    """Asks the database and judges the answer."""
+async def look(
+    connection: Connection, *, now: datetime, ocsp: OcspSettings, log_list: Path | None = None
+) -> Status:
+    """Asks the database and judges the answer. `log_list`: the list of CT logs, when Certificate Transparency is on."""
     # A certificate is signed within moments of its serial number; two days are enough for any half-issued one.
     day = (now.astimezone(UTC) - timedelta(days=2)).date()
     facts = await store.facts(connection, now=now, serials_from=(256 + (day - _SERIAL_EPOCH).days).to_bytes(2, "big"),
                               signed_after=now - timedelta(days=1))
-    return Status(looked_at=now, facts=facts, reasons=reasons(facts, now=now, ocsp=ocsp))
+    processes = EXPECTED_PROCESSES if log_list is None else EXPECTED_PROCESSES + _CT_PROCESSES
+    found = reasons(facts, processes, now=now, ocsp=ocsp)
+    return Status(looked_at=now, facts=facts, processes=processes,
+                  reasons=found if log_list is None else (*found, *log_list_reasons(log_list, now)))
 
 
 def not_after(issuer: Issuer) -> datetime:
@@ -70,11 +82,25 @@ def not_after(issuer: Issuer) -> datetime:
     return x509.load_der_x509_certificate(issuer.certificate).not_valid_after_utc
 
 
-def reasons(facts: Facts, *, now: datetime, ocsp: OcspSettings) -> tuple[Reason, ...]:
+def log_list_reasons(path: Path, now: datetime) -> tuple[Reason, ...]:
+    """What is wrong with the list of CT logs: it cannot be used, or browsers will soon not go by it any more."""
+    try:
+        made_at = parse_log_list(path.read_bytes()).made_at
+    except (OSError, ValueError) as fault:
+        return (Reason(code="log_list_unusable", text=f"ct.log_list: {fault}"),)
+    if now - made_at <= timedelta(seconds=LOG_LIST_WARNING_S):
+        return ()
+    return (Reason(code="log_list_old", text=f"the list of CT logs is {span(now - made_at)} old, and none is logged by "
+                   f"it after {LOG_LIST_LIFE_S // 86_400} days: install a new one"),)
+
+
+def reasons(
+    facts: Facts, processes: Sequence[str], *, now: datetime, ocsp: OcspSettings
+) -> tuple[Reason, ...]:
     """Everything that is degraded, the most pressing first."""
     connected = {process.process for process in facts.processes}
     found = [Reason(code="process_missing", text=f"no process {name} is connected to the database")
-             for name in EXPECTED_PROCESSES if name not in connected]
+             for name in processes if name not in connected]
     for queue in facts.queues:
         if is_stuck(queue, now):
             assert queue.oldest_at is not None  # noqa: S101 - is_stuck says so
@@ -124,9 +150,9 @@ def sections(status: Status) -> tuple[Section, ...]:
 
 def _processes(status: Status) -> Section:
     known = {process.process: process for process in status.facts.processes}
-    others = [name for name in known if name not in EXPECTED_PROCESSES and name not in _OWN_PROCESSES]
+    others = [name for name in known if name not in status.processes and name not in _OWN_PROCESSES]
     rows = []
-    for name in (*EXPECTED_PROCESSES, *others):
+    for name in (*status.processes, *others):
         if name in known:
             rows.append((name, "ok", str(known[name].connections),
                          relative(known[name].connected_since, status.looked_at)))
@@ -200,7 +226,7 @@ def document(status: Status) -> dict[str, object]:
             {"process": name, "connected": name in connections,
              "connections": connections[name].connections if name in connections else 0,
              "connected_since": moment_json(connections[name].connected_since) if name in connections else None}
-            for name in sorted({*EXPECTED_PROCESSES, *connections} - {*_OWN_PROCESSES})],
+            for name in sorted({*status.processes, *connections} - {*_OWN_PROCESSES})],
         "queues": [
             {"queue": queue.name, "depth": queue.depth, "oldest_at": moment_json(queue.oldest_at),
              "oldest_age_s": None if queue.oldest_at is None

@@ -31,10 +31,11 @@ from ca.process.postgres import Connection, Record
 
 CERTIFICATES = """
 SELECT c.serial, c.request_id, c.account_id, c.issuer_id, i.name AS issuer_name, i.crl_shards, c.profile, c.not_before,
-    c.not_after, c.spki_sha256, c.tbs, c.has_ocsp, c.created_at, s.signed_at, s.signature, r.revoked_at, r.reason,
-    r.version, r.authority, r.evidence
+    c.not_after, c.spki_sha256, coalesce(f.tbs, c.tbs) AS tbs, c.has_ocsp, c.created_at, s.signed_at, s.signature,
+    r.revoked_at, r.reason, r.version, r.authority, r.evidence
 FROM certificates c
 JOIN issuers i ON i.id = c.issuer_id
+LEFT JOIN final_certificates f ON f.serial = c.serial
 LEFT JOIN certificate_signatures s ON s.serial = c.serial
 LEFT JOIN revocations r ON r.serial = c.serial
 WHERE c.serial = ANY($1::bytea[])
@@ -271,6 +272,7 @@ SELECT 'validation' AS name, count(*) AS depth, min(requested_at) AS oldest_at F
 UNION ALL SELECT 'issuance', count(*), min(requested_at) FROM issuance_requests
 UNION ALL SELECT 'revocation', count(*), min(requested_at) FROM revocation_requests
 UNION ALL SELECT 'ocsp', count(*), min(requested_at) FROM ocsp_requests
+UNION ALL SELECT 'transparency', count(*), min(requested_at) FROM ct_submissions WHERE kind = 'precertificate'
 """
 # The planner's count is durable, the statistics' is fresh; both may lag behind by a little.
 SIGNED_ESTIMATE = """

@@ -79,7 +79,8 @@ class Child:
 def children_of(settings: Settings) -> list[Child]:
     """The processes of one machine as the configuration counts them."""
     counts = {"ca": settings.ca.workers, "presign": settings.ocsp.presign_workers, "ocsp": settings.ocsp.workers,
-              "va": settings.va.workers, "crl": 1, "wfe": settings.acme.workers, "admin": 1}
+              "va": settings.va.workers, "publisher": int(settings.ct_enabled), "crl": 1,
+              "wfe": settings.acme.workers, "admin": 1}
     return [Child(name=f"{role}-{number + 1}" if count > 1 else role, role=role)
             for role, count in counts.items() for number in range(count)]
 

@@ -3,13 +3,13 @@
 import asyncio
 import gc
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from ca.issuing import store
+from ca.issuing import ct_store, store
 from ca.issuing.audit import AuditTrail
 from ca.issuing.authorities import Authority, open_authorities
 from ca.issuing.crls import CrlPublisher
@@ -18,13 +18,16 @@ from ca.issuing.policy import IssuancePolicy, issuance_policy
 from ca.issuing.responders import ResponderCertifier
 from ca.issuing.revoke import revoke_requested
 from ca.issuing.signer import Signer
+from ca.issuing.transparency import Transparency
 from ca.pki import lint
+from ca.pki.ct_log_list import LogList, LogListError, parse_log_list
 from ca.pki.identifier import Identifier, IdentifierError, require_permitted
 from ca.pki.ocsp_responder import Delegation
 from ca.process.ambient import Ambient, system_ambient
 from ca.process.lifecycle import NoRetryError, StartupError, ready, run_process
 from ca.process.postgres import Listener, Pool, create_pool
 from ca.process.settings import Settings
+from ca.process.watched_file import WatchedFile
 from ca.process.worker import is_dead, run_claim_loop, wait_any, worker_name
 from hsm.errors import HsmError, PinRefusedError
 from hsm.thread import HsmThread
@@ -71,9 +74,9 @@ async def _serve(
     authorities = await _authorities(pool, thread, ambient.now())
     for authority in authorities.values():
         signer.prepare(authority.issuer)
-    _warm_up(policy)
-    ca = IssuingProcess(pool=pool, ambient=ambient, policy=policy, authorities=authorities, signer=signer, audit=audit,
-                        log=log, worker=worker_name())
+    _warm_up(policy, precertificates=settings.ct_enabled)
+    ca = IssuingProcess(pool=pool, ambient=ambient, policy=policy, transparency=transparency_of(settings, log),
+                        authorities=authorities, signer=signer, audit=audit, log=log, worker=worker_name())
     publisher = CrlPublisher(pool=pool, ambient=ambient, policy=policy, authorities=authorities, signer=signer,
                              audit=audit, log=log)
     certifier = ResponderCertifier(
@@ -81,16 +84,22 @@ async def _serve(
         delegation=Delegation(rule=settings.delegation_rule(), delegated=settings.ocsp.delegated_issuers,
                               direct=settings.ocsp.direct_issuers))
     await _free_dead_leases(pool)
+    turns = IssuanceTurns(ca)
     issue, revoke = asyncio.Event(), asyncio.Event()
 
     def wake(_payload: str) -> None:
         issue.set()
         revoke.set()
 
+    def logged(request_id: str) -> None:
+        turns.wake(request_id)
+        issue.set()
+
     await publisher.publish_missing()
     async with (Listener(settings.database, ROLE, "ca", {
-            "issuance": wake, "ocsp_responder_key": lambda _: certifier.wake.set()}), asyncio.TaskGroup() as tasks):
-        tasks.create_task(run_claim_loop(wake=issue, poll_s=_POLL_S, stop=stop, step=IssuanceTurns(ca).step, log=log))
+            "issuance": wake, "scts": logged, "ocsp_responder_key": lambda _: certifier.wake.set()}),
+            asyncio.TaskGroup() as tasks):
+        tasks.create_task(run_claim_loop(wake=issue, poll_s=_POLL_S, stop=stop, step=turns.step, log=log))
         tasks.create_task(run_claim_loop(wake=revoke, poll_s=_POLL_S, stop=stop, log=log,
                                          step=lambda: _revoke(pool, ambient, audit, publisher, log)))
         tasks.create_task(run_claim_loop(wake=publisher.wake, poll_s=_CRL_POLL_S, stop=stop, log=log,
@@ -107,10 +116,20 @@ class IssuanceTurns:
     def __init__(self, ca: IssuingProcess) -> None:
         self._ca = ca
         self._cautious_turns = 0
+        self._logged: set[bytes] = set()
+
+    def wake(self, request_id: str) -> None:
+        """The publisher has stored the SCTs of a request, by its id in hexadecimal digits; anything else is ignored,
+        because a request that waits comes back by itself."""
+        with suppress(ValueError):
+            self._logged.add(bytes.fromhex(request_id))
 
     async def step(self) -> bool:
         """One batch. A fault gives the claimed requests back for another try soon, and is raised."""
         try:
+            if self._logged:
+                logged, self._logged = self._logged, set()
+                await ct_store.wake(self._ca.pool, list(logged))
             worked = await issue_batch(self._ca, 1 if self._cautious_turns else BATCH)
         except Exception:
             self._cautious_turns = _CAUTIOUS_TURNS
@@ -118,6 +137,24 @@ class IssuanceTurns:
             raise
         self._cautious_turns = max(0, self._cautious_turns - 1)
         return worked
+
+
+def transparency_of(settings: Settings, log: FilteringBoundLogger) -> Transparency:
+    """Certificate Transparency as it is configured. Raises StartupError when it is on and the list cannot be used."""
+    patience = timedelta(seconds=settings.ct.patience_s)
+    if settings.ct.log_list is None:
+        return Transparency(enabled=False, patience=patience, log_list=_no_log_list)
+    watched = WatchedFile(settings.ct.log_list, parse_log_list, log)
+    if settings.ct_enabled:
+        try:
+            watched.current()
+        except (OSError, ValueError) as fault:
+            raise StartupError(f"ct.log_list: {fault}") from fault
+    return Transparency(enabled=settings.ct_enabled, patience=patience, log_list=watched.current)
+
+
+def _no_log_list() -> LogList:
+    raise LogListError("Certificate Transparency is off, and no list of logs is configured")
 
 
 async def _revoke(
@@ -141,9 +178,9 @@ async def _authorities(pool: Pool, thread: HsmThread, now: datetime) -> dict[int
     return await thread.run(open_authorities, thread.token, await store.issuers(pool), now)
 
 
-def _warm_up(policy: IssuancePolicy) -> None:
+def _warm_up(policy: IssuancePolicy, *, precertificates: bool) -> None:
     """What the first certificate should not wait for: the linters, the public suffix list, a collection of garbage."""
-    lint.warm_up()
+    lint.warm_up(precertificates=precertificates)
     with suppress(IdentifierError):
         require_permitted(Identifier(type="dns", value="a.example"), policy.names)
     gc.collect()

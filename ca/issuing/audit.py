@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-SignedKind = Literal["certificate", "crl"]
+SignedKind = Literal["precertificate", "certificate", "crl"]
 
 
 @dataclass(slots=True, kw_only=True)

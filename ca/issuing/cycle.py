@@ -15,8 +15,8 @@ from structlog.typing import FilteringBoundLogger
 
 from acme_api.protocol.jws import jwk_of_public_key, thumbprint
 from acme_api.protocol.problem import problem_from_refusal, server_internal
-from ca.issuing import block_store, store
-from ca.issuing.audit import AuditTrail
+from ca.issuing import block_store, ct_store, store
+from ca.issuing.audit import AuditTrail, SignedKind
 from ca.issuing.authorities import Authority, choose
 from ca.issuing.evidence import Evidence, judge_order, load_evidence
 from ca.issuing.grant import CaaIsStale, Grant
@@ -24,6 +24,7 @@ from ca.issuing.policy import IssuancePolicy
 from ca.issuing.service import judge_service
 from ca.issuing.signer import Signer
 from ca.issuing.store import ClaimedRequest, NewIntent, StoredIntent
+from ca.issuing.transparency import FIRST_WAIT_S, LogsUnavailable, Transparency, commit_finals
 from ca.pki.blocked_name import lookup_names, require_unblocked
 from ca.pki.crl import ca_issuers_url, shard_url
 from ca.pki.lint import allowances, lint_certificate, require_clean
@@ -38,6 +39,7 @@ from ca.process.postgres import Connection, Pool
 _SWITCHES_LIFE: Final = timedelta(seconds=1)
 _CAA_WAIT_S: Final = 1.0
 _BROKEN_WAIT_S: Final = 5.0
+_LOGS_WAIT_S: Final = 5.0
 # A request that breaks our own rules' code this often will break it for ever: the order ends, the log has the trace.
 _MAX_BREAKS: Final = 5
 
@@ -53,6 +55,7 @@ class IssuingProcess:
     pool: Pool
     ambient: Ambient
     policy: IssuancePolicy
+    transparency: Transparency
     authorities: Mapping[int, Authority]
     signer: Signer
     audit: AuditTrail
@@ -78,49 +81,74 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
     """Takes up to `limit` requests through the cycle; False when there was none. Faults of the database and of the HSM
     are raised: the requests stay in the queue, and what has been committed is gone on with."""
     async with ca.pool.acquire() as connection:
-        # 1. Claim requests and load what is stored about them. What an earlier run began goes on at step 5.
+        # 1. Claim requests and load what is stored about them. What an earlier run began goes on where it stood.
         claimed = await store.claim(connection, worker=ca.worker, limit=limit)
         if not claimed:
             return False
         now = ca.ambient.now()
-        begun = {request.id: request.intent for request in claimed if request.intent is not None}
+        begun = [request.intent for request in claimed if request.intent is not None]
         fresh = [request for request in claimed if request.intent is None]
         evidence = await load_evidence(connection, fresh)
         await ca.after_step(1)
         # 2. Derive the right to issue again, from what the front end cannot have made.
         verdicts = await _judge(ca, connection, fresh, evidence, now)
         await ca.after_step(2)
-        # 3. Serial number and TBSCertificate; sign a copy with a throw-away key; lint it.
-        drafts, unfit = await _draft(ca, verdicts.grants, await _switches(ca, connection, now), now)
-        await _settle(ca, connection, verdicts, unfit, now)
+        # 3. Serial number and TBSCertificate, with CT the precertificate's; sign a copy with a throw-away key; lint it.
+        drafts, unfit, unready = await _draft(ca, verdicts.grants, await _switches(ca, connection, now), now)
+        await _settle(ca, connection, verdicts, unfit | _out_of_patience(ca, fresh, unready, now), unready, now)
         await ca.after_step(3)
         # 4. COMMIT the intent: from now on the serial number counts as issued, can be revoked and has OCSP coverage.
         if drafts:
             ours = await store.commit_intents(connection, drafts, worker=ca.worker, now=now)
-            begun |= {draft.request_id: StoredIntent(request_id=draft.request_id, serial=draft.serial, tbs=draft.tbs,
-                                                     issuer_id=draft.issuer_id, signed=False)
-                      for draft in drafts if draft.request_id in ours}
+            begun += [draft.stored(now) for draft in drafts if draft.request_id in ours]
         await ca.after_step(4)
-        unsigned = [intent for intent in begun.values() if not intent.signed]
-        signed: list[tuple[bytes, bytes]] = []
-        for authority in _authorities_of(ca, unsigned):
-            intents = [intent for intent in unsigned if intent.issuer_id == authority.id]
-            # 5. Say what is going to be signed.
-            for intent in intents:
-                ca.audit.signing("certificate", key=authority.name, tbs=intent.tbs, subject=serial_hex(intent.serial))
-            await ca.after_step(5)
-            # 6. The HSM signs the very TBS bytes that were linted. 7. Each signature has to verify.
-            signatures = await ca.signer.sign(authority, "certificate", [intent.tbs for intent in intents])
-            signed += zip((intent.serial for intent in intents), signatures, strict=True)
-        await ca.after_step(7)
-        # [Certificate transparency goes here: the object above is then a precertificate.]
-        # 8. COMMIT the signatures, end the requests, tell who waits.
-        if begun:
-            await store.commit_signatures(connection, signed, list(begun), now=ca.ambient.now())
+        # 5. Say what is going to be signed. 6. The HSM signs the very bytes that were linted. 7. It has to verify.
+        unsigned = [intent for intent in begun if not intent.signed and not intent.logged]
+        signed = await _sign(ca, unsigned, steps=(5, 7))
+        # 8. With CT: COMMIT the precertificates; the publisher takes them to the logs (9) and stores the SCTs (10).
+        precertificates = [pair for pair in signed if pair[0].next_kind == "precertificate"]
+        if precertificates:
+            await ct_store.commit_precertificates(connection, precertificates, worker=ca.worker, now=ca.ambient.now(),
+                                                  wait_s=FIRST_WAIT_S)
             await ca.after_step(8)
-            await store.notify(connection, [("ocsp_due", ""),
-                                            *(("changed", request_id.hex()) for request_id in begun)])
+            await store.notify(connection, [("ocsp_due", ""), ("ct_due", "")])
+        # 11. The final TBS with its SCTs, linted and compared. 12. COMMIT its intent and say it. 13. Sign, verify.
+        finals = [intent for intent in begun if intent.final_tbs is not None and not intent.signed]
+        waiting = [intent for intent in begun if intent.logged and intent.final_tbs is None]
+        if waiting:
+            finals += await commit_finals(ca, connection, waiting, now)
+        signed_finals = await _sign(ca, finals, steps=(12, 13))
+        # 14. COMMIT the signatures, end the requests, tell who waits. 15. The same queues final certificates for logs.
+        whole = [pair for pair in signed if pair[0].next_kind == "certificate"] + signed_finals
+        ended = [intent.request_id for intent in begun if intent.signed] + [intent.request_id for intent, _ in whole]
+        if ended:
+            await store.commit_signatures(connection, whole, ended, now=ca.ambient.now())
+            await ca.after_step(14)
+            await store.notify(connection, [
+                ("ocsp_due", ""), *(("changed", request_id.hex()) for request_id in ended),
+                *([("ct_due", "")] if signed_finals else [])])
     return True
+
+
+async def _sign(
+    ca: IssuingProcess, intents: Sequence[StoredIntent], *, steps: tuple[int, int]
+) -> list[tuple[StoredIntent, bytes]]:
+    """The HSM's signatures over committed bytes, each announced before and verified after. Raises KeyError for an
+    issuer whose key this process has not got."""
+    signed: list[tuple[StoredIntent, bytes]] = []
+    groups: dict[tuple[int, SignedKind], list[StoredIntent]] = {}
+    for intent in intents:
+        groups.setdefault((intent.issuer_id, intent.next_kind), []).append(intent)
+    for (issuer_id, kind), group in sorted(groups.items(), key=lambda item: item[0]):
+        authority = ca.authorities[issuer_id]
+        for intent in group:
+            ca.audit.signing(kind, key=authority.name, tbs=intent.next_tbs, subject=serial_hex(intent.serial))
+        await ca.after_step(steps[0])
+        signatures = await ca.signer.sign(authority, kind, [intent.next_tbs for intent in group])
+        signed += zip(group, signatures, strict=True)
+    if intents:
+        await ca.after_step(steps[1])
+    return signed
 
 
 async def _judge(
@@ -201,22 +229,39 @@ async def _switches(ca: IssuingProcess, connection: Connection, now: datetime) -
 
 async def _draft(
     ca: IssuingProcess, grants: Sequence[Grant], switches: Mapping[int, bool], now: datetime
-) -> tuple[list[NewIntent], dict[bytes, dict[str, Any]]]:
-    """Step 3 for each grant: what is to be committed, and the refusals of what may not be."""
+) -> tuple[list[NewIntent], dict[bytes, dict[str, Any]], dict[bytes, str]]:
+    """Step 3 for each grant: what is to be committed, the refusals of what may not be, and why some have to wait."""
     drafts = []
     refusals = {}
+    unready = {}
     for grant in grants:
         try:
             drafts.append(_draft_one(ca, grant, choose(ca.authorities, switches, grant.key.kind), now))
         except Refusal as refusal:
             refusals[grant.request_id] = _refuse(ca, grant.request_id, refusal)
+        except LogsUnavailable as fault:
+            unready[grant.request_id] = str(fault)
         # Linting takes milliseconds: revocations and the lease's clock go on in between.
         await asyncio.sleep(0)
-    return drafts, refusals
+    return drafts, refusals, unready
+
+
+def _out_of_patience(
+    ca: IssuingProcess, requests: Sequence[ClaimedRequest], unready: Mapping[bytes, str], now: datetime
+) -> dict[bytes, dict[str, Any]]:
+    """The refusals of requests for which there have been no CT logs for too long."""
+    late = {request.id: unready[request.id] for request in requests
+            if request.id in unready and now - request.requested_at > ca.transparency.patience}
+    for request_id, why in unready.items():
+        ca.log.error("a request waits for CT logs", request=to_text(request_id), why=why)
+    for request_id, why in late.items():
+        ca.audit.refused(request=to_text(request_id), reason="no-ct-logs", detail=why)
+    return {request_id: server_internal("there are no Certificate Transparency logs for the certificate at present"
+                                        ).to_json() for request_id in late}
 
 
 def _draft_one(ca: IssuingProcess, grant: Grant, authority: Authority, now: datetime) -> NewIntent:
-    """The certificate without its signature, linted. Raises Refusal."""
+    """What is signed first, without its signature, linted. Raises Refusal and LogsUnavailable."""
     serial = serial_number(now, ca.ambient.random_bytes(16))
     period = validity(now, length_s=grant.profile.length_s, issuer=authority.issuer.validity,
                       requested_not_before=grant.not_before, requested_not_after=grant.not_after)
@@ -226,6 +271,7 @@ def _draft_one(ca: IssuingProcess, grant: Grant, authority: Authority, now: date
         crl=shard_url(ca.policy.crl_base_url, authority.name, shard(serial, authority.crl_shards)))
     tbs = tbs_certificate(profile=grant.profile, issuer=authority.issuer, serial=serial, validity=period,
                           identifiers=grant.identifiers, key=grant.key, urls=urls)
+    tbs = ca.transparency.first_tbs(tbs, authority.issuer, period, now)
     findings = lint_certificate(ca.signer.sign_for_lint(tbs, authority.issuer), authority.issuer)
     require_clean(findings, allowances(grant.profile, public=ca.policy.names.public), "the certificate")
     return NewIntent(
@@ -236,7 +282,12 @@ def _draft_one(ca: IssuingProcess, grant: Grant, authority: Authority, now: date
 
 
 async def _settle(
-    ca: IssuingProcess, connection: Connection, verdicts: Verdicts, unfit: Mapping[bytes, dict[str, Any]], now: datetime
+    ca: IssuingProcess,
+    connection: Connection,
+    verdicts: Verdicts,
+    unfit: Mapping[bytes, dict[str, Any]],
+    unready: Mapping[bytes, str],
+    now: datetime,
 ) -> None:
     """Ends the requests that are refused or baseless, and leaves those for later that cannot be decided yet."""
     refused = [request_id for request_id, problem in {**verdicts.refusals, **unfit}.items()
@@ -251,6 +302,9 @@ async def _settle(
         wakes.append(("validation", ""))
     if verdicts.broken:
         await store.defer(connection, verdicts.broken, worker=ca.worker, after_s=_BROKEN_WAIT_S)
+    later = [request_id for request_id in unready if request_id not in unfit]
+    if later:
+        await store.defer(connection, later, worker=ca.worker, after_s=_LOGS_WAIT_S)
     if verdicts.baseless:
         await store.drop(connection, verdicts.baseless, worker=ca.worker)
     if wakes:
@@ -261,8 +315,3 @@ def _refuse(ca: IssuingProcess, request_id: bytes, refusal: Refusal) -> dict[str
     """The problem document of a refusal, after the audit record of it."""
     ca.audit.refused(request=to_text(request_id), reason=refusal.reason.value, detail=refusal.detail)
     return problem_from_refusal(refusal).to_json()
-
-
-def _authorities_of(ca: IssuingProcess, intents: Sequence[StoredIntent]) -> list[Authority]:
-    """Whose signatures are wanted. Raises KeyError for an issuer whose key this process has not got."""
-    return [ca.authorities[issuer_id] for issuer_id in sorted({intent.issuer_id for intent in intents})]

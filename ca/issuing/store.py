@@ -6,13 +6,15 @@ commits of transactions that notify. revocation_store.py is the other half of th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from ca.issuing.audit import SignedKind
 from ca.pki.corroboration import Corroboration
 from ca.pki.domain_control import CaaCheck, Validation
 from ca.pki.identifier import Identifier
+from ca.pki.precertificate import is_precertificate
 from ca.pki.refusal import RefusalReason
 from ca.process.postgres import Connection, Pool, Record
 
@@ -29,18 +31,21 @@ WITH free AS (
     UPDATE issuance_requests AS request
     SET leased_by = $1, leased_until = now() + make_interval(secs => $3), attempts = least(request.attempts + 1, 32000)
     FROM free WHERE request.id = free.id
-    RETURNING request.id, request.kind, request.attempts
+    RETURNING request.id, request.kind, request.requested_at, request.attempts
 )
-SELECT claimed.id, claimed.kind, claimed.attempts,
-    c.serial, c.issuer_id, c.tbs, s.serial IS NOT NULL AS signed,
+SELECT claimed.id, claimed.kind, claimed.requested_at, claimed.attempts,
+    c.serial, c.issuer_id, c.profile AS issued_profile, c.not_before AS begins, c.not_after AS ends, c.tbs,
+    c.created_at, p.serial IS NOT NULL AS logged, t.tbs AS final_tbs, s.serial IS NOT NULL AS signed,
     o.account_id, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile, o.not_before, o.not_after,
-    f.requested_at, f.jwk, f.jws_protected, f.jws_payload, f.jws_signature,
+    f.requested_at AS finalized_at, f.jwk, f.jws_protected, f.jws_payload, f.jws_signature,
     coalesce(a.deactivated_at, a.revoked_at) IS NOT NULL AS account_closed,
     a.dns_persist_allowed_at IS NOT NULL AS dns_persist_allowed, a.id IS NOT NULL AS has_order,
     e.allowed_names, q.csr
 FROM claimed
 LEFT JOIN issuances i ON i.request_id = claimed.id
 LEFT JOIN certificates c ON c.serial = i.serial
+LEFT JOIN precertificate_signatures p ON p.serial = i.serial
+LEFT JOIN final_certificates t ON t.serial = i.serial
 LEFT JOIN certificate_signatures s ON s.serial = i.serial
 LEFT JOIN (orders o JOIN finalizations f ON f.order_id = o.id JOIN accounts a ON a.id = o.account_id)
     ON o.id = claimed.id AND claimed.kind = 'order'
@@ -113,6 +118,10 @@ WITH signed AS (
     INSERT INTO certificate_signatures (serial, signed_at, signature)
     SELECT serial, $3, signature FROM unnest($1::bytea[], $2::bytea[]) AS t (serial, signature)
     ON CONFLICT (serial) DO NOTHING
+), logged AS (
+    INSERT INTO ct_submissions (serial, kind, request_id, requested_at)
+    SELECT serial, 'certificate', request_id, $3 FROM unnest($5::bytea[], $6::bytea[]) AS t (serial, request_id)
+    ON CONFLICT (serial, kind) DO NOTHING
 )
 DELETE FROM issuance_requests WHERE id = ANY($4)
 """
@@ -145,13 +154,37 @@ class StoredIssuer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredIntent:
-    """A certificate whose bytes are fixed and committed; `signed` when its signature is stored too."""
+    """A certificate whose bytes are fixed and committed; `signed` when its signature is stored too.
+
+    With Certificate Transparency `tbs` is the precertificate's, `logged` says that its signature is stored and that
+    logs are asked, and `final_tbs` is the certificate's own once it is committed.
+    """
 
     request_id: bytes
     serial: bytes
     issuer_id: int
+    profile: str
+    not_before: datetime
+    not_after: datetime
     tbs: bytes
-    signed: bool
+    created_at: datetime
+    logged: bool = False
+    final_tbs: bytes | None = None
+    signed: bool = False
+
+    @property
+    def next_kind(self) -> SignedKind:
+        """What its next signature makes of it."""
+        return "precertificate" if self.final_tbs is None and is_precertificate(self.tbs) else "certificate"
+
+    @property
+    def next_tbs(self) -> bytes:
+        """What its next signature is over."""
+        return self.tbs if self.final_tbs is None else self.final_tbs
+
+    def with_final(self, tbs: bytes) -> "StoredIntent":
+        """The same after its final certificate was committed."""
+        return replace(self, final_tbs=tbs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +202,12 @@ class NewIntent:
     names: tuple[str, ...]
     tbs: bytes
     has_ocsp: bool
+
+    def stored(self, now: datetime) -> StoredIntent:
+        """What is stored of it at `now`."""
+        return StoredIntent(request_id=self.request_id, serial=self.serial, issuer_id=self.issuer_id,
+                            profile=self.profile, not_before=self.not_before, not_after=self.not_after, tbs=self.tbs,
+                            created_at=now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +238,7 @@ class ClaimedRequest:
 
     id: bytes
     kind: Literal["order", "service"]
+    requested_at: datetime
     attempts: int
     intent: StoredIntent | None
     order: StoredOrder | None
@@ -216,8 +256,8 @@ class StoredValidation:
 
 async def claim(connection: Connection, *, worker: str, limit: int) -> list[ClaimedRequest]:
     """Takes up to `limit` requests, those that wait longest first; other workers' claims are passed over."""
-    return [ClaimedRequest(id=row["id"], kind=row["kind"], attempts=row["attempts"], intent=_intent(row),
-                           order=_order(row) if row["has_order"] else None, service_csr=row["csr"])
+    return [ClaimedRequest(id=row["id"], kind=row["kind"], requested_at=row["requested_at"], attempts=row["attempts"],
+                           intent=_intent(row), order=_order(row) if row["has_order"] else None, service_csr=row["csr"])
             for row in await connection.fetch(CLAIM, worker, limit, LEASE_S)]
 
 
@@ -297,11 +337,14 @@ async def commit_intents(
 
 
 async def commit_signatures(
-    connection: Connection, signed: Sequence[tuple[bytes, bytes]], ended: Sequence[bytes], *, now: datetime
+    connection: Connection, signed: Sequence[tuple[StoredIntent, bytes]], ended: Sequence[bytes], *, now: datetime
 ) -> None:
-    """Stores (serial, signature) and ends requests. A signature that is there already stays."""
-    await connection.execute(COMMIT_SIGNATURES, [serial for serial, _ in signed],
-                             [signature for _, signature in signed], now, list(ended))
+    """Stores signatures and ends requests. A signature that is there already stays. Final certificates are queued for
+    logs in the same statement."""
+    logged = [intent for intent, _ in signed if intent.final_tbs is not None]
+    await connection.execute(
+        COMMIT_SIGNATURES, [intent.serial for intent, _ in signed], [signature for _, signature in signed], now,
+        list(ended), [intent.serial for intent in logged], [intent.request_id for intent in logged])
 
 
 async def commit_refusal(
@@ -330,8 +373,10 @@ async def notify(connection: Connection, wakes: Sequence[tuple[str, str]]) -> No
 def _intent(row: Record) -> StoredIntent | None:
     if row["serial"] is None:
         return None
-    return StoredIntent(request_id=row["id"], serial=row["serial"], issuer_id=row["issuer_id"], tbs=row["tbs"],
-                        signed=row["signed"])
+    return StoredIntent(
+        request_id=row["id"], serial=row["serial"], issuer_id=row["issuer_id"], profile=row["issued_profile"],
+        not_before=row["begins"], not_after=row["ends"], tbs=row["tbs"], created_at=row["created_at"],
+        logged=row["logged"], final_tbs=row["final_tbs"], signed=row["signed"])
 
 
 def _order(row: Record) -> StoredOrder:
@@ -339,7 +384,7 @@ def _order(row: Record) -> StoredOrder:
         id=row["id"], account_id=row["account_id"],
         identifiers=tuple(zip(row["identifier_types"], row["identifier_values"], strict=True)),
         authorization_ids=tuple(row["authorization_ids"]), profile=row["profile"], not_before=row["not_before"],
-        not_after=row["not_after"], finalized_at=row["requested_at"], jwk=row["jwk"],
+        not_after=row["not_after"], finalized_at=row["finalized_at"], jwk=row["jwk"],
         jws_protected=row["jws_protected"], jws_payload=row["jws_payload"], jws_signature=row["jws_signature"],
         account_closed=row["account_closed"], dns_persist_allowed=row["dns_persist_allowed"],
         allowed_names=tuple(row["allowed_names"] or ()))

@@ -16,9 +16,10 @@ from pkilint.cabf import cabf_crl, serverauth
 from pkilint.cabf.serverauth.serverauth_constants import CertificateType
 from pkilint.pkix import certificate, crl, extension, name
 
-from ca.pki import lint_rules
+from ca.pki import der, lint_rules
 from ca.pki.issuer import Issuer
 from ca.pki.lint_dispatch import dispatching
+from ca.pki.precertificate import is_precertificate
 from ca.pki.profile import CLASSIC, Profile
 from ca.pki.refusal import Refusal, RefusalReason
 
@@ -76,8 +77,8 @@ def crl_allowances(*, public: bool) -> Mapping[str, str]:
 
 
 def lint_certificate(certificate_der: bytes, issuer: Issuer) -> list[Finding]:
-    """What is wrong with a subscriber certificate, whatever key signed it."""
-    return _findings_of(lambda: _pkilint_certificate(certificate_der),
+    """What is wrong with a subscriber certificate, or with a precertificate, whatever key signed it."""
+    return _findings_of(lambda: _pkilint_certificate(certificate_der, _kind(certificate_der)),
                         lambda: _own(lint_rules.certificate_faults(certificate_der, issuer)))
 
 
@@ -100,9 +101,11 @@ def require_clean(findings: Iterable[Finding], allowed: Mapping[str, str], what:
         raise Refusal(RefusalReason.LINT, f"{what} would break a rule and is not signed: {'; '.join(faults)}")
 
 
-def warm_up() -> None:
-    """Builds the linters (a third of a second), so that the first certificate does not wait for it."""
-    _certificate_linter()
+def warm_up(*, precertificates: bool = False) -> None:
+    """Builds the linters (a third of a second each), so that the first certificate does not wait for it."""
+    _certificate_linter(CertificateType.DV_FINAL_CERTIFICATE)
+    if precertificates:
+        _certificate_linter(CertificateType.DV_PRE_CERTIFICATE)
     _crl_linter()
 
 
@@ -124,7 +127,7 @@ def _own(faults: Iterable[tuple[str, str]]) -> Iterator[Finding]:
 
 
 @functools.cache
-def _certificate_linter(kind: CertificateType = CertificateType.DV_FINAL_CERTIFICATE) -> tuple[Any, Any]:
+def _certificate_linter(kind: CertificateType) -> tuple[Any, Any]:
     container = certificate.create_pkix_certificate_validator_container(
         serverauth.create_decoding_validators(), serverauth.create_validators(kind))
     return dispatching(container), serverauth.create_serverauth_finding_filters(kind)
@@ -142,9 +145,13 @@ def _crl_linter() -> Any:
          cabf_crl.CabfCrlReasonCodeAllowlistValidator(kind)]))
 
 
-def _pkilint_certificate(
-    certificate_der: bytes, kind: CertificateType = CertificateType.DV_FINAL_CERTIFICATE
-) -> list[Finding]:
+def _kind(certificate_der: bytes) -> CertificateType:
+    tbs = der.children(certificate_der, der.read_only(certificate_der, der.SEQUENCE))[0]
+    return (CertificateType.DV_PRE_CERTIFICATE if is_precertificate(der.whole(certificate_der, tbs))
+            else CertificateType.DV_FINAL_CERTIFICATE)
+
+
+def _pkilint_certificate(certificate_der: bytes, kind: CertificateType) -> list[Finding]:
     linter, filters = _certificate_linter(kind)
     document = loader.RFC5280CertificateDocumentLoader().load_der_document(certificate_der, "certificate")
     results = linter.validate(document.root)

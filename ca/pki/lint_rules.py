@@ -43,6 +43,7 @@ def certificate_faults(certificate_der: bytes, issuer: Issuer) -> Iterator[Fault
     yield from _validity_faults(certificate, issuer)
     yield from _name_faults(certificate)
     yield from _extension_faults(certificate, issuer)
+    yield from _transparency_faults(certificate)
 
 
 def crl_faults(crl_der: bytes, issuer: Issuer, url: str) -> Iterator[Fault]:
@@ -158,6 +159,21 @@ def _extension_faults(certificate: x509.Certificate, issuer: Issuer) -> Iterator
     points = _extension(certificate, x509.CRLDistributionPoints)
     if points is None or len(points.value) != 1:
         yield "crl_distribution_points", "one CRL distribution point"
+
+
+def _transparency_faults(certificate: x509.Certificate) -> Iterator[Fault]:
+    """RFC 6962 3.1, 3.3: a precertificate has the critical poison and no SCTs, a certificate perhaps SCTs; both last,
+    so that what a log has signed is the certificate without its last extension."""
+    poison = _extension(certificate, x509.PrecertPoison)
+    scts = _extension(certificate, x509.PrecertificateSignedCertificateTimestamps)
+    if poison is not None and (scts is not None or not poison.critical):
+        yield "poison", "the poison is not critical, or stands beside an SCT list"
+    if scts is not None and (scts.critical or not list(scts.value)
+                             or len({sct.log_id for sct in scts.value}) != len(scts.value)):
+        yield "sct_list", "the SCT list is critical, empty, or has two SCTs of one log"
+    found = poison or scts
+    if found is not None and next(reversed(list(certificate.extensions))).oid != found.oid:
+        yield "transparency_order", "poison and SCT list stand last"
 
 
 def _entry_faults(crl_der: bytes, revoked: der.Element | None) -> Iterator[Fault]:

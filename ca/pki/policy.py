@@ -46,6 +46,15 @@ CAA_CHECK_LIFE_S: Final = 8 * HOUR_S
 # BR 7.1.2.7: notBefore lies within 48 hours of signing; ours is an hour back, for clients whose clocks are slow.
 NOT_BEFORE_TOLERANCE_S: Final = 48 * HOUR_S
 BACKDATE_S: Final = HOUR_S
+# Chrome's and Apple's CT policies: SCTs by the length of the certificate.
+SHORT_FOR_SCTS_S: Final = 180 * DAY_S
+SCTS_FOR_SHORT: Final = 2
+SCTS_FOR_LONG: Final = 3
+# Browsers stop going by a list of logs that is older; an operator hears of it long before.
+LOG_LIST_LIFE_S: Final = 70 * DAY_S
+LOG_LIST_WARNING_S: Final = 30 * DAY_S
+# How far a log's clock may be ahead of ours.
+CLOCK_TOLERANCE_S: Final = 60
 
 
 def longest_reuse_s(method: str, moment: datetime) -> int:

@@ -144,6 +144,19 @@ class CaSettings(_Section, frozen=True, kw_only=True):
     workers: int = 1
 
 
+class CtSettings(_Section, frozen=True, kw_only=True):
+    """Certificate Transparency. `enabled` unset: on under the public policy, off under the internal one. `log_list` is
+    a file of Google's form, version 3; processes read it again when it changes."""
+
+    enabled: bool | None = None
+    log_list: Path | None = None
+    patience_s: int = 600
+    log_timeout_ms: int = 8_000
+    race_timeout_ms: int = 30_000
+    stagger_ms: int = 1_000
+    concurrency: int = 200
+
+
 class OcspSettings(_Section, frozen=True, kw_only=True):
     """Pre-signed OCSP (BR 4.9.9 gives the bounds): responses live 7 days and are signed again after 48 to 60 hours.
 
@@ -202,6 +215,12 @@ class Settings(_Section, frozen=True, kw_only=True):
     ocsp: OcspSettings
     distribution: DistributionSettings
     admin: AdminSettings
+    ct: CtSettings = CtSettings()
+
+    @property
+    def ct_enabled(self) -> bool:
+        """Whether certificates are logged."""
+        return self.policy == "public" if self.ct.enabled is None else self.ct.enabled
 
     def delegation_rule(self) -> Literal["slow", "all", "none"]:
         """For which issuers a delegated responder signs, unless they are named apart."""
@@ -301,6 +320,12 @@ def _require_sensible(settings: Settings, path: Path) -> None:
             "expected 28800 to 864000 seconds (8 hours to 10 days, BR 4.9.9)")
     require(0 <= settings.ocsp.max_age_s <= 43_200, "ocsp.max_age_s",
             "expected 0 to 43200 seconds (12 hours, when the caches in front are purged at a revocation; else 1 to 4)")
+    require(not settings.ct_enabled or settings.ct.log_list is not None, "ct.log_list",
+            "expected the path of a list of CT logs, because Certificate Transparency is on (ct.enabled)")
+    for key, number in (("ct.patience_s", settings.ct.patience_s), ("ct.log_timeout_ms", settings.ct.log_timeout_ms),
+                        ("ct.race_timeout_ms", settings.ct.race_timeout_ms), ("ct.stagger_ms", settings.ct.stagger_ms),
+                        ("ct.concurrency", settings.ct.concurrency)):
+        require(number >= 1, key, f"expected a number of at least 1, got {number}")
     _require_validation(settings.va, require)
     _require_perspectives(settings.perspectives, require)
 

@@ -31,6 +31,12 @@ _INSERT_CREDENTIAL = (
     f" VALUES ('k', {_HASH}, now(), '', '', true, '{{}}')")
 _INSERT_ACCOUNT = f"INSERT INTO accounts (id, created_at, thumbprint, jwk) VALUES ({_ID}, now(), {_HASH}, '{{}}')"
 
+_INSERT_PRECERTIFICATE = f"INSERT INTO precertificate_signatures VALUES ({_SERIAL}, now(), {_HASH})"
+_INSERT_FINAL = f"INSERT INTO final_certificates VALUES ({_SERIAL}, {_HASH}, now())"
+_INSERT_SUBMISSION = ("INSERT INTO ct_submissions (serial, kind, request_id, requested_at)"
+                      f" VALUES ({_SERIAL}, 'precertificate', {_ID}, now())")
+_INSERT_SCT = f"INSERT INTO scts VALUES ({_SERIAL}, {_HASH}, now(), {_HASH})"
+
 # Each act, and the one role that may do it.
 _ACTS = {
     "open an account": (_INSERT_ACCOUNT, "acme_wfe"),
@@ -42,6 +48,12 @@ _ACTS = {
     "store a finalize request": (_INSERT_FINALIZATION, "acme_wfe"),
     "write an intent": (_INSERT_CERTIFICATE, "ca_issuer"),
     "store a certificate's signature": (_INSERT_SIGNATURE, "ca_issuer"),
+    "store a precertificate's signature": (_INSERT_PRECERTIFICATE, "ca_issuer"),
+    "write the intent of a final certificate": (_INSERT_FINAL, "ca_issuer"),
+    "ask for a submission to logs": (_INSERT_SUBMISSION, "ca_issuer"),
+    "take a submission to logs": ("UPDATE ct_submissions SET leased_by = 'x'", "ca_publisher"),
+    "end a submission to logs": ("DELETE FROM ct_submissions", "ca_publisher"),
+    "say what a log answered": (_INSERT_SCT, "ca_publisher"),
     "revoke a certificate": (_INSERT_REVOCATION, "ca_issuer"),
     "change a revocation's reason": ("UPDATE revocations SET reason = 1", "ca_issuer"),
     "publish OCSP responses": (_INSERT_BATCH, "ocsp_signer"),
@@ -79,6 +91,9 @@ _NEVER = {
     "rewrite a validation": "UPDATE validations SET identifier_value = 'b.example'",
     "give a validation to another account": "UPDATE validations SET account_id = ''",
     "rewrite an intent": "UPDATE certificates SET tbs = ''",
+    "rewrite a precertificate's signature": "UPDATE precertificate_signatures SET signature = ''",
+    "rewrite the intent of a final certificate": "UPDATE final_certificates SET tbs = ''",
+    "rewrite what a log answered": "UPDATE scts SET sct = ''",
     "rewrite a signature": "UPDATE certificate_signatures SET signature = ''",
     "rewrite a finalize request": "UPDATE finalizations SET jws_payload = ''",
     "rewrite an order's names": "UPDATE orders SET identifier_values = '{}'",

@@ -13,7 +13,7 @@ from ca.process.http import parse_listen
 from ca.process.lifecycle import StartupError
 from ca.process.settings import Settings
 
-_ROLES = ("acme_wfe", "acme_va", "ca_issuer", "ca_reader", "ocsp_signer", "ocsp_reader", "ca_admin")
+_ROLES = ("acme_wfe", "acme_va", "ca_issuer", "ca_publisher", "ca_reader", "ocsp_signer", "ocsp_reader", "ca_admin")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -76,6 +76,8 @@ def _files(settings: Settings) -> Iterator[tuple[str, Path, bool]]:
         yield "hsm.conf", settings.hsm.conf, False
     yield "hsm.pin_file", settings.hsm.pin_file, True
     yield "acme.nonce_key", settings.acme.nonce_key, True
+    if settings.ct_enabled and settings.ct.log_list is not None:
+        yield "ct.log_list", settings.ct.log_list, False
     # With service names the front end asks the CA for its certificate and writes both files by itself.
     if settings.acme.tls and not settings.acme.service_names:
         if settings.acme.tls_certificate is not None:

@@ -12,7 +12,8 @@ from ca.admin.status import document, look, sections
 async def status(context: AdminContext) -> ExitCode:
     """Show processes, queues, issuers, OCSP, CRLs and the database; exit with 5 when something is degraded."""
     async with context.connection() as connection:
-        found = await look(connection, now=context.ambient.now(), ocsp=context.settings.ocsp)
+        found = await look(connection, now=context.ambient.now(), ocsp=context.settings.ocsp,
+                           log_list=context.settings.ct.log_list if context.settings.ct_enabled else None)
     if context.output == "json":
         print_json(document(found))
     else:

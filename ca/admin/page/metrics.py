@@ -4,7 +4,7 @@ Times are Unix timestamps, so that an alert rule can say how old is too old; not
 processes of one kind run.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, time
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from ca.admin.page.watch import View
 from ca.admin.records import Facts
-from ca.admin.status import EXPECTED_PROCESSES, not_after
+from ca.admin.status import not_after
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -45,13 +45,13 @@ class _ViewCollector(Collector):
         if view.status is not None:
             yield _one("chancery_looked_at_timestamp_seconds", "When these facts were read.",
                        view.status.looked_at.timestamp())
-            yield from _of_facts(view.status.facts, view.status.looked_at)
+            yield from _of_facts(view.status.facts, view.status.processes, view.status.looked_at)
 
 
-def _of_facts(facts: Facts, looked_at: datetime) -> Iterable[Metric]:
+def _of_facts(facts: Facts, processes: Sequence[str], looked_at: datetime) -> Iterable[Metric]:
     connections = {process.process: process.connections for process in facts.processes}
     yield _labelled("chancery_process_up", "Whether a process of this kind is connected to the database.", "process",
-                    [(name, float(name in connections)) for name in EXPECTED_PROCESSES])
+                    [(name, float(name in connections)) for name in processes])
     yield _labelled("chancery_process_connections", "Database connections.", "process", connections.items())
     yield _labelled("chancery_queue_depth", "Entries that wait in a queue.", "queue",
                     [(queue.name, queue.depth) for queue in facts.queues])

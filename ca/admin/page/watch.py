@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import structlog
 
@@ -32,12 +33,14 @@ class Watch:
     """The latest look, taken anew when it is older than five seconds."""
 
     def __init__(
-        self, pool: Pool, ocsp: OcspSettings, maintenance: Maintenance, now: Callable[[], datetime]
+        self, pool: Pool, ocsp: OcspSettings, maintenance: Maintenance, now: Callable[[], datetime],
+        log_list: Path | None = None,
     ) -> None:
         self._pool = pool
         self._ocsp = ocsp
         self._maintenance = maintenance
         self._now = now
+        self._log_list = log_list
         self._lock = asyncio.Lock()
         self._tried_at: datetime | None = None
         self._status: Status | None = None
@@ -56,7 +59,7 @@ class Watch:
         for _attempt in range(2):
             try:
                 async with asyncio.timeout(_PATIENCE_S), self._pool.acquire() as connection:
-                    self._status = await look(connection, now=now, ocsp=self._ocsp)
+                    self._status = await look(connection, now=now, ocsp=self._ocsp, log_list=self._log_list)
             except TimeoutError:
                 self._fault = f"no answer within {_PATIENCE_S:.0f} s"
                 break

@@ -1,4 +1,4 @@
-"""The CA as a process of its own, as `chancery run ca` starts it."""
+"""The CA and the publisher as processes of their own, as `chancery run ca` and `chancery run publisher` start them."""
 
 import asyncio
 import json
@@ -13,12 +13,12 @@ from typing import Any
 
 from tests.ca.issuing.world import BASE, World
 
-_PROGRAM = ("import sys; from pathlib import Path; from ca.issuing.__main__ import main;"
-            " from ca.process.settings import load_settings; sys.exit(main(load_settings(Path(sys.argv[1]), {})))")
+_PROGRAM = ("import sys; from pathlib import Path; from {package}.__main__ import main;"
+            " from ca.process.settings import load_settings; sys.exit(main(load_settings(Path(sys.argv[1]), dict())))")
 
 
-def write_settings(directory: Path, world: World, **hsm: str) -> Path:
-    """A configuration for the world's database and token."""
+def write_settings(directory: Path, world: World, *, ct: str = "", **hsm: str) -> Path:
+    """A configuration for the world's database and token; `ct` is the text of that section."""
     token = world.softhsm.settings
     values = {"module": token.module, "conf": str(token.conf), "token_label": token.token_label,
               "pin_file": str(token.pin_file), **hsm}
@@ -51,13 +51,15 @@ store_dir = "ocsp"
 listen = ["127.0.0.1:1"]
 [admin]
 listen = ["127.0.0.1:1"]
+[ct]
+{ct}
 """, "utf-8")
     return path
 
 
 @dataclass(slots=True)
 class CaProcess:
-    """A running CA and what it has logged."""
+    """A running process and what it has logged."""
 
     process: asyncio.subprocess.Process
     lines: list[str] = field(default_factory=list)
@@ -88,10 +90,10 @@ class CaProcess:
 
 
 @asynccontextmanager
-async def ca_process(settings: Path, *, wait: bool = True) -> AsyncIterator[CaProcess]:
-    """A CA process, ready to work; killed at the end when it still runs."""
+async def ca_process(settings: Path, *, wait: bool = True, package: str = "ca.issuing") -> AsyncIterator[CaProcess]:
+    """A CA process (or that of another package), ready to work; killed at the end when it still runs."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _PROGRAM, str(settings), stderr=asyncio.subprocess.PIPE,
+        sys.executable, "-c", _PROGRAM.format(package=package), str(settings), stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
     running = CaProcess(process)
     reader = asyncio.create_task(running.read())
@@ -106,3 +108,10 @@ async def ca_process(settings: Path, *, wait: bool = True) -> AsyncIterator[CaPr
         if process.returncode is None:
             await running.kill()
         await reader
+
+
+async def until(world: World, condition: str, *values: object, timeout_s: float = 30.0) -> None:
+    """Waits for another process to make the condition true."""
+    async with asyncio.timeout(timeout_s):
+        while not await world.owner.fetchval(f"SELECT {condition}", *values):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.05)

@@ -13,7 +13,7 @@ from ca.pki.serial import serial_from_int
 from hsm.errors import TokenLostError
 from tests.ca.issuing.world import World
 
-STEPS = (1, 2, 3, 4, 5, 7, 8)
+STEPS = (1, 2, 3, 4, 5, 7, 14)
 
 
 class Killed(BaseException):

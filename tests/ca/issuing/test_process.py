@@ -13,14 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import NameOID
 
 from ca.pki.key_identifier import key_identifier
-from tests.ca.issuing.running import CaProcess, ca_process, write_settings
+from tests.ca.issuing.running import CaProcess, ca_process, until, write_settings
 from tests.ca.issuing.world import EC_ISSUER, SHARDS, World
-
-
-async def _until(world: World, condition: str, *values: object, timeout_s: float = 30.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not await world.owner.fetchval(f"SELECT {condition}", *values):  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.05)
 
 
 async def test_a_whole_life(world: World, tmp_path: Path) -> None:
@@ -29,11 +23,11 @@ async def test_a_whole_life(world: World, tmp_path: Path) -> None:
         assert await world.owner.fetchval("SELECT count(*) FROM crls") == 2 * SHARDS
         order = await world.ordered("www.example.com")
         await world.run("acme_wfe", "NOTIFY issuance")
-        await _until(world, "EXISTS (SELECT FROM certificate_signatures)")
+        await until(world, "EXISTS (SELECT FROM certificate_signatures)")
         serial = await world.serial(order.id)
         await world.revocation_request(serial, 4)
         await world.run("acme_wfe", "NOTIFY issuance")
-        await _until(world, "EXISTS (SELECT FROM crls WHERE entries = 1)", timeout_s=10)
+        await until(world, "EXISTS (SELECT FROM crls WHERE entries = 1)", timeout_s=10)
         assert await ca.stop() == 0
     trail = [event["event"] for event in ca.events if event.get("audit")]
     assert trail[-4:] == ["signed", "revoked", "signing", "signed"]
@@ -44,7 +38,7 @@ async def test_without_notifications(world: World, tmp_path: Path) -> None:
     """NOTIFY only wakes: the poll finds what was missed."""
     async with ca_process(write_settings(tmp_path, world)):
         await world.ordered("www.example.com")
-        await _until(world, "EXISTS (SELECT FROM certificate_signatures)", timeout_s=10)
+        await until(world, "EXISTS (SELECT FROM certificate_signatures)", timeout_s=10)
 
 
 async def test_kill_at_any_time(world: World, tmp_path: Path) -> None:
@@ -64,7 +58,7 @@ async def test_kill_at_any_time(world: World, tmp_path: Path) -> None:
         await world.check()
         kills += 2
     async with ca_process(settings):
-        await _until(world, left, timeout_s=60)
+        await until(world, left, timeout_s=60)
     serials = {(await world.issued(order.id)).serial_number for order in orders}
     assert len(serials) == 60
     assert await world.owner.fetchval("SELECT count(*) FROM certificates") == 60

@@ -26,6 +26,8 @@ from ca.issuing.crls import CrlPublisher
 from ca.issuing.cycle import IssuingProcess
 from ca.issuing.policy import IssuancePolicy
 from ca.issuing.signer import Signer
+from ca.issuing.transparency import Transparency
+from ca.pki.ct_log_list import LogList, LogListError
 from ca.pki.identifier import Identifier, NamePolicy
 from ca.pki.key_identifier import key_identifier
 from ca.pki.object_id import ObjectId, object_id
@@ -48,6 +50,13 @@ POLICY = IssuancePolicy(
     service_names=frozenset({Identifier(type="dns", value="localhost"), Identifier(type="dns", value="acme.internal"),
                              Identifier(type="ip", value="127.0.0.1")}),
     ocsp_url="http://localhost:14001", aia_base_url="http://localhost:14002", crl_base_url="http://localhost:14002")
+
+
+def _no_log_list() -> LogList:
+    raise LogListError("there is no list")
+
+
+NO_CT = Transparency(enabled=False, patience=timedelta(minutes=10), log_list=_no_log_list)
 _CA_USAGE = {"key_cert_sign": True, "crl_sign": True, "digital_signature": True, "content_commitment": False,
              "key_encipherment": False, "data_encipherment": False, "key_agreement": False, "encipher_only": False,
              "decipher_only": False}
@@ -140,13 +149,15 @@ class World:
         """The owner of all tables: for looking, and for what no role may do."""
         return self.connections["owner"]
 
-    def process(self, name: str = "", *, policy: IssuancePolicy = POLICY) -> IssuingProcess:
+    def process(self, name: str = "", *, policy: IssuancePolicy = POLICY, transparency: Transparency = NO_CT
+                ) -> IssuingProcess:
         """A CA process's part in the cycle. Processes of one test share the token's thread, as they would an HSM."""
         log = structlog.wrap_logger(structlog.PrintLogger(io.StringIO()), processors=[self._record])
         audit = AuditTrail(log=log)
         return IssuingProcess(
             pool=self.pool, ambient=Ambient(now=self.now, random_bytes=os.urandom), policy=policy,
-            authorities=self.authorities, signer=Signer(self.thread, audit), audit=audit, log=log,
+            transparency=transparency, authorities=self.authorities, signer=Signer(self.thread, audit), audit=audit,
+            log=log,
             worker=f"test-host-{name}:{os.getpid()}")
 
     def publisher(self, ca: IssuingProcess) -> CrlPublisher:
@@ -266,8 +277,11 @@ class World:
     async def certificate(self, request_id: bytes) -> x509.Certificate | None:
         """The finished certificate of a request, its signature verified."""
         row = await self.owner.fetchrow(
-            "SELECT c.tbs, c.issuer_id, s.signature FROM issuances i JOIN certificates c ON c.serial = i.serial"
-            " JOIN certificate_signatures s ON s.serial = i.serial WHERE i.request_id = $1", request_id)
+            "SELECT coalesce(f.tbs, c.tbs) AS tbs, c.issuer_id, s.signature FROM issuances i"
+            " JOIN certificates c ON c.serial = i.serial"
+            " JOIN certificate_signatures s ON s.serial = i.serial"
+            " LEFT JOIN final_certificates f ON f.serial = i.serial"
+            " WHERE i.request_id = $1", request_id)
         if row is None:
             return None
         certificate = x509.load_der_x509_certificate(assemble(row["tbs"], row["signature"]))

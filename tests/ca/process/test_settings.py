@@ -27,6 +27,18 @@ def test_the_demo_configuration_is_read_back(config: Path) -> None:
     assert settings.acme.base_url == "https://localhost:15000"
 
 
+@pytest.mark.parametrize(("policy", "written", "on"), [
+    ("internal", "", False), ("public", 'log_list = "l.json"', True), ("public", "enabled = false", False),
+    ("internal", 'enabled = true\nlog_list = "l.json"', True)])
+def test_certificate_transparency_follows_the_policy(config: Path, policy: str, written: str, on: bool) -> None:
+    """On in public, off in internal, unless the file says otherwise; the list's path counts from the file."""
+    text = config.read_text("utf-8").replace("enabled = false", written)
+    config.write_text(text.replace('policy = "internal"', f'policy = "{policy}"'), "utf-8")
+    settings = load_settings(config, {})
+    assert settings.ct_enabled is on
+    assert settings.ct.log_list == (config.parent / "l.json" if "log_list" in written else None)
+
+
 @pytest.mark.parametrize(("old", "new", "message"), [
     ("workers = 1", "wrokers = 1", r"acme: Object contains unknown field `wrokers`"),
     ("workers = 1", 'workers = "2"', r"acme\.workers: Expected `int`, got `str`"),
@@ -36,6 +48,8 @@ def test_the_demo_configuration_is_read_back(config: Path) -> None:
     ("[distribution]\n", "[distributions]\n", r"distribution"),
     ('base_url = "https', 'base_url = "http', r"acme\.base_url: expected an https:// URL"),
     ('ocsp_url = "http:', 'ocsp_url = "https:', r"ca\.ocsp_url: expected an http:// URL"),
+    ("enabled = false", "enabled = true", r"ct\.log_list: expected the path of a list of CT logs"),
+    ("enabled = false", "patience_s = 0", r"ct\.patience_s: expected a number of at least 1"),
     ("[acme]", "[acme", r"not TOML"),
 ])
 def test_a_mistake_is_named_with_file_key_and_form(config: Path, old: str, new: str, message: str) -> None:
