@@ -26,6 +26,8 @@ GRANT INSERT (id, kind, authorization_id, account_id, challenge_type, thumbprint
     ON validation_requests TO acme_wfe;
 GRANT INSERT (id, kind, requested_at) ON issuance_requests TO acme_wfe;
 GRANT INSERT ON revocation_requests TO acme_wfe;
+GRANT SELECT, INSERT, UPDATE (full_at) ON rate_limits TO acme_wfe;
+GRANT SELECT ON limit_overrides, limit_unpauses, certificate_names TO acme_wfe;
 
 -- VA: what it saw. It cannot touch an account, an order or a certificate.
 GRANT SELECT ON accounts, authorizations, validation_requests, validations, caa_checks TO acme_va;
@@ -81,7 +83,8 @@ GRANT USAGE ON SEQUENCE ocsp_batch_id TO ocsp_signer;
 GRANT SELECT ON issuers, ocsp_batches, ocsp_responders TO ocsp_reader;
 
 -- Operators' CLI and page: reads everything but secrets (the HMAC keys of external accounts, which it writes), asks for
--- revocations, revokes accounts, blocks names and keys, records what a ceremony made, keeps partitions, drops old CRLs.
+-- revocations, revokes accounts, blocks names and keys, records what a ceremony made, keeps partitions, drops old CRLs,
+-- decides about rate limits.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO ca_admin;
 REVOKE SELECT ON eab_credentials FROM ca_admin;
 GRANT SELECT (kid, created_at, created_by, comment, single_use, expires_at, allowed_names, revoked_at)
@@ -95,6 +98,7 @@ GRANT INSERT, UPDATE (closed_at) ON incidents TO ca_admin;
 GRANT INSERT ON incident_serials TO ca_admin;
 GRANT INSERT (incident, reason, operator, comment, requested_at), UPDATE (halted) ON mass_revocations TO ca_admin;
 GRANT INSERT, UPDATE ON issuers, issuer_chains, published_files TO ca_admin;
-GRANT EXECUTE ON FUNCTION create_partitions(timestamptz), drop_expired_partitions(timestamptz), prune_crls(integer)
-    TO ca_admin;
+GRANT INSERT, UPDATE, DELETE ON limit_overrides, limit_unpauses TO ca_admin;
+GRANT EXECUTE ON FUNCTION create_partitions(timestamptz), drop_expired_partitions(timestamptz), prune_crls(integer),
+    prune_rate_limits() TO ca_admin;
 GRANT pg_read_all_stats TO ca_admin;

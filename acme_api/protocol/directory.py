@@ -32,6 +32,7 @@ class Resource(Enum):
     AUTHORIZATION = "authz"
     CHALLENGE = "challenge"
     CERTIFICATE = "cert"
+    LIMITS = "limits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ _FIXED: Final = {
     "/acme/new-order": Target(resource=Resource.NEW_ORDER),
     "/acme/revoke-cert": Target(resource=Resource.REVOKE_CERT),
     "/acme/key-change": Target(resource=Resource.KEY_CHANGE),
+    "/acme/limits": Target(resource=Resource.LIMITS),
 }
 _WITH_ID: Final = {
     ("account", ""): Resource.ACCOUNT,
@@ -109,6 +111,11 @@ def parse_account_url(base: str, url: str) -> ObjectId | None:
 
 def directory_url(base: str) -> str:
     return f"{base}/directory"
+
+
+def limits_url(base: str) -> str:
+    """A page for people: where the help link of a refusal leads."""
+    return f"{base}/acme/limits"
 
 
 def account_url(base: str, account_id: bytes) -> str:

@@ -90,6 +90,7 @@ class Problem(Exception):
         retry_after_s: int | None = None,
         allow: str | None = None,
         terms_of_service: str | None = None,
+        help_url: str | None = None,
     ) -> None:
         super().__init__(f"{type}: {detail}")
         self.type = type
@@ -101,6 +102,7 @@ class Problem(Exception):
         self.retry_after_s = retry_after_s
         self.allow = allow
         self.terms_of_service = terms_of_service
+        self.help_url = help_url
 
     def to_json(self) -> dict[str, Any]:
         """The document; `status` is always there, because lego 4.9 retries badNonce only if it is (row P1)."""

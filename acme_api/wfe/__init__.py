@@ -1,4 +1,5 @@
 """The ACME web front end. `app` routes, `request` authenticates a POST, `response` renders; one module of handlers per
 resource (`accounts`, `key_change`, `orders`, `authorizations`, `certificates`, `revocations`); `store` and
-`certificate_store` are all SQL of role acme_wfe; `waiters` and `notifier` are NOTIFY in and out; `server` is the HTTP
-connection; `tls` and `service_certificate` keep the server's own certificate."""
+`certificate_store` are all SQL of role acme_wfe; `limits` and `limit_store` are rate limits, `flood` those in memory;
+`waiters` and `notifier` are NOTIFY in and out; `accept`, `proxy_protocol` and `client_address` say whose a connection
+and a request is; `server` is the HTTP connection; `tls` and `service_certificate` keep the server's own certificate."""

@@ -1,6 +1,7 @@
 """`chancery run wfe`: the ACME server's process, wired from the settings."""
 
 import asyncio
+import resource
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -18,22 +19,26 @@ from acme_api.protocol.new_order import OrderPolicy
 from acme_api.protocol.nonce import MIN_KEY_BYTES
 from acme_api.protocol.order import Lives
 from acme_api.wfe import tls
+from acme_api.wfe.accept import ProxyProtocol
 from acme_api.wfe.app import App
 from acme_api.wfe.certificate_store import CertificateStore
-from acme_api.wfe.context import Context
+from acme_api.wfe.client_address import parse_networks
+from acme_api.wfe.context import Context, ForwardedHeader
+from acme_api.wfe.limit_store import LimitStore
+from acme_api.wfe.limits import LIMITS_CHANNEL, Limits, limit_policy, limits_page
 from acme_api.wfe.notifier import Notifier
 from acme_api.wfe.server import Listening
 from acme_api.wfe.service_certificate import ServiceCertificate
 from acme_api.wfe.sessions import Sessions
 from acme_api.wfe.store import READ_OPTIONS, WRITE_OPTIONS, Store
 from acme_api.wfe.waiters import Waiters
-from ca.pki.identifier import Identifier, NamePolicy, require_permitted
+from ca.pki.identifier import Identifier, NamePolicy, registered_domain, require_permitted
 from ca.pki.profile import offered_profiles
 from ca.process.ambient import Ambient, system_ambient
-from ca.process.http import bind_sockets
+from ca.process.http import inherited_or_bound
 from ca.process.lifecycle import StartupError, ready, run_process
 from ca.process.postgres import Listener, Pool, create_pool
-from ca.process.settings import Settings
+from ca.process.settings import AcmeSettings, Settings
 from ca.process.worker import wait_any
 
 ROLE: Final = "acme_wfe"
@@ -41,6 +46,10 @@ SESSIONS: Final = 8
 """Of each kind, in each process; the pool of writes has some more for transactions."""
 TRANSACTIONS: Final = 2
 _DRAIN_S: Final = 5.0
+_DRAIN_IDLE_S: Final = 2.0
+_MOST_DESCRIPTORS: Final = 65_536
+_OTHER_DESCRIPTORS: Final = 200
+_FORWARDED_HEADERS: Final = {"forwarded": "Forwarded", "x-forwarded-for": "X-Forwarded-For"}
 
 
 def main(settings: Settings) -> int:
@@ -52,7 +61,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     ambient = system_ambient()
     log = structlog.get_logger()
     nonce_key = read_nonce_key(settings.acme.nonce_key)
-    sockets = bind_sockets(settings.acme.listen)
+    sockets = inherited_or_bound(settings.acme.listen)
     async with AsyncExitStack() as stack:
         for each in sockets:
             stack.callback(each.close)
@@ -62,17 +71,44 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
                                    options=WRITE_OPTIONS)
         stack.callback(writes.terminate)
         context = make_context(settings, ambient, log, nonce_key=nonce_key, reads=reads, writes=writes)
-        await stack.enter_async_context(
-            Listener(settings.database, ROLE, "wfe", {"changed": on_change(context)}))
-        stack.callback(asyncio.create_task(context.notifier.run()).cancel)
+        await start_background(stack, settings, context)
         tls_context = await _start_tls(settings, context, stack, stop) if settings.acme.tls else None
         if stop.is_set():
             return
         await until_nonces_hold(context)
-        listening = await Listening.start(App(context), sockets, tls_context)
+        listening = Listening.start(
+            App(context), sockets, tls_context, read_timeout_s=settings.acme.read_timeout_s,
+            max_connections=min(settings.acme.max_connections, raise_descriptor_limit() - _OTHER_DESCRIPTORS),
+            proxy_protocol=proxy_protocol(settings.acme))
         ready()
         await stop.wait()
-        await listening.drain(timeout_s=_DRAIN_S)
+        await listening.drain(timeout_s=_DRAIN_S, idle_s=_DRAIN_IDLE_S)
+
+
+async def start_background(stack: AsyncExitStack, settings: Settings, context: Context) -> None:
+    """What goes on beside the requests, until `stack` ends: wake-ups in both directions, overrides of limits."""
+    await stack.enter_async_context(Listener(settings.database, ROLE, "wfe", {
+        "changed": on_change(context), LIMITS_CHANNEL: context.limits.changed}))
+    stack.callback(asyncio.create_task(context.notifier.run()).cancel)
+    await context.limits.refresh()
+    stack.callback(asyncio.create_task(context.limits.keep_fresh()).cancel)
+
+
+def raise_descriptor_limit() -> int:
+    """As many open files as the system lets us have: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
+
+
+def proxy_protocol(acme: AcmeSettings) -> ProxyProtocol | None:
+    """Whether connections of listed proxies begin with a PROXY header."""
+    if acme.client_address != "proxy-protocol":
+        return None
+    return ProxyProtocol(trusted=parse_networks(acme.trusted_proxies))
 
 
 def read_nonce_key(path: Path) -> bytes:
@@ -105,6 +141,8 @@ def make_context(
         profiles={name: profile.description for name, profile in profiles.items()})
     read_sessions, write_sessions = Sessions(reads, size=SESSIONS), Sessions(writes, size=SESSIONS)
     store = Store(reads=read_sessions, writes=write_sessions)
+    limits = limit_policy(settings)
+    header = _FORWARDED_HEADERS.get(acme.client_address)
     return Context(
         base_url=acme.base_url, issuer_names=issuer_domain_names(settings.va.caa_identities),
         dns_persist_profiles=frozenset(settings.va.dns_persist_profiles),
@@ -114,13 +152,19 @@ def make_context(
                     authorization=timedelta(seconds=acme.authorization_life_s)),
         terms_of_service=acme.terms_of_service,
         external_account_required=acme.external_account_required, finalize_wait_s=acme.finalize_wait_ms / 1000,
-        max_body_bytes=acme.max_body_bytes, ambient=ambient, store=store,
+        max_body_bytes=acme.max_body_bytes, max_in_flight=acme.max_in_flight, read_timeout_s=acme.read_timeout_s,
+        limits=Limits(limits, LimitStore(reads=read_sessions, transactions=writes), log),
+        limits_page=limits_page(limits),
+        forwarded=None if header is None else ForwardedHeader(
+            header=header, trusted=parse_networks(acme.trusted_proxies)),
+        ambient=ambient, store=store,
         certificates=CertificateStore(reads=read_sessions, writes=write_sessions, transactions=writes),
         waiters=Waiters(), notifier=Notifier(store, log), log=log)
 
 
 def warm_up() -> None:
-    """Loads the public suffix list, a quarter of a second that no request should wait for."""
+    """Loads the public suffix lists, half a second that no request should wait for."""
+    registered_domain("a.example")
     require_permitted(Identifier(type="dns", value="a.example"), NamePolicy(internal_suffixes=("*",), public=False))
 
 

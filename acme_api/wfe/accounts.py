@@ -55,9 +55,12 @@ async def new_account(context: Context, post: Post) -> Reply:
                       jwk=post.jwk, contacts=contacts, terms_agreed_at=now if agreed else None, deactivated_at=None,
                       revoked_at=None, eab_kid=binding.kid if binding else None,
                       eab=binding.document if binding else None)
-    if await context.store.insert_account(account, created_at=now):
+    takes = context.limits.takes_of_account(post.address, now)
+    if await context.store.insert_account(account, created_at=now, takes=takes):
         return _account_reply(context, account, status=201)
     existing = await context.store.account_of_key(account.thumbprint)
+    if existing is None and takes and (refusal := await context.limits.refusal(takes, now)) is not None:
+        raise refusal
     if existing is None and binding is not None:
         # Used, revoked or run out while we looked at it.
         raise refused_credential()

@@ -13,22 +13,24 @@ from aiohttp import web
 from acme_api.protocol import nonce, problem
 from acme_api.protocol.directory import Resource, Target, parse_path
 from acme_api.protocol.problem import Problem
+from acme_api.protocol.rate_limit import IpAddress, LimitName, limited
 from acme_api.wfe import accounts, authorizations, certificates, key_change, orders, revocations
+from acme_api.wfe.client_address import behind_proxies
 from acme_api.wfe.context import Context
+from acme_api.wfe.flood import Flood
 from acme_api.wfe.request import Post, RequestAborted, Signer, authenticate, read_body
-from acme_api.wfe.response import JSON, Frame, Reply, render, render_preflight, render_problem
+from acme_api.wfe.response import JSON, TEXT, Frame, Reply, render, render_preflight, render_problem
 from ca.pki.object_id import to_text
 from ca.process.postgres import UNAVAILABLE
 
 _Handler = Callable[[Context, Post], Awaitable[Reply]]
 
 MAX_HEADER_BYTES: Final = 16_384
-_MAX_IN_FLIGHT: Final = 2_000
 _BUSY_RETRY_AFTER_S: Final = 5
 _AWAY_RETRY_AFTER_S: Final = 3
 _ACCOUNT: Final = web.RequestKey("account", str)
-_READABLE: Final = (Resource.DIRECTORY, Resource.NEW_NONCE)
-_ALLOW_READABLE: Final = "GET, HEAD, POST, OPTIONS"
+_READABLE: Final = {Resource.DIRECTORY: "GET, HEAD, POST, OPTIONS", Resource.NEW_NONCE: "GET, HEAD, POST, OPTIONS",
+                    Resource.LIMITS: "GET, HEAD, OPTIONS"}
 _ALLOW_SIGNED: Final = "POST, OPTIONS"
 
 
@@ -67,16 +69,22 @@ class App:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._in_flight = 0
+        self._closing = False
+        self._flood = Flood()
 
-    async def handle(self, http: web.BaseRequest) -> web.Response:
-        """The answer to one request; raises nothing but cancellation."""
+    def close_with_answers(self) -> None:
+        """From now on every answer is the last of its connection."""
+        self._closing = True
+
+    async def handle(self, http: web.BaseRequest, peer: IpAddress | None) -> web.Response:
+        """The answer to one request; raises nothing but cancellation. `peer` is the address of the connection."""
         started_s = asyncio.get_running_loop().time()
         path = origin_form(http.raw_path)
         self._in_flight += 1
         fault: Problem | None = None
         close = False
         try:
-            response = await self._answer(http, path)
+            response = await self._answer(http, path, peer)
         except Problem as raised:
             fault = raised
         except RequestAborted as aborted:
@@ -91,7 +99,9 @@ class App:
             self._in_flight -= 1
         if fault is not None:
             response = render_problem(fault, self._frame(http, with_nonce=True), close=close)
-        self._log(http, path, response, fault, asyncio.get_running_loop().time() - started_s)
+        if self._closing:
+            response.force_close()
+        self._log(http, path, response, fault, asyncio.get_running_loop().time() - started_s, peer)
         return response
 
     def unparsable(self, fault: Problem) -> web.Response:
@@ -99,34 +109,59 @@ class App:
         frame = Frame(base_url=self._context.base_url, nonce=self._make_nonce(), has_origin=False)
         return render_problem(fault, frame, close=True)
 
-    async def _answer(self, http: web.BaseRequest, path: str) -> web.Response:
+    async def _answer(self, http: web.BaseRequest, path: str, peer: IpAddress | None) -> web.Response:
         if sum(len(name) + len(value) + 4 for name, value in http.raw_headers) > MAX_HEADER_BYTES:
             raise RequestAborted(problem.malformed("the header is too large", status=431))
         target = parse_path(path.partition("?")[0])
         if target is None:
             raise problem.not_found("there is nothing at this URL")
-        if http.method == "POST":
-            if self._in_flight > _MAX_IN_FLIGHT:
-                raise Problem("rateLimited", "the server is busy; try again", status=503,
-                              retry_after_s=_BUSY_RETRY_AFTER_S)
-            return await self._post(http, target, path)
-        readable = target.resource in _READABLE
-        allow = _ALLOW_READABLE if readable else _ALLOW_SIGNED
+        if http.method == "POST" and target.resource is not Resource.LIMITS:
+            if self._in_flight > self._context.max_in_flight:
+                raise self._busy()
+            return await self._post(http, target, path, self._client(http, peer))
+        allow = _READABLE.get(target.resource, _ALLOW_SIGNED)
         if http.method == "OPTIONS":
             return render_preflight(allow, self._frame(http, with_nonce=False))
-        if not readable or http.method not in ("GET", "HEAD"):
+        if target.resource not in _READABLE or http.method not in ("GET", "HEAD"):
             raise Problem("malformed", f"{http.method[:20]} is not possible here", status=405, allow=allow)
         if target.resource is Resource.DIRECTORY:
             frame = self._frame(http, with_nonce=False, index=False)
             return render(Reply(body=self._context.directory, content_type=JSON), frame)
+        if target.resource is Resource.LIMITS:
+            return render(Reply(body=self._context.limits_page, content_type=TEXT), self._frame(http, with_nonce=False))
+        self._require_calm(LimitName.NONCES_PER_ADDRESS, "nonces asked for by", self._client(http, peer))
         # Rows N1, N2: HEAD is 200, GET is 204.
         status = 200 if http.method == "HEAD" else 204
         return render(Reply(status=status), self._frame(http, with_nonce=True))
 
-    async def _post(self, http: web.BaseRequest, target: Target, path: str) -> web.Response:
+    def _client(self, http: web.BaseRequest, peer: IpAddress | None) -> IpAddress | None:
+        """Whose request it is (client_address.py)."""
+        source = self._context.forwarded
+        if source is None or peer is None:
+            return peer
+        return behind_proxies(peer, http.headers.getall(source.header, []), source.trusted, rfc_7239=source.rfc_7239)
+
+    def _require_calm(self, limit: LimitName, what: str, client: IpAddress | None) -> None:
+        """Raises rateLimited when an address asks too often for what is not counted in the database (row E9)."""
+        limits, now = self._context.limits, self._context.ambient.now()
+        rate = limits.rate_of_address(limit, client, now)
+        wait_s = 0.0 if rate is None else self._flood.wait_s(limit, client, rate, asyncio.get_running_loop().time())
+        if rate is not None and wait_s > 0:
+            raise limited(limit, f"too many {what} {'this address' if client is None else client}", wait_s,
+                          limits.policy.help_url)
+
+    def _busy(self) -> Problem:
+        """Row P6. The clients come back spread over some seconds, not all at once."""
+        spread = self._context.ambient.random_bytes(1)[0] % _BUSY_RETRY_AFTER_S
+        return Problem("rateLimited", "the server has as many requests as it can answer in time; try again", status=503,
+                       retry_after_s=_BUSY_RETRY_AFTER_S + spread)
+
+    async def _post(
+        self, http: web.BaseRequest, target: Target, path: str, client: IpAddress | None
+    ) -> web.Response:
         signer, handler = _HANDLERS[target.resource]
-        body = await read_body(http, self._context.max_body_bytes)
-        post = await authenticate(self._context, body, target=target, path=path, signer=signer)
+        body = await read_body(http, self._context.max_body_bytes, timeout_s=self._context.read_timeout_s)
+        post = await authenticate(self._context, body, target=target, path=path, signer=signer, client=client)
         if post.account is not None:
             http[_ACCOUNT] = to_text(post.account.id)
         reply = await handler(self._context, post)
@@ -149,7 +184,7 @@ class App:
                                        retry_after_s=_AWAY_RETRY_AFTER_S)
 
     def _log(self, http: web.BaseRequest, path: str, response: web.Response, fault: Problem | None,
-             took_s: float) -> None:
+             took_s: float, peer: IpAddress | None) -> None:
         if fault is None and http.method != "POST":
             return
         log = self._context.log
@@ -159,7 +194,8 @@ class App:
         if account is not None:
             values["account"] = account
         if fault is not None:
-            values |= {"type": fault.type, "detail": fault.detail, "from": http.remote,
+            client = self._client(http, peer)
+            values |= {"type": fault.type, "detail": fault.detail, "from": None if client is None else str(client),
                        "agent": http.headers.get("User-Agent", "")}
         log.info("request", **values)
 

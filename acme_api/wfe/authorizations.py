@@ -20,6 +20,7 @@ from acme_api.protocol.authorization import (
 from acme_api.wfe.context import Context
 from acme_api.wfe.request import Post
 from acme_api.wfe.response import Reply, json_reply
+from ca.pki.identifier import Identifier
 from ca.pki.object_id import object_id
 
 _RETRY_AFTER_S: Final = 1
@@ -49,6 +50,9 @@ async def challenge(context: Context, post: Post) -> Reply:
         return _challenge_reply(context, found, chosen)
     post.json()
     if decide_response(found, chosen.type, now) is Response.START:
+        if context.limits.concern_names:
+            # Orders may have been made in store, before the failures that would have refused them.
+            await context.limits.require_promising(post.owner.id, [_identifier(found)], now, with_running=True)
         stored = await context.store.insert_validation_request(
             object_id(now, context.ambient.random_bytes(16)), found, chosen.type, post.owner.thumbprint, now=now)
         if stored:
@@ -60,6 +64,10 @@ async def challenge(context: Context, post: Post) -> Reply:
                 # Somebody else's answer to another challenge was first (row E81).
                 decide_response(found, chosen.type, now)
     return _challenge_reply(context, found, chosen)
+
+
+def _identifier(found: Authorization) -> Identifier:
+    return Identifier(type="ip" if found.identifier_type == "ip" else "dns", value=found.identifier_value)
 
 
 def _challenge_reply(context: Context, found: Authorization, chosen: Challenge) -> Reply:

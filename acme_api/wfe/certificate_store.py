@@ -9,7 +9,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from acme_api.protocol.jws import SignedRequest
+from acme_api.protocol.rate_limit import Take
 from acme_api.protocol.revocation import RevocationPlan
+from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
 from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
 from ca.pki.tbs import assemble
@@ -26,12 +28,13 @@ FROM unnest($1::bytea[]) AS u (id) JOIN validations v ON v.authorization_id = u.
 """
 # One finalization an order, whatever happens in parallel (row FI10), and none when an authorization is deactivated at
 # this moment: FOR SHARE waits for who is doing that, and looks again.
-_FINALIZE: Final = """
-WITH live AS (
+_FINALIZE_TEXT: Final = """
+WITH {room}, live AS (
     SELECT id FROM authorizations WHERE id = ANY($8::bytea[]) AND deactivated_at IS NULL FOR SHARE
 ), finalized AS (
     INSERT INTO finalizations (order_id, requested_at, jwk, jws_protected, jws_payload, jws_signature)
-    SELECT $1, $2, $3, $4, $5, $6 WHERE (SELECT count(*) FROM live) = cardinality($8::bytea[])
+    SELECT $1, $2, $3, $4, $5, $6 FROM room
+    WHERE room.is_left AND (SELECT count(*) FROM live) = cardinality($8::bytea[])
     ON CONFLICT (order_id) DO NOTHING RETURNING order_id
 ), queued AS (
     INSERT INTO issuance_requests (id, kind, requested_at) SELECT order_id, 'order', $2 FROM finalized
@@ -41,9 +44,12 @@ WITH live AS (
     FROM finalized, unnest($9::bytea[], $10::bytea[], $11::text[], $12::bytea[])
         AS n (id, authorization_id, challenge_type, thumbprint)
     ON CONFLICT (authorization_id, kind) DO NOTHING
-)
+){taken}
 SELECT order_id FROM finalized
 """
+_FINALIZE: Final = without_limits(_FINALIZE_TEXT)
+# Nothing is taken for the second of two requests that finalize one order.
+_LIMITED_FINALIZE: Final = with_limits(_FINALIZE_TEXT, first=13, gate="finalized")
 _CHAIN: Final = """
 SELECT c.account_id, coalesce(f.tbs, c.tbs) AS tbs, s.signature, chain.certificates,
     (SELECT max(position) FROM issuer_chains WHERE issuer_id = c.issuer_id) AS last_position
@@ -194,15 +200,16 @@ class CertificateStore:
 
     async def finalize(
         self, order_id: bytes, account_id: bytes, authorization_ids: Sequence[bytes], *, signed: SignedRequest,
-        jwk: str, rechecks: Sequence[tuple[bytes, Control]], now: datetime,
+        jwk: str, rechecks: Sequence[tuple[bytes, Control]], now: datetime, takes: Sequence[Take] = (),
     ) -> bool:
-        """Stores the signed request and queues the issuance; False when the order was finalized meanwhile, or an
-        authorization deactivated. `rechecks` are (new request id, validation) whose CAA set is to be looked at."""
-        return await self._writes.fetchval(
-            _FINALIZE, order_id, now, jwk, signed.protected_bytes, signed.payload_bytes, signed.signature, account_id,
-            list(authorization_ids), [request_id for request_id, _ in rechecks],
-            [control.authorization_id for _, control in rechecks], [control.challenge_type for _, control in rechecks],
-            [control.thumbprint for _, control in rechecks]) is not None
+        """Stores the signed request with what it takes from limits and queues the issuance; False when the order was
+        finalized meanwhile, an authorization deactivated, or a limit has no room any more. `rechecks` are (new request
+        id, validation) whose CAA set is to be looked at."""
+        return await store_limited(
+            self._writes, _LIMITED_FINALIZE if takes else _FINALIZE, takes, now, order_id, now, jwk,
+            signed.protected_bytes, signed.payload_bytes, signed.signature, account_id, list(authorization_ids),
+            [request_id for request_id, _ in rechecks], [control.authorization_id for _, control in rechecks],
+            [control.challenge_type for _, control in rechecks], [control.thumbprint for _, control in rechecks])
 
     async def chain(self, order_id: bytes, serial: bytes, *, position: int) -> Chain | None:
         """The certificate of an order with one of its chains, once it is published."""

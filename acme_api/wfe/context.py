@@ -1,5 +1,6 @@
 """What every handler is given: wired once at start, never changed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
@@ -7,10 +8,25 @@ from structlog.typing import FilteringBoundLogger
 from acme_api.protocol.new_order import OrderPolicy
 from acme_api.protocol.order import Lives
 from acme_api.wfe.certificate_store import CertificateStore
+from acme_api.wfe.client_address import IpNetwork
+from acme_api.wfe.limits import Limits
 from acme_api.wfe.notifier import Notifier
 from acme_api.wfe.store import Store
 from acme_api.wfe.waiters import Waiters
 from ca.process.ambient import Ambient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardedHeader:
+    """The header in which listed proxies say whose request it is."""
+
+    header: str
+    trusted: Sequence[IpNetwork]
+
+    @property
+    def rfc_7239(self) -> bool:
+        """Whether it has the form of Forwarded, or that of X-Forwarded-For."""
+        return self.header == "Forwarded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +44,14 @@ class Context:
     external_account_required: bool
     finalize_wait_s: float
     max_body_bytes: int
+    max_in_flight: int
+    read_timeout_s: float
+    limits_page: bytes
+    forwarded: ForwardedHeader | None
     ambient: Ambient
     store: Store
     certificates: CertificateStore
+    limits: Limits
     waiters: Waiters
     notifier: Notifier
     log: FilteringBoundLogger

@@ -1,5 +1,6 @@
 """newOrder, an order, finalize (RFC 8555 7.4)."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -11,6 +12,7 @@ from acme_api.protocol.order import (
     ENTROPY_PER_NAME_BYTES,
     ENTROPY_PER_ORDER_BYTES,
     Order,
+    OrderPlan,
     OrderStatus,
     order_object,
     order_status,
@@ -19,6 +21,7 @@ from acme_api.protocol.order import (
     require_ready,
 )
 from acme_api.protocol.problem import problem_from_refusal
+from acme_api.protocol.rate_limit import Take
 from acme_api.wfe.certificate_store import Control
 from acme_api.wfe.context import Context
 from acme_api.wfe.request import Post
@@ -49,16 +52,35 @@ async def new_order(context: Context, post: Post) -> Reply:
     # A validation that is fresh enough belongs to an authorization that was made at most so long ago.
     oldest = now - context.lives.authorization - _REUSE_CAA - _REUSE_LEFT
     persist = post.owner.dns_persist_allowed or request.profile in context.dns_persist_profiles
-    reusable = await context.store.reusable(
+    finding = context.store.reusable(
         post.owner.id, request.identifiers, made_after=object_id(oldest, bytes(16)), valid_until=now + _REUSE_LEFT,
         caa_after=now - _REUSE_CAA, persist=persist)
+    if context.limits.concern_names:
+        reusable, _, _ = await asyncio.gather(
+            finding, context.limits.require_promising(post.owner.id, request.identifiers, now),
+            context.limits.require_certificate_room(request.identifiers, now, exempt=False))
+    else:
+        reusable = await finding
     entropy = context.ambient.random_bytes(
         ENTROPY_PER_ORDER_BYTES + len(request.identifiers) * ENTROPY_PER_NAME_BYTES)
     plan = plan_order(request, account_id=post.owner.id, reusable=reusable, now=now, lives=context.lives,
                       entropy=entropy, persist=persist)
-    await context.store.insert_order(plan.order, plan.new_authorizations,
-                                     expires_at=now.replace(microsecond=0) + context.lives.authorization)
+    await _store(context, plan, now)
     return _order_reply(context, plan.order, status=201)
+
+
+async def _store(context: Context, plan: OrderPlan, now: datetime) -> None:
+    """Stores an order with what it takes from limits. Raises rateLimited when one of them has no room."""
+    owner = plan.order.account_id
+    takes = context.limits.takes_of_order(owner, len(plan.new_authorizations), now, exempt=False)
+    for is_last in (False, True):
+        if await context.store.insert_order(
+                plan.order, plan.new_authorizations, now=now, takes=takes,
+                expires_at=now.replace(microsecond=0) + context.lives.authorization):
+            return
+        refusal = await context.limits.after_refused_order(takes, owner, now)
+        if refusal is not None or is_last:
+            raise refusal or await context.limits.after_refusal(takes, now)
 
 
 async def order(context: Context, post: Post) -> Reply:
@@ -75,8 +97,14 @@ async def finalize(context: Context, post: Post) -> Reply:
     csr_der = parse_finalize(post.json())
     require_ready(found, now)
     csr = _require_csr(context, csr_der, found)
-    facts = await context.certificates.finalize_facts(
+    reading = context.certificates.finalize_facts(
         found.authorization_ids, thumbprint(jwk_of_public_key(csr.spki_der)), csr.key.sha256)
+    takes: Sequence[Take] = ()
+    if context.limits.concern_names:
+        facts, takes = await asyncio.gather(
+            reading, context.limits.require_certificate_room(found.identifiers, now, exempt=False))
+    else:
+        facts = await reading
     if facts.key_is_blocked:
         raise problem.bad_public_key("the key of the CSR is blocked, because it is compromised: use a new one")
     if facts.key_is_an_accounts:
@@ -86,8 +114,11 @@ async def finalize(context: Context, post: Post) -> Reply:
     with context.waiters.waiting_for(found.id) as changed:
         stored = await context.certificates.finalize(
             found.id, found.account_id, found.authorization_ids, signed=post.signed, jwk=post.jwk, rechecks=rechecks,
-            now=now)
+            now=now, takes=takes)
         if not stored:
+            refusal = await context.limits.refusal(takes, now) if takes else None
+            if refusal is not None:
+                raise refusal
             raise problem.order_not_ready("the order was finalized, or an authorization deactivated, meanwhile")
         if rechecks:
             context.notifier.notify("validation")

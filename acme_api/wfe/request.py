@@ -20,10 +20,10 @@ from acme_api.protocol.directory import Target, parse_account_url
 from acme_api.protocol.json_strict import JsonError, JsonObject, decode_object
 from acme_api.protocol.jws import SignedRequest, parse_flattened, thumbprint, verify
 from acme_api.protocol.order import Order
+from acme_api.protocol.rate_limit import IpAddress
 from acme_api.wfe.context import Context
 
 _MEDIA_TYPE: Final = "application/jose+json"
-_BODY_TIMEOUT_S: Final = 10.0
 
 
 class Signer(Enum):
@@ -45,7 +45,7 @@ class RequestAborted(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
     """An authenticated request. `account` None: it is signed by `jwk`, which is no account's. `loaded` is the
-    authorization or order of the target, if there is one, whoever owns it."""
+    authorization or order of the target, if there is one, whoever owns it. `address` is the client's."""
 
     target: Target
     query: str
@@ -54,6 +54,7 @@ class Post:
     jwk: str
     account: Account | None
     loaded: Authorization | Order | None
+    address: IpAddress | None
 
     @property
     def is_read(self) -> bool:
@@ -80,7 +81,7 @@ class Post:
             raise problem.malformed(f"the payload: {fault}") from None
 
 
-async def read_body(http: web.BaseRequest, max_bytes: int) -> bytes:
+async def read_body(http: web.BaseRequest, max_bytes: int, *, timeout_s: float) -> bytes:
     """The body of a request that may have one. Raises Problem (415) or RequestAborted (413, 408)."""
     media_type = http.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if media_type != _MEDIA_TYPE or "Content-Encoding" in http.headers:
@@ -92,7 +93,7 @@ async def read_body(http: web.BaseRequest, max_bytes: int) -> bytes:
         http.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     content = http.content
     try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             body = await content.readany()
             while not content.at_eof():
                 if len(body) > max_bytes:
@@ -111,7 +112,8 @@ def _too_large(max_bytes: int) -> RequestAborted:
     return RequestAborted(problem.malformed(f"the request is larger than {max_bytes} bytes", status=413))
 
 
-async def authenticate(context: Context, body: bytes, *, target: Target, path: str, signer: Signer) -> Post:
+async def authenticate(context: Context, body: bytes, *, target: Target, path: str, signer: Signer,
+                       client: IpAddress | None) -> Post:
     """The request in `body`, sent to `path` (raw, with its query). Raises Problem."""
     signed = parse_flattened(body, context.max_body_bytes)
     if (signer is Signer.ACCOUNT and signed.kid is None) or (signer is Signer.NEW_KEY and signed.kid is not None):
@@ -141,7 +143,7 @@ async def authenticate(context: Context, body: bytes, *, target: Target, path: s
     if signed.url != context.base_url + path:
         raise problem.unauthorized("the url in the protected header is not the URL that was called")
     return Post(target=target, query=path.partition("?")[2], signed=signed, body=body, jwk=jwk, account=spent.account,
-                loaded=spent.loaded)
+                loaded=spent.loaded, address=client)
 
 
 def _why_not_fresh(signed: SignedRequest, raw_nonce: bytes | None) -> str:

@@ -16,6 +16,7 @@ from acme_api.protocol.problem import Problem
 
 JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
+TEXT: Final = "text/plain; charset=utf-8"
 PEM_CHAIN: Final = "application/pem-certificate-chain"
 _EXPOSED: Final = "Link, Location, Replay-Nonce, Retry-After"
 _PREFLIGHT_LIFE_S: Final = 86_400
@@ -76,6 +77,8 @@ def render_problem(problem: Problem, frame: Frame, *, close: bool = False) -> we
         headers["Retry-After"] = str(problem.retry_after_s)
     if problem.terms_of_service is not None:
         headers.add("Link", f'<{problem.terms_of_service}>;rel="terms-of-service"')
+    if problem.help_url is not None:
+        headers.add("Link", f'<{problem.help_url}>;rel="help"')
     response = web.Response(status=problem.status, body=_encode(problem.to_json()), headers=headers)
     if close:
         response.force_close()

@@ -1,60 +1,82 @@
 """The HTTP server under the application: aiohttp's, with bounded waiting and problem documents for broken HTTP.
 
-aiohttp waits as long as a keep-alive connection may live for the rest of a header, and answers broken HTTP with text;
-both are changed here (rows T11, E4 to E6). Everything else of it stays.
+aiohttp waits as long as a keep-alive connection may live for the rest of a header, for ever for a client that does not
+read its answers, and answers broken HTTP with text; all of that is changed here (rows T11, E4 to E6). Connections are
+accepted one at a time (accept.py), so that workers which share a listening socket share its connections too.
 """
 
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from aiohttp import http_exceptions, web
 from aiohttp.web_protocol import RequestHandler
 
 from acme_api.protocol.problem import Problem, malformed
+from acme_api.wfe.accept import Acceptor, ProxyProtocol
 from acme_api.wfe.app import MAX_HEADER_BYTES, App
+from acme_api.wfe.client_address import IpAddress, parse_address
 
-_HEADER_TIMEOUT_S: Final = 10.0
 _KEEP_ALIVE_S: Final = 75.0
-_HANDSHAKE_TIMEOUT_S: Final = 10.0
 _LINGER_S: Final = 1.0
 _MAX_HEADER_LINES: Final = 100
 _MAX_LINE_BYTES: Final = 8_190
-_BACKLOG: Final = 4_096
+_TICK_S: Final = 0.02
 
 
 class HttpServer(web.Server):
     """Makes a connection object for each connection."""
 
-    def __init__(self, app: App) -> None:
-        super().__init__(app.handle, keepalive_timeout=_KEEP_ALIVE_S, lingering_time=_LINGER_S, access_log=None,
+    def __init__(self, app: App, *, read_timeout_s: float) -> None:
+        super().__init__(self._handle, keepalive_timeout=_KEEP_ALIVE_S, lingering_time=_LINGER_S, access_log=None,
                          auto_decompress=False, max_line_size=_MAX_LINE_BYTES, max_field_size=MAX_HEADER_BYTES,
                          max_headers=_MAX_HEADER_LINES)
         self.app = app
+        self.read_timeout_s = read_timeout_s
 
-    def __call__(self) -> RequestHandler:
-        """Called by the event loop for a new connection."""
-        return _Connection(self, loop=self._loop, **self._kwargs)
+    def connection(self, client: IpAddress | None, lost: Callable[[], None]) -> RequestHandler:
+        """A new connection; `client` is whose it is by the word of a proxy, None when it speaks for itself; `lost` is
+        called when it is over."""
+        return _Connection(self, client=client, lost=lost, loop=self._loop, **self._kwargs)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        return await self.app.handle(request, connection.client if isinstance(connection, _Connection) else None)
 
 
 class _Connection(RequestHandler):
-    """One connection. A header that is begun, or awaited for the first time, has ten seconds to arrive."""
+    """One connection. A header that is begun, or awaited for the first time, has ten seconds to arrive; a client that
+    does not take what it asked for has as long."""
 
-    __slots__ = ("_app", "_header_timer")
+    __slots__ = ("_app", "_header_timer", "_lost", "_patience_s", "_write_timer", "client")
 
-    def __init__(self, server: HttpServer, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+    def __init__(
+        self, server: HttpServer, *, client: IpAddress | None, lost: Callable[[], None],
+        loop: asyncio.AbstractEventLoop, **options: Any,
+    ) -> None:
         super().__init__(server, loop=loop, **options)
         self._app = server.app
+        self._patience_s = server.read_timeout_s
         self._header_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._lost = lost
+        self.client = client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._header_timer = self._loop.call_later(_HEADER_TIMEOUT_S, self.force_close)
+        if self.client is None:
+            # Asked for now, because a connection that was reset has no address any more.
+            peer = transport.get_extra_info("peername")
+            self.client = parse_address(peer[0]) if isinstance(peer, tuple) else None
+        self._header_timer = self._loop.call_later(self._patience_s, self.force_close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_timer()
+        self._lost()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -63,7 +85,23 @@ class _Connection(RequestHandler):
         if waiter is None or waiter.done() or self._messages:
             self._stop_timer()
         elif self._header_timer is None:
-            self._header_timer = self._loop.call_later(_HEADER_TIMEOUT_S, self.force_close)
+            self._header_timer = self._loop.call_later(self._patience_s, self.force_close)
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full: the client reads too slowly, or not at all."""
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self._loop.call_later(self._patience_s, self._give_up_writing)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _give_up_writing(self) -> None:
+        if isinstance(self.transport, asyncio.WriteTransport):
+            self.transport.abort()      # to close would be to wait for the client once more
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -90,23 +128,31 @@ def _fault_of(exc: BaseException | None) -> Problem:
 class Listening:
     """The server on its sockets, until `drain`."""
 
-    def __init__(self, server: HttpServer, listeners: Sequence[asyncio.AbstractServer]) -> None:
+    def __init__(self, app: App, server: HttpServer, acceptors: Sequence[Acceptor]) -> None:
+        self._app = app
         self._server = server
-        self._listeners = listeners
+        self._acceptors = acceptors
 
     @classmethod
-    async def start(cls, app: App, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None) -> "Listening":
+    def start(
+        cls, app: App, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, *, read_timeout_s: float = 10.0,
+        max_connections: int = 8_192, proxy_protocol: ProxyProtocol | None = None,
+    ) -> "Listening":
         """Takes connections from now on; with `tls` None a proxy has ended TLS."""
-        server = HttpServer(app)
-        loop = asyncio.get_running_loop()
-        timeout_s = None if tls is None else _HANDSHAKE_TIMEOUT_S
-        listeners = [await loop.create_server(server, sock=each, ssl=tls, backlog=_BACKLOG,
-                                              ssl_handshake_timeout=timeout_s) for each in sockets]
-        return cls(server, listeners)
+        server = HttpServer(app, read_timeout_s=read_timeout_s)
+        share = max(1, max_connections // len(sockets))
+        return cls(app, server, [
+            Acceptor(each, server.connection, tls=tls, max_connections=share, proxy_protocol=proxy_protocol,
+                     patience_s=read_timeout_s) for each in sockets])
 
-    async def drain(self, *, timeout_s: float) -> None:
-        """Takes no new connections, lets requests that have begun end, and closes."""
-        for listener in self._listeners:
-            listener.close()
+    async def drain(self, *, timeout_s: float, idle_s: float = 0.0) -> None:
+        """Takes no new connections, answers what has begun and what comes on connections that exist, and closes each
+        with its answer. Who says nothing for `idle_s` is closed without one; `timeout_s` more is for the rest."""
+        await asyncio.gather(*(acceptor.stop() for acceptor in self._acceptors))
+        self._app.close_with_answers()
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + idle_s
+        while self._server.connections and loop.time() < until_s:  # noqa: ASYNC110 - nothing tells of the last one
+            await asyncio.sleep(_TICK_S)
         self._server.pre_shutdown()
         await self._server.shutdown(timeout_s)

@@ -8,7 +8,7 @@ so that a restart of the database is survived as with the pool.
 import asyncio
 from typing import Any, Protocol
 
-from ca.process.postgres import Pool, Record
+from ca.process.postgres import Pool, PostgresError, Record
 
 
 class _Statement(Protocol):
@@ -46,8 +46,12 @@ class Sessions:
             try:
                 statement = session.statements.get(sql) or await session.statement(sql)
                 rows = await statement.fetch(*arguments)
-            except BaseException:
-                await self._discard(session)
+            except BaseException as fault:
+                # What the server itself refused, one statement that is its own transaction, leaves the session whole.
+                if isinstance(fault, PostgresError) and not session.connection.is_closed():
+                    self._idle.append(session)
+                else:
+                    await self._discard(session)
                 raise
             self._idle.append(session)
             return rows

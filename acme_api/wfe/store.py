@@ -14,6 +14,8 @@ from acme_api.protocol.authorization import Authorization, AuthorizationFacts, C
 from acme_api.protocol.directory import Resource, Target
 from acme_api.protocol.nonce import issued_at_s
 from acme_api.protocol.order import Order, OrderFacts, ReusableAuthorization
+from acme_api.protocol.rate_limit import Take
+from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
 from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
 from ca.process.postgres import Record, UniqueViolation
@@ -47,17 +49,30 @@ _ACCOUNT_EXISTS: Final = "SELECT EXISTS (SELECT FROM accounts WHERE id = $1)"
 _ACCOUNT_BY_THUMBPRINT: Final = f"""
 SELECT {_SIGNER} FROM accounts AS signer WHERE signer.thumbprint = $1
 """  # noqa: S608 - of constants
-_INSERT_ACCOUNT: Final = """
-INSERT INTO accounts (id, created_at, thumbprint, jwk, contacts, terms_agreed_at) VALUES ($1, $2, $3, $4, $5, $6)
+_INSERT_ACCOUNT_TEXT: Final = """
+WITH {room}, gate AS (
+    SELECT FROM room WHERE is_left AND NOT EXISTS (SELECT FROM accounts WHERE thumbprint = $3)
+){taken}
+INSERT INTO accounts (id, created_at, thumbprint, jwk, contacts, terms_agreed_at)
+SELECT $1, $2, $3, $4, $5, $6 FROM room WHERE is_left
 ON CONFLICT (thumbprint) DO NOTHING RETURNING id
 """
+_INSERT_ACCOUNT: Final = without_limits(_INSERT_ACCOUNT_TEXT)
+_LIMITED_INSERT_ACCOUNT: Final = with_limits(_INSERT_ACCOUNT_TEXT, first=7, gate="gate")
 # The credential is looked at again in the statement that uses it up.
-_INSERT_BOUND_ACCOUNT: Final = """
+_INSERT_BOUND_ACCOUNT_TEXT: Final = """
+WITH {room}, credential AS (
+    SELECT kid, single_use FROM eab_credentials
+    WHERE kid = $7 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)
+), gate AS (
+    SELECT FROM room, credential WHERE is_left AND NOT EXISTS (SELECT FROM accounts WHERE thumbprint = $3)
+){taken}
 INSERT INTO accounts (id, created_at, thumbprint, jwk, contacts, terms_agreed_at, eab_kid, eab, eab_single_use)
-SELECT $1, $2, $3, $4, $5, $6, kid, $8, single_use FROM eab_credentials
-WHERE kid = $7 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)
+SELECT $1, $2, $3, $4, $5, $6, kid, $8, single_use FROM credential, room WHERE is_left
 ON CONFLICT (thumbprint) DO NOTHING RETURNING id
 """
+_INSERT_BOUND_ACCOUNT: Final = without_limits(_INSERT_BOUND_ACCOUNT_TEXT)
+_LIMITED_INSERT_BOUND_ACCOUNT: Final = with_limits(_INSERT_BOUND_ACCOUNT_TEXT, first=9, gate="gate")
 _USABLE_MAC_KEY: Final = """
 SELECT mac_key FROM eab_credentials c
 WHERE kid = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)
@@ -114,18 +129,21 @@ JOIN validations v ON v.authorization_id = a.id AND v.problem IS NULL AND v.vali
     AND ($8 OR v.challenge_type <> 'dns-persist-01')
 ORDER BY w.position, v.caa_checked_at DESC NULLS LAST
 """
-_INSERT_ORDER: Final = """
-WITH authorized AS (
+_INSERT_ORDER_TEXT: Final = """
+WITH {room}, authorized AS (
     INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, expires_at,
         challenge_types, challenge_tokens)
     SELECT id, $2, type, value, wildcard, $10, string_to_array(types, ' '), string_to_array(tokens, ' ')
     FROM unnest($11::bytea[], $12::text[], $13::text[], $14::boolean[], $15::text[], $16::text[])
-        AS n (id, type, value, wildcard, types, tokens)
-)
+        AS n (id, type, value, wildcard, types, tokens), room WHERE room.is_left
+){taken}
 INSERT INTO orders (id, account_id, expires_at, identifier_types, identifier_values, authorization_ids, profile,
     not_before, not_after)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 FROM room WHERE room.is_left RETURNING id
 """
+_INSERT_ORDER: Final = without_limits(_INSERT_ORDER_TEXT)
+_LIMITED_INSERT_ORDER: Final = with_limits(_INSERT_ORDER_TEXT, first=17,
+                                           gate="(SELECT FROM room WHERE is_left) AS gate")
 
 _AUTHORIZATION: Final = """
 SELECT a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard, a.expires_at, a.challenge_types,
@@ -226,16 +244,18 @@ class Store:
         row = await self._reads.fetchrow(_ACCOUNT_BY_THUMBPRINT, thumbprint)
         return None if row is None else _signer(row)
 
-    async def insert_account(self, account: Account, *, created_at: datetime) -> bool:
-        """Stores a new account; False when its key has an account already (row AC9), or its external account cannot be
-        used any more."""
+    async def insert_account(self, account: Account, *, created_at: datetime, takes: Sequence[Take] = ()) -> bool:
+        """Stores a new account; False when its key has an account already (row AC9), its external account cannot be
+        used any more, or a limit has no room."""
         values = (account.id, created_at, account.thumbprint, account.jwk, list(account.contacts),
                   account.terms_agreed_at)
         if account.eab_kid is None:
-            return await self._writes.fetchval(_INSERT_ACCOUNT, *values) is not None
+            return await store_limited(self._writes, _LIMITED_INSERT_ACCOUNT if takes else _INSERT_ACCOUNT, takes,
+                                       created_at, *values)
         try:
-            return await self._writes.fetchval(_INSERT_BOUND_ACCOUNT, *values, account.eab_kid,
-                                               account.eab) is not None
+            return await store_limited(
+                self._writes, _LIMITED_INSERT_BOUND_ACCOUNT if takes else _INSERT_BOUND_ACCOUNT, takes, created_at,
+                *values, account.eab_kid, account.eab)
         except UniqueViolation:
             return False
 
@@ -294,10 +314,15 @@ class Store:
         return {identifiers[row["position"] - 1]: ReusableAuthorization(id=row["id"], facts=_facts(row))
                 for row in rows}
 
-    async def insert_order(self, order: Order, new: Sequence[Authorization], *, expires_at: datetime) -> None:
-        """Stores an order and its new authorizations in one transaction; `expires_at` is the authorizations'."""
-        await self._writes.fetch(
-            _INSERT_ORDER, order.id, order.account_id, order.facts.expires_at,
+    async def insert_order(
+        self, order: Order, new: Sequence[Authorization], *, expires_at: datetime, now: datetime,
+        takes: Sequence[Take] = (),
+    ) -> bool:
+        """Stores an order and its new authorizations in one transaction with what it takes from limits; False when one
+        of them has no room. `expires_at` is the authorizations'."""
+        return await store_limited(
+            self._writes, _LIMITED_INSERT_ORDER if takes else _INSERT_ORDER, takes, now,
+            order.id, order.account_id, order.facts.expires_at,
             [each.type for each in order.identifiers], [each.value for each in order.identifiers],
             list(order.authorization_ids), order.profile, order.not_before, order.not_after, expires_at,
             [each.id for each in new], [each.identifier_type for each in new], [each.identifier_value for each in new],

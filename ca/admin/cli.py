@@ -33,6 +33,7 @@ _COMMANDS = {
     "eab": "ca.admin.commands.eab",
     "incident": "ca.admin.commands.incident",
     "key": "ca.admin.commands.key",
+    "limit": "ca.admin.commands.limit",
     "name": "ca.admin.commands.name",
     "order": "ca.admin.commands.order",
     "revoke": "ca.admin.commands.revoke",

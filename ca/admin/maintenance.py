@@ -1,4 +1,4 @@
-"""Upkeep of the database, every hour: partitions ahead of time, expired ones dropped, old CRLs pruned.
+"""Upkeep of the database, every hour: partitions ahead of time, expired ones dropped, old CRLs and full buckets pruned.
 
 Without it the database would refuse every new order some months after it was made, so when it last worked is shown.
 """
@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from ca.admin import store
+from ca.admin import limit_store, store
 from ca.process.postgres import Connection, Pool
 from ca.process.worker import wait_any
 
@@ -34,6 +34,7 @@ async def maintain(connection: Connection, *, now: datetime) -> MaintenanceResul
     created = await store.create_partitions(connection, now)
     dropped = await store.drop_expired_partitions(connection, now)
     pruned = await store.prune_crls(connection, keep_days=KEEP_CRLS_DAYS)
+    await limit_store.prune(connection)
     return MaintenanceResult(created=created, dropped=tuple(dropped), crls_pruned=pruned)
 
 

@@ -106,6 +106,12 @@ def require_permitted(identifier: Identifier, policy: NamePolicy) -> None:
         raise IdentifierError("rejectedIdentifier", f"{what} is not below a suffix that this CA issues for")
 
 
+def registered_domain(name: str) -> str:
+    """The name below its public suffix (private section included: its owners are many) by which certificates are
+    counted; a name that is a suffix itself counts for itself."""
+    return _all_suffixes().privatesuffix(name) or name
+
+
 def general_names(identifiers: Iterable[Identifier]) -> tuple[Identifier, ...]:
     """The identifiers in the order of the subjectAltName: names first, each once, sorted."""
     return tuple(sorted(set(identifiers)))
@@ -220,6 +226,12 @@ def _is_at_or_below(name: str, suffix: str) -> bool:
 def _icann_suffixes() -> PublicSuffixList:
     """The ICANN section; the PRIVATE one only says how its owners share a name among themselves (NM6)."""
     return PublicSuffixList(only_icann=True, accept_unknown=False)
+
+
+@functools.cache
+def _all_suffixes() -> PublicSuffixList:
+    """Both sections; a top-level domain that is in neither is a suffix."""
+    return PublicSuffixList()
 
 
 def _malformed(value: str, why: str) -> IdentifierError:

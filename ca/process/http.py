@@ -1,12 +1,15 @@
 """Listening sockets: opened before anything else is done, shared by the workers of one role."""
 
 import errno
+import os
 import socket
 from collections.abc import Sequence
 
 from ca.process.lifecycle import StartupError
 
+SOCKETS_VARIABLE = "CHANCERY_LISTEN_FDS"
 _BACKLOG = 4096
+_FIRST_SYSTEMD_FD = 3
 
 
 def parse_listen(address: str) -> tuple[str, int]:
@@ -58,6 +61,34 @@ def bind_sockets(listen: Sequence[str], *, reuse_port: bool = True) -> list[sock
     if not sockets:
         raise StartupError(f"no listen address is usable on this machine: {', '.join(listen)}")
     return sockets
+
+
+def inherited_or_bound(listen: Sequence[str]) -> list[socket.socket]:
+    """Listening sockets for `HOST:PORT` addresses: those that the supervisor, or systemd, opened for us, else new ones.
+
+    A socket that its opener holds loses no connection while processes come and go. systemd's are taken in the order of
+    `listen` (sd_listen_fds(3)); ours are named by the address. Raises StartupError.
+    """
+    inherited = os.environ.get(SOCKETS_VARIABLE)
+    if inherited is not None:
+        return [socket.socket(fileno=int(pair.rpartition("=")[2])) for pair in inherited.split()
+                if pair.rpartition("=")[0] in listen]
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+        count = int(os.environ.get("LISTEN_FDS", "0"))
+        if count != len(listen):
+            raise StartupError(f"systemd passes {count} sockets, and {len(listen)} addresses are configured: "
+                               f"{', '.join(listen)}")
+        found = [socket.socket(fileno=_FIRST_SYSTEMD_FD + number) for number in range(count)]
+        for each in found:
+            each.setblocking(False)
+        return found
+    return bind_sockets(listen)
+
+
+def socket_names(listen: Sequence[str], sockets: Sequence[socket.socket]) -> str:
+    """What SOCKETS_VARIABLE says of sockets that were bound for (some of) these addresses."""
+    names = {parse_listen(address): address for address in listen}
+    return " ".join(f"{names[each.getsockname()[:2]]}={each.fileno()}" for each in sockets)
 
 
 def require_free(listen: Sequence[str]) -> None:

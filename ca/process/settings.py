@@ -4,6 +4,7 @@ An unknown key or a wrong type refuses to start and names the file, the key and 
 never in it: it holds the paths of files that do.
 """
 
+import ipaddress
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,7 +48,10 @@ class HsmSettings(_Section, frozen=True, kw_only=True):
 
 
 class AcmeSettings(_Section, frozen=True, kw_only=True):
-    """The ACME web front end. With `tls = false` a proxy terminates TLS; every URL still starts with `base_url`."""
+    """The ACME web front end. With `tls = false` a proxy terminates TLS; every URL still starts with `base_url`.
+
+    `client_address`: where a client's address is read, when the connection comes from one of `trusted_proxies`.
+    """
 
     base_url: str
     listen: list[str]
@@ -63,7 +67,68 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
     authorization_life_s: int = 604_800
     finalize_wait_ms: int = 2_000
     max_body_bytes: int = 65_536
+    read_timeout_s: float = 10.0
+    max_in_flight: int = 2_000
+    max_connections: int = 8_192
+    client_address: Literal["connection", "x-forwarded-for", "forwarded", "proxy-protocol"] = "connection"
+    trusted_proxies: list[str] = []
     workers: int = 1
+
+
+class RateSettings(_Section, frozen=True, kw_only=True):
+    """`burst` at once, and as many again in each period; a burst of 0 is no limit."""
+
+    burst: int
+    period_s: int
+
+
+class LimitsSettings(_Section, frozen=True, kw_only=True):
+    """Rate limits. What is not named here is as the policy says (`chancery limit list` shows what holds).
+
+    `help_url` is where a refusal sends people; empty: a page of ours that lists the limits.
+    """
+
+    accounts_per_address: RateSettings | None = None
+    accounts_per_range: RateSettings | None = None
+    orders_per_account: RateSettings | None = None
+    pending_authorizations_per_account: int | None = None
+    certificates_per_domain: RateSettings | None = None
+    certificates_per_name_set: RateSettings | None = None
+    failed_validations_per_name: RateSettings | None = None
+    pause_after_failures: int | None = None
+    nonces_per_address: RateSettings | None = None
+    renewal_info_per_address: RateSettings | None = None
+    help_url: str = ""
+
+
+_HOUR_S = 3_600
+_WEEK_S = 604_800
+# Public: those of the largest ACME CA, near enough. Internal: only what keeps one broken client from filling the
+# database; names of one organisation share a domain, so limits by name would hit everybody.
+_LIMITS_OF_POLICY: dict[str, LimitsSettings] = {
+    "public": LimitsSettings(
+        accounts_per_address=RateSettings(burst=10, period_s=3 * _HOUR_S),
+        accounts_per_range=RateSettings(burst=500, period_s=3 * _HOUR_S),
+        orders_per_account=RateSettings(burst=300, period_s=3 * _HOUR_S),
+        pending_authorizations_per_account=300,
+        certificates_per_domain=RateSettings(burst=50, period_s=_WEEK_S),
+        certificates_per_name_set=RateSettings(burst=5, period_s=_WEEK_S),
+        failed_validations_per_name=RateSettings(burst=5, period_s=_HOUR_S),
+        pause_after_failures=1_000,
+        nonces_per_address=RateSettings(burst=1_000, period_s=20),
+        renewal_info_per_address=RateSettings(burst=1_000, period_s=60)),
+    "internal": LimitsSettings(
+        accounts_per_address=RateSettings(burst=10_000, period_s=3 * _HOUR_S),
+        accounts_per_range=RateSettings(burst=50_000, period_s=3 * _HOUR_S),
+        orders_per_account=RateSettings(burst=500_000, period_s=3 * _HOUR_S),
+        pending_authorizations_per_account=0,
+        certificates_per_domain=RateSettings(burst=0, period_s=_WEEK_S),
+        certificates_per_name_set=RateSettings(burst=0, period_s=_WEEK_S),
+        failed_validations_per_name=RateSettings(burst=0, period_s=_HOUR_S),
+        pause_after_failures=0,
+        nonces_per_address=RateSettings(burst=20_000, period_s=20),
+        renewal_info_per_address=RateSettings(burst=20_000, period_s=20)),
+}
 
 
 class VaSettings(_Section, frozen=True, kw_only=True):
@@ -216,6 +281,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     distribution: DistributionSettings
     admin: AdminSettings
     ct: CtSettings = CtSettings()
+    limits: LimitsSettings = LimitsSettings()
 
     @property
     def ct_enabled(self) -> bool:
@@ -225,6 +291,26 @@ class Settings(_Section, frozen=True, kw_only=True):
     def delegation_rule(self) -> Literal["slow", "all", "none"]:
         """For which issuers a delegated responder signs, unless they are named apart."""
         return "all" if self.ocsp_hsm is not None else self.ocsp.delegation
+
+    @property
+    def effective_limits(self) -> LimitsSettings:
+        """Every limit: as the file says, else as the policy does."""
+        of_policy = _LIMITS_OF_POLICY[self.policy]
+        return LimitsSettings(**{
+            name: value if (value := getattr(self.limits, name)) is not None else getattr(of_policy, name)
+            for name in LimitsSettings.__struct_fields__})
+
+    @property
+    def limit_rates(self) -> dict[str, RateSettings]:
+        """The rate of every limit that is on, by its name (`orders-per-account`); pauses have none. A pending
+        authorization weighs for as long as it may live."""
+        limits = self.effective_limits
+        pending = RateSettings(burst=limits.pending_authorizations_per_account or 0,
+                               period_s=self.acme.authorization_life_s)
+        rates = {name: getattr(limits, name) for name in LimitsSettings.__struct_fields__}
+        rates["pending_authorizations_per_account"] = pending
+        return {name.replace("_", "-"): rate for name, rate in rates.items()
+                if isinstance(rate, RateSettings) and rate.burst > 0}
 
 
 def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
@@ -273,6 +359,14 @@ def _load(kind: type[_SettingsT], path: Path, environ: Mapping[str, str]) -> _Se
         raise SettingsError(f"{source}: {_explain(str(fault))}") from fault
 
 
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _environment_value(text: str, in_file: object) -> object:
     """Numbers, booleans and arrays are written as in TOML; everything else is the text itself."""
     if isinstance(in_file, str):
@@ -312,10 +406,26 @@ def _require_sensible(settings: Settings, path: Path) -> None:
     if settings.acme.tls:
         require(settings.acme.tls_certificate is not None and settings.acme.tls_key is not None,
                 "acme.tls_certificate, acme.tls_key", "expected two file paths, because acme.tls is true")
-    for key, number in (("acme.workers", settings.acme.workers), ("va.workers", settings.va.workers),
+    acme = settings.acme
+    require((acme.client_address == "connection") == (not acme.trusted_proxies), "acme.trusted_proxies",
+            "expected addresses or networks of proxies exactly when acme.client_address is not \"connection\"")
+    for network in acme.trusted_proxies:
+        require(_is_network(network), "acme.trusted_proxies", f"expected an address or a network, got {network!r}")
+    require(acme.read_timeout_s > 0, "acme.read_timeout_s", f"expected seconds, got {acme.read_timeout_s}")
+    for key, number in (("acme.max_in_flight", acme.max_in_flight), ("acme.max_connections", acme.max_connections),
+                        ("acme.workers", settings.acme.workers), ("va.workers", settings.va.workers),
                         ("ca.workers", settings.ca.workers), ("ocsp.workers", settings.ocsp.workers),
                         ("ocsp.presign_workers", settings.ocsp.presign_workers)):
         require(number >= 1, key, f"expected a number of at least 1, got {number}")
+    for name in LimitsSettings.__struct_fields__:
+        rate = getattr(settings.limits, name)
+        if isinstance(rate, RateSettings):
+            require(rate.burst >= 0 and rate.period_s >= 1, f"limits.{name}",
+                    f"expected a burst of at least 0 in a period_s of at least 1, got {rate.burst} in {rate.period_s}")
+        elif isinstance(rate, int):
+            require(rate >= 0, f"limits.{name}", f"expected a number of at least 0, got {rate}")
+    require(not settings.limits.help_url or settings.limits.help_url.startswith("https://"), "limits.help_url",
+            f"expected an https:// URL, got {settings.limits.help_url!r}")
     require(28_800 <= settings.ocsp.response_life_s <= 864_000, "ocsp.response_life_s",
             "expected 28800 to 864000 seconds (8 hours to 10 days, BR 4.9.9)")
     require(0 <= settings.ocsp.max_age_s <= 43_200, "ocsp.max_age_s",

@@ -84,6 +84,11 @@ _ACTS = {
                                 " VALUES ('x', 1, '', '', now())", "ca_admin"),
     "halt a mass revocation": ("UPDATE mass_revocations SET halted = true", "ca_admin"),
     "say how far a mass revocation is": ("UPDATE mass_revocations SET through = ''", "ca_issuer"),
+    "take from a rate limit": ("INSERT INTO rate_limits VALUES ('x', 'y', now())", "acme_wfe"),
+    "refill a rate limit": ("UPDATE rate_limits SET full_at = now()", "acme_wfe"),
+    "make an exception from a limit": (
+        "INSERT INTO limit_overrides VALUES ('x', 'y', 1, 1, now(), 'z', now())", "ca_admin"),
+    "forgive failed validations": (f"INSERT INTO limit_unpauses VALUES ({_ID}, '', now())", "ca_admin"),
     "drop expired partitions": ("SELECT drop_expired_partitions(now())", "ca_admin"),
 }
 # Nobody but the owner: facts are never rewritten or deleted.
@@ -115,6 +120,7 @@ _NEVER = {
     "make a blocked key another": "UPDATE blocked_keys SET spki_sha256 = ''",
     "change what an incident is about": "DELETE FROM incident_serials",
     "change a mass revocation's reason": "UPDATE mass_revocations SET reason = 1",
+    "forget what was taken from a limit": "DELETE FROM rate_limits",
     "delete a CRL": "DELETE FROM crls",
     "rewrite an OCSP batch": "UPDATE ocsp_batches SET payload = ''",
     "change an issuer's key type from another role": "DELETE FROM issuers",

@@ -18,20 +18,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from acme_api.wfe.__main__ import SESSIONS, TRANSACTIONS, make_context, on_change, until_nonces_hold
+from acme_api.wfe.__main__ import SESSIONS, TRANSACTIONS, make_context, start_background, until_nonces_hold
 from acme_api.wfe.app import App
 from acme_api.wfe.context import Context
 from acme_api.wfe.server import Listening
 from acme_api.wfe.store import READ_OPTIONS, WRITE_OPTIONS
 from ca.pki.object_id import from_text
 from ca.process.ambient import Ambient, system_ambient
-from ca.process.postgres import Listener, create_pool
+from ca.process.postgres import create_pool
 from ca.process.settings import (
     AcmeSettings,
     AdminSettings,
     CaSettings,
     DistributionSettings,
     HsmSettings,
+    LimitsSettings,
     OcspSettings,
     Settings,
     VaSettings,
@@ -63,11 +64,11 @@ def make_settings(database: TestDatabase, directory: Path, **acme: Any) -> Setti
     """Settings of a WFE; `acme` changes its section, `ca_` and `va_` members those of the CA and the VA."""
     ca = {name[3:]: acme.pop(name) for name in list(acme) if name.startswith("ca_")}
     va = {name[3:]: acme.pop(name) for name in list(acme) if name.startswith("va_")}
-    policy = acme.pop("policy", "internal")
+    policy, limits = acme.pop("policy", "internal"), acme.pop("limits", LimitsSettings())
     own: dict[str, Any] = {"base_url": BASE, "listen": ["127.0.0.1:1"], "tls": False,
                            "nonce_key": directory / "nonce.key"}
     return Settings(
-        data_dir=directory, policy=policy, database=database.settings,
+        data_dir=directory, policy=policy, limits=limits, database=database.settings,
         hsm=HsmSettings(module="x", token_label="x", pin_file=directory / "pin"),
         acme=AcmeSettings(**own | acme),
         va=VaSettings(**{"caa_identities": ["ca.example"]} | va),
@@ -106,13 +107,12 @@ async def start_wfe(stack: AsyncExitStack, settings: Settings, clock: Clock) -> 
     stack.callback(writes.terminate)
     context = make_context(settings, clock.ambient(), structlog.get_logger(), nonce_key=NONCE_KEY, reads=reads,
                            writes=writes)
-    await stack.enter_async_context(Listener(settings.database, "acme_wfe", "wfe", {"changed": on_change(context)}))
-    stack.callback(asyncio.create_task(context.notifier.run()).cancel)
+    await start_background(stack, settings, context)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listener.setblocking(False)
     app = App(context)
     await until_nonces_hold(context)
-    listening = await Listening.start(app, [listener], None)
+    listening = Listening.start(app, [listener], None, read_timeout_s=settings.acme.read_timeout_s)
     stack.push_async_callback(listening.drain, timeout_s=1.0)
     http = await stack.enter_async_context(aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0), auto_decompress=False))
@@ -211,6 +211,8 @@ class OtherProcesses:
             ("INSERT INTO certificates VALUES ($1, $2, $3, 1, 'classic', $4, $5, $6, $7, $8, $9)", serial, request_id,
              account_id, certificate.not_valid_before_utc, certificate.not_valid_after_utc,
              hashlib.sha256(spki).digest(), certificate.tbs_certificate_bytes, now, has_ocsp),
+            ("INSERT INTO certificate_names SELECT reverse(name), $2 FROM unnest($1::text[]) AS name", list(names),
+             serial),
             *([("INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at)"
                 " VALUES ($1, 0, 1, $2, $3)", serial, request_id, now)] if has_ocsp else []))
         await self.run(

@@ -169,9 +169,9 @@ async def test_e3_bodies_over_the_limit(wfe: RunningWfe) -> None:
         assert (status, document["type"].rpartition(":")[2]) == (413, "malformed")
 
 
-async def test_e4_a_body_that_does_not_come(wfe: RunningWfe, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_e4_a_body_that_does_not_come(start: Callable[..., Awaitable[RunningWfe]]) -> None:
     """Row E4: 408 and close, and others are served meanwhile."""
-    monkeypatch.setattr("acme_api.wfe.request._BODY_TIMEOUT_S", 0.3)
+    wfe = await start(read_timeout_s=0.3)
     head = b"POST /acme/new-order HTTP/1.1\r\nHost: x\r\nContent-Type: application/jose+json\r\n"
     slow = asyncio.create_task(_raw(wfe, head + b"Content-Length: 10\r\n\r\nx"))
     (await wfe.client().send("GET", "/directory")).require(200)
@@ -179,11 +179,9 @@ async def test_e4_a_body_that_does_not_come(wfe: RunningWfe, monkeypatch: pytest
     assert (status, document["type"].rpartition(":")[2]) == (408, "malformed")
 
 
-async def test_e4_five_hundred_headers_that_do_not_come(start: Callable[..., Awaitable[RunningWfe]],
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_e4_five_hundred_headers_that_do_not_come(start: Callable[..., Awaitable[RunningWfe]]) -> None:
     """Row E4: half a header, or none at all, is closed after the timeout; others are served meanwhile."""
-    monkeypatch.setattr("acme_api.wfe.server._HEADER_TIMEOUT_S", 1.0)
-    wfe = await start()
+    wfe = await start(read_timeout_s=1.0)
     beginnings = [b"GET /direct", b"", b"GET / HTTP/1.1\r\nHost: x\r\n"] * 166
     halves = [asyncio.create_task(_raw(wfe, data)) for data in beginnings]
     client = wfe.client()
@@ -259,9 +257,8 @@ async def test_e12_log_lines_stay_lines(wfe: RunningWfe, capsys: pytest.CaptureF
     json.loads(lines[0])
 
 
-async def test_overload_is_503(wfe: RunningWfe, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_overload_is_503(start: Callable[..., Awaitable[RunningWfe]]) -> None:
     """Row P6: 503 rateLimited with a Retry-After that acme.sh honours."""
-    monkeypatch.setattr("acme_api.wfe.app._MAX_IN_FLIGHT", 0)
-    client = wfe.client()
+    client = (await start(max_in_flight=0)).client()
     answer = (await client.send("POST", "/acme/new-order", data=b"{}", headers=JOSE_JSON)).require(503, "rateLimited")
     assert 1 <= int(answer.headers["Retry-After"]) <= 600
