@@ -85,14 +85,15 @@ async def _sign(
         presigner.changed.wake.set()
         presigner.new.wake.set()
 
-    lanes = ((presigner.changed, _POLL_S), (presigner.new, _POLL_S), (presigner.due, _DUE_POLL_S))
+    lanes = ((presigner.changed, presigner.changed.full_step, _POLL_S),
+             (presigner.new, presigner.new.full_step, _POLL_S), (presigner.due, presigner.due.step, _DUE_POLL_S))
     channels = {"ocsp_due": wake, "ocsp_responder": lambda _: certified.set()}
     async with Listener(settings.database, _ROLE, "presign", channels), asyncio.TaskGroup() as tasks:
-        for lane, poll_s in lanes:
-            tasks.create_task(run_claim_loop(wake=lane.wake, poll_s=poll_s, stop=stop, step=lane.step, log=log))
+        for lane, step, poll_s in lanes:
+            tasks.create_task(run_claim_loop(wake=lane.wake, poll_s=poll_s, stop=stop, step=step, log=log))
         tasks.create_task(_follow_issuers(signers, certified, wake, stop, log))
         ready()
-    for lane, _ in lanes:
+    for lane, _, _ in lanes:
         await lane.drain()
 
 

@@ -38,15 +38,15 @@ class Round(Protocol):
     async def work(self, connection: Connection) -> None:
         """Signs and publishes."""
 
-    def committed(self) -> None:
-        """What is known and logged only when the transaction has ended."""
+    def committed(self) -> bool:
+        """Does what is known and logged only when the transaction has ended. Returns whether it left something to do
+        that nobody could claim before."""
 
 
 class Lane:
     """Rounds of one kind, one behind the other, the next one beginning while the last one is published.
 
-    `wake` is set by whoever knows of work, and by every round that ends: it may have left some (a range was split, a
-    status changed), which nobody could claim before.
+    `wake` is set by whoever knows of work, and by a round that left some (a range was split, a status changed).
     """
 
     def __init__(self, pool: Pool, make_round: Callable[[], Round]) -> None:
@@ -59,6 +59,15 @@ class Lane:
 
     async def step(self) -> bool:
         """Begins a round; returns whether there was anything to do. Raises what an earlier one failed with."""
+        return await self._begin() > 0
+
+    async def full_step(self) -> bool:
+        """As `step`, but returns whether there may be more than was taken: a look in vain costs three statements, and
+        whoever queues something else wakes the lane."""
+        limit = self._limit
+        return await self._begin() >= limit
+
+    async def _begin(self) -> int:
         while len(self._running) >= _ROUNDS_AT_ONCE:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
         if self._fault is not None:
@@ -68,7 +77,7 @@ class Lane:
         task = asyncio.create_task(self._run(claimed))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        return await claimed > 0
+        return await claimed
 
     async def drain(self) -> None:
         """Waits for the rounds that have begun. Raises what one of them failed with."""
@@ -90,8 +99,8 @@ class Lane:
                     started = loop.time()
                     await this.work(connection)
                     self._adapt(count, loop.time() - started)
-                this.committed()
-            self.wake.set()
+                if this.committed():
+                    self.wake.set()
         except Exception as fault:
             if claimed.done():
                 self._fault = fault
@@ -196,10 +205,11 @@ class RequestRound:
             if item.serial not in known:
                 self._presigner.log.error("a response is asked for without a certificate", serial=item.serial.hex())
 
-    def committed(self) -> None:
-        """The days of these serial numbers are scheduled."""
+    def committed(self) -> bool:
+        """The days of these serial numbers are scheduled. What was dropped has to be signed again."""
         self._presigner.scheduled |= self._scheduled
         self._presigner.log_published(self._lane, self._published)
+        return any(batch.dropped for batch in self._published)
 
     async def _schedule(self, connection: Connection, batch: SignedBatch) -> None:
         days = {record.serial[:2]: record.serial for record in batch.records}
@@ -250,6 +260,7 @@ class DueRound:
             issuer_id=shard.issuer_id, first=shard.first, last=last, signed_at=signed_at,
             due_at=presigner.resigning.due_at(signed_at, presigner.ambient)))
 
-    def committed(self) -> None:
-        """The audit line."""
+    def committed(self) -> bool:
+        """The audit line. The rest of the range, and whatever was due behind it, may be claimed."""
         self._presigner.log_published(LaneName.DUE, self._published)
+        return True
