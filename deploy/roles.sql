@@ -54,6 +54,7 @@ GRANT UPDATE (through, examined, changed, worked_at, finished_at) ON mass_revoca
 GRANT EXECUTE ON FUNCTION close_accounts_with_blocked_keys() TO ca_issuer;
 GRANT SELECT ON ocsp_responder_keys, ocsp_responders TO ca_issuer;
 GRANT INSERT, UPDATE (certificate) ON ocsp_responders TO ca_issuer;
+GRANT EXECUTE ON FUNCTION anchor_audit_head(text, bigint, bytea) TO ca_issuer, ocsp_signer;
 
 -- Certificate Transparency: the CA signs and asks for submissions, the front end gives the final certificate out.
 GRANT SELECT ON precertificate_signatures, final_certificates TO acme_wfe;

@@ -25,6 +25,7 @@ ROLES = {
 # Command -> module that holds a click command of that name.
 _COMMANDS = {
     "account": "ca.admin.commands.account",
+    "audit": "ca.admin.commands.audit",
     "ceremony": "ca.admin.commands.ceremony",
     "cert": "ca.admin.commands.cert",
     "config": "ca.admin.commands.config",

@@ -348,6 +348,7 @@ SHORT_LOCK_WAIT = "SET LOCAL lock_timeout = '3s'"
 CREATE_PARTITIONS = "SELECT create_partitions($1)"
 DROP_PARTITIONS = "SELECT drop_expired_partitions($1)"
 PRUNE_CRLS = "SELECT prune_crls($1)"
+AUDIT_HEADS = "SELECT chain, number, digest FROM audit_heads ORDER BY chain, number"
 
 
 async def partitions(connection: Connection) -> list[Partition]:
@@ -381,3 +382,11 @@ async def prune_crls(connection: Connection, *, keep_days: int) -> int:
     """Deletes CRLs older than `keep_days`, never the newest five of a shard; how many."""
     pruned: int = await connection.fetchval(PRUNE_CRLS, keep_days)
     return pruned
+
+
+async def audit_heads(connection: Connection) -> dict[str, dict[int, bytes]]:
+    """Chain -> number of a record -> its digest, as the processes anchored them."""
+    found: dict[str, dict[int, bytes]] = {}
+    for row in await connection.fetch(AUDIT_HEADS):
+        found.setdefault(row["chain"], {})[row["number"]] = row["digest"]
+    return found

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -24,6 +25,8 @@ from ca.pki.ct_log_list import LogList, LogListError, parse_log_list
 from ca.pki.identifier import Identifier, IdentifierError, require_permitted
 from ca.pki.ocsp_responder import Delegation
 from ca.process.ambient import Ambient, system_ambient
+from ca.process.audit_anchor import anchor_heads, open_audit_log
+from ca.process.audit_log import AuditLog
 from ca.process.lifecycle import NoRetryError, StartupError, ready, run_process
 from ca.process.postgres import Listener, Pool, create_pool
 from ca.process.settings import Settings
@@ -49,7 +52,9 @@ def main(settings: Settings) -> int:
         policy = issuance_policy(settings)
         async with (await create_pool(settings.database, ROLE, process="ca", options=store.SESSION_OPTIONS) as pool,
                     await _open_token(settings) as thread):
-            await _serve(settings, policy, pool, thread, stop)
+            token = await thread.run(lambda: thread.token.info)
+            async with open_audit_log(settings, "ca", system_ambient(), token=asdict(token)) as audit_log:
+                await _serve(settings, policy, pool, thread, audit_log, stop)
 
     return run_process("ca", run)
 
@@ -65,11 +70,11 @@ async def _open_token(settings: Settings) -> HsmThread:
 
 
 async def _serve(
-    settings: Settings, policy: IssuancePolicy, pool: Pool, thread: HsmThread, stop: asyncio.Event
+    settings: Settings, policy: IssuancePolicy, pool: Pool, thread: HsmThread, audit_log: AuditLog, stop: asyncio.Event
 ) -> None:
     log: FilteringBoundLogger = structlog.get_logger()
     ambient = system_ambient()
-    audit = AuditTrail(log=log)
+    audit = AuditTrail(log=log, file=audit_log)
     signer = Signer(thread, audit)
     authorities = await _authorities(pool, thread, ambient.now())
     for authority in authorities.values():
@@ -106,6 +111,7 @@ async def _serve(
                                          step=lambda: _publish(publisher, stop)))
         tasks.create_task(run_claim_loop(wake=certifier.wake, poll_s=_RESPONDER_POLL_S, stop=stop, log=log,
                                          step=certifier.certify_due))
+        tasks.create_task(anchor_heads(pool, audit_log, stop, log))
         ready()
 
 

@@ -1,26 +1,31 @@
-"""The record of signing: what is about to be signed, before the HSM is asked, and what came of it (spec/pki.md 8.5).
+"""The record of the CA: what is about to be signed, before the HSM is asked, what came of it, refusals, revocations,
+blocks, and what operators did (BR 5.4.1, spec/pki.md 8.5).
 
-Events go into the structured log. Each carries a number and the digest of the one before, so a line that is taken out
-or changed later shows; a process begins a chain of its own.
+With a file, records go into its chain and are on disk when `flush` returns; without one (in tests) into the log alone.
 """
 
 import hashlib
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import msgspec
 from structlog.typing import FilteringBoundLogger
+
+from ca.process.audit_log import AuditLog
 
 SignedKind = Literal["precertificate", "certificate", "crl"]
 
 
 @dataclass(slots=True, kw_only=True)
 class AuditTrail:
-    """Writes audit events of one process, in order."""
+    """Writes audit records of one process, in order."""
 
     log: FilteringBoundLogger
-    _number: int = field(default=0, init=False)
-    _previous: str = field(default="", init=False)
+    file: AuditLog | None = None
+
+    async def flush(self) -> None:
+        """Returns when every record so far is on disk. Raises AuditLogError: then nothing may be signed."""
+        if self.file is not None:
+            await self.file.flush()
 
     def signing(self, kind: SignedKind, *, key: str, tbs: bytes, subject: str) -> None:
         """Before each signature: the key, the SHA-256 of the very bytes, and what they are."""
@@ -54,15 +59,10 @@ class AuditTrail:
     def operator_act(self, *, id: str, operator: str, act: str, subject: str, acted_at: str, detail: object) -> None:
         """What an operator did or asked for."""
         self._event("operator act", id=id, operator=operator, act=act, subject=subject, acted_at=acted_at,
-                    detail=msgspec.json.encode(detail, order="sorted").decode())
+                    detail=detail)
 
-    def _event(self, event: str, **values: str | int) -> None:
-        self._number += 1
-        entry: dict[str, str | int] = {"number": self._number, "previous": self._previous, **values}
-        self._previous = digest(event, entry)
-        self.log.info(event, audit=True, **entry)
-
-
-def digest(event: str, entry: dict[str, str | int]) -> str:
-    """What the next event's `previous` has to be: SHA-256 over the event's own fields as canonical JSON."""
-    return hashlib.sha256(msgspec.json.encode({"event": event, **entry}, order="sorted")).hexdigest()
+    def _event(self, event: str, **values: Any) -> None:
+        if self.file is not None:
+            self.file.append(event, **values)
+        else:
+            self.log.info(event, audit=True, **values)

@@ -46,8 +46,10 @@ class Signer:
     async def sign(self, authority: Authority, kind: SignedKind, messages: Sequence[bytes]) -> list[bytes]:
         """Signatures over the messages, each verified with the issuer's public key before it goes anywhere.
 
-        Raises SignatureFault, or an HsmError when the token does not answer; all of them are asked for again later.
+        What the caller has recorded about them is on disk before the HSM is asked. Raises SignatureFault, an HsmError
+        when the token does not answer, AuditLogError; all of them are asked for again later.
         """
+        await self._audit.flush()
         signatures = await self._thread.run(sign_many, authority.key, messages)
         for message, signature in zip(messages, signatures, strict=True):
             try:

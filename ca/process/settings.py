@@ -264,6 +264,13 @@ class PerspectiveSettings(_Section, frozen=True, kw_only=True):
     va: VaSettings
 
 
+class AuditSettings(_Section, frozen=True, kw_only=True):
+    """Where the processes that sign keep their audit logs: files, apart from the database that they are about.
+    `dir` empty: `audit` in `data_dir`."""
+
+    dir: Path | None = None
+
+
 class Settings(_Section, frozen=True, kw_only=True):
     """The whole effective configuration. `ocsp_hsm`: a token of the pre-signer's own, in which no CA key is; then every
     issuer's responses are signed by a delegated responder."""
@@ -282,6 +289,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     admin: AdminSettings
     ct: CtSettings = CtSettings()
     limits: LimitsSettings = LimitsSettings()
+    audit: AuditSettings = AuditSettings()
 
     @property
     def ct_enabled(self) -> bool:
@@ -311,6 +319,11 @@ class Settings(_Section, frozen=True, kw_only=True):
         rates["pending_authorizations_per_account"] = pending
         return {name.replace("_", "-"): rate for name, rate in rates.items()
                 if isinstance(rate, RateSettings) and rate.burst > 0}
+
+
+def audit_directory(settings: Settings) -> Path:
+    """Where audit logs are written."""
+    return settings.audit.dir or settings.data_dir / "audit"
 
 
 def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
 
 import structlog
@@ -10,6 +11,8 @@ from structlog.typing import FilteringBoundLogger
 
 from ca.pki.ocsp_responder import Delegation
 from ca.process.ambient import system_ambient
+from ca.process.audit_anchor import anchor_heads, open_audit_log
+from ca.process.audit_log import AuditLog
 from ca.process.lifecycle import NoRetryError, StartupError, ready, run_process
 from ca.process.postgres import Listener, Pool, create_pool
 from ca.process.settings import Settings
@@ -26,8 +29,8 @@ _ROLE = "ocsp_signer"
 _POLL_S = 1.0
 _DUE_POLL_S = 5.0
 _ISSUERS_EVERY_S = 30.0
-# Three lanes with two rounds each, and the issuers.
-_CONNECTIONS = 7
+# Three lanes with two rounds each, the issuers, and the audit log's head.
+_CONNECTIONS = 8
 # A round whose process hangs gives its rows back after this time; it signs for seconds.
 _ROUND_LIMIT_MS = 300_000
 # How long one thread may keep the interpreter from the other: the token's thread needs it between two signatures.
@@ -67,18 +70,20 @@ async def _presign(settings: Settings, stop: asyncio.Event) -> None:
         except ValueError as fault:
             raise StartupError(str(fault)) from fault
         async with thread:
-            await _sign(settings, delegation, pool, thread, stop)
+            about = asdict(await thread.run(lambda: thread.token.info))
+            async with open_audit_log(settings, "presign", system_ambient(), token=about) as audit_log:
+                await _sign(settings, delegation, pool, thread, audit_log, stop)
 
 
 async def _sign(
-    settings: Settings, delegation: Delegation, pool: Pool, thread: HsmThread, stop: asyncio.Event
+    settings: Settings, delegation: Delegation, pool: Pool, thread: HsmThread, audit_log: AuditLog, stop: asyncio.Event
 ) -> None:
     log: FilteringBoundLogger = structlog.get_logger()
     ambient = system_ambient()
     signers = Signers(pool=pool, thread=thread, delegation=delegation, ambient=ambient, log=log)
     await _open(signers)
-    presigner = Presigner(pool=pool, gate=SigningGate(thread), signers=signers.by_issuer, settings=settings.ocsp,
-                          ambient=ambient, log=log)
+    presigner = Presigner(pool=pool, gate=SigningGate(thread, audit_log), signers=signers.by_issuer,
+                          settings=settings.ocsp, ambient=ambient, log=log)
     certified = asyncio.Event()
 
     def wake(_payload: str) -> None:
@@ -92,6 +97,7 @@ async def _sign(
         for lane, step, poll_s in lanes:
             tasks.create_task(run_claim_loop(wake=lane.wake, poll_s=poll_s, stop=stop, step=step, log=log))
         tasks.create_task(_follow_issuers(signers, certified, wake, stop, log))
+        tasks.create_task(anchor_heads(pool, audit_log, stop, log))
         ready()
     for lane, _, _ in lanes:
         await lane.drain()

@@ -7,6 +7,7 @@ much as several signatures.
 """
 
 import asyncio
+import hashlib
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from enum import Enum
 from time import perf_counter
 from typing import Final
 
+from ca.process.audit_log import AuditLog
 from hsm.key import HsmPrivateKey, sign_many
 from hsm.thread import HsmThread
 
@@ -52,8 +54,9 @@ class _Lane:
 class SigningGate:
     """All signatures of the process go through here."""
 
-    def __init__(self, thread: HsmThread) -> None:
+    def __init__(self, thread: HsmThread, audit: AuditLog | None = None) -> None:
         self._thread = thread
+        self._audit = audit
         self._guard = threading.Lock()  # of everything below, which the event loop and the HSM thread share
         self._lanes = {name: _Lane(name.value) for name in LaneName}
         self._signature_s: dict[str, float] = {}
@@ -61,7 +64,21 @@ class SigningGate:
         self._turns: set[asyncio.Task[None]] = set()
 
     async def sign(self, lane: LaneName, key: HsmPrivateKey, messages: Sequence[bytes]) -> list[bytes]:
-        """Signatures in the order of the messages. Raises HsmError."""
+        """Signatures in the order of the messages. Raises HsmError, and AuditLogError.
+
+        What is going to be signed is in the audit log, and on disk, before the token is asked (spec/pki.md 8.5).
+        """
+        if self._audit is None:
+            return await self._sign(lane, key, messages)
+        what = {"kind": "ocsp", "key": key.label, "tbs_sha256": hashlib.sha256(b"".join(messages)).hexdigest(),
+                "count": len(messages)}
+        self._audit.append("signing", lane=lane.name.lower(), **what)
+        await self._audit.flush()
+        signatures = await self._sign(lane, key, messages)
+        self._audit.append("signed", **what)
+        return signatures
+
+    async def _sign(self, lane: LaneName, key: HsmPrivateKey, messages: Sequence[bytes]) -> list[bytes]:
         request = _Request(key, messages, asyncio.get_running_loop().create_future())
         with self._guard:
             self._enter(self._lanes[lane], request)

@@ -115,6 +115,8 @@ _NEVER = {
     "widen an external account's names": "UPDATE eab_credentials SET allowed_names = '{}'",
     "change an external account's HMAC key": "UPDATE eab_credentials SET mac_key = ''",
     "forget a spent nonce": "DELETE FROM spent_nonces",
+    "put a head of an audit log in by hand": "INSERT INTO audit_heads VALUES ('x', 1, '', now())",
+    "change a head of an audit log": "UPDATE audit_heads SET digest = ''",
     "rewrite what an operator did": "UPDATE operator_acts SET operator = 'y'",
     "forget what an operator did": "DELETE FROM operator_acts",
     "make a blocked key another": "UPDATE blocked_keys SET spki_sha256 = ''",

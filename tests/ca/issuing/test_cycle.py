@@ -1,8 +1,10 @@
 """The cycle: what is issued, what is refused and with which words, what waits. Real PostgreSQL, real SoftHSM."""
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from ca.issuing import cycle, evidence
-from ca.issuing.audit import digest
 from ca.issuing.cycle import issue_batch
 from ca.issuing.signer import SignatureFault
 from ca.pki.identifier import NamePolicy
 from ca.pki.profile import offered_profiles
 from ca.pki.serial import serial_from_int
+from ca.process.audit_log import AuditLog, AuditLogError
+from ca.process.audit_reader import read_chain, summarize
 from tests.acme_client import b64
 from tests.ca.issuing.world import EC_ISSUER, POLICY, RSA_ISSUER, World, spki_sha256
 from tests.ca.pki.csr_maker import extension
@@ -153,7 +156,7 @@ async def test_a_batch_goes_through_together(world: World) -> None:
 
 
 async def test_signing_is_recorded_before_and_after(world: World) -> None:
-    """Each signature has its intent and its result in the audit trail, chained, with the hash of the very bytes."""
+    """Each signature has its intent and its result in the audit trail, with the hash of the very bytes."""
     for number in range(3):
         await world.ordered(f"n{number}.example.com")
     await issue_batch(world.process(), 8)
@@ -162,11 +165,39 @@ async def test_signing_is_recorded_before_and_after(world: World) -> None:
     rows = await world.owner.fetch("SELECT encode(sha256(tbs), 'hex') AS tbs FROM certificates")
     for kind in ("signing", "signed"):
         assert {event["tbs_sha256"] for event in trail if event["event"] == kind} == {row["tbs"] for row in rows}
-    previous = ""
-    for number, event in enumerate(trail, 1):
-        assert (event["number"], event["previous"]) == (number, previous)
-        previous = digest(event["event"], {name: value for name, value in event.items()
-                                           if name not in ("event", "audit")})
+
+
+async def test_intents_are_on_disk_before_the_hsm_is_asked(world: World, tmp_path: Path) -> None:
+    """8.5: at the moment of the signature the file says so; when it cannot, nothing is signed, and all is later."""
+    log = AuditLog.open(tmp_path, "ca", now=world.now, random_bytes=os.urandom)
+    ca = world.process()
+    ca.audit.file = log
+    ordered = await world.ordered("www.example.com")
+    seen: list[list[str]] = []
+    real = ca.signer._thread.run
+
+    async def watched(*arguments: Any) -> Any:
+        seen.append([record.event for record in read_chain(tmp_path / "ca.0")])
+        return await real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ca.signer._thread, "run", watched)
+        patched.setattr("ca.process.audit_log.os.fdatasync", _disk_error)
+        with pytest.raises(AuditLogError):
+            await issue_batch(ca, 8)
+        assert seen == []
+        patched.setattr("ca.process.audit_log.os.fdatasync", os.fsync)
+        await world.owner.execute("UPDATE issuance_requests SET leased_until = '-infinity'")
+        await issue_batch(ca, 8)
+    assert seen[0][-1] == "signing"
+    await world.issued(ordered.id)
+    await log.close()
+    summary, _ = summarize(tmp_path / "ca.0")
+    assert (summary.asked.total(), summary.signed.total()) == (2, 1)
+
+
+def _disk_error(_descriptor: int) -> None:
+    raise OSError(5, "Input/output error")
 
 
 async def test_service_certificates(world: World) -> None:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import NameOID
 
 from ca.pki.key_identifier import key_identifier
+from ca.process.audit_reader import read_chain, summarize
 from tests.ca.issuing.running import CaProcess, ca_process, until, write_settings
 from tests.ca.issuing.world import EC_ISSUER, SHARDS, World
 
@@ -29,8 +30,12 @@ async def test_a_whole_life(world: World, tmp_path: Path) -> None:
         await world.run("acme_wfe", "NOTIFY issuance")
         await until(world, "EXISTS (SELECT FROM crls WHERE entries = 1)", timeout_s=10)
         assert await ca.stop() == 0
-    trail = [event["event"] for event in ca.events if event.get("audit")]
-    assert trail[-4:] == ["signed", "revoked", "signing", "signed"]
+    trail = [record.event for record in read_chain(tmp_path / "audit" / "ca.0")]
+    assert trail[-5:] == ["signed", "revoked", "signing", "signed", "closed"]
+    summary, _ = summarize(tmp_path / "audit" / "ca.0")
+    assert (summary.asked.total(), summary.signed.total()) == (2 * SHARDS + 2, 2 * SHARDS + 2)
+    assert summary.without_intent == []
+    assert await world.owner.fetchval("SELECT count(*) FROM audit_heads") >= 1
     await world.check()
 
 

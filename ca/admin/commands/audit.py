@@ -1,0 +1,83 @@
+"""`chancery audit`: the audit logs of the processes that sign, verified from their files."""
+
+from pathlib import Path
+
+import click
+
+from ca.admin import store
+from ca.admin.context import (
+    AdminContext,
+    CommandError,
+    ExitCode,
+    admin_command,
+)
+from ca.admin.output import Column, print_json, print_line, print_table
+from ca.process.audit_reader import ChainBroken, ChainSummary, chain_directories, summarize
+from ca.process.settings import audit_directory
+
+
+@click.group()
+def audit() -> None:
+    """Audit logs: verify."""
+
+
+@audit.command()
+@click.option("--dir", "directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="The logs, or a copy of them.  [default: the configured directory]")
+@click.option("--offline", is_flag=True, help="Do not ask the database for the heads that were anchored in it.")
+@admin_command
+async def verify(context: AdminContext, directory: Path | None, offline: bool) -> ExitCode:
+    """Verify every chain: no record changed, missing or put in; each signature announced before it was made; and, with
+    the database, nothing cut off since a head was anchored there. Exit code 1 when something is wrong."""
+    root = directory or audit_directory(context.settings)
+    chains = chain_directories(root)
+    if not chains:
+        raise CommandError(f"{root} holds no audit logs", ExitCode.NOT_FOUND)
+    heads: dict[str, dict[int, bytes]] = {}
+    if not offline:
+        async with context.connection() as connection:
+            heads = await store.audit_heads(connection)
+    found = [_verified(chain, heads) for chain in chains]
+    missing = sorted(set(heads) - {summary.chain for summary, _ in found if summary is not None})
+    faults = [fault for _, faults in found for fault in faults] + [
+        f"the database knows the chain {chain}, and {root} has it not" for chain in missing]
+    _print(context, [summary for summary, _ in found if summary is not None], faults)
+    if faults:
+        raise CommandError(f"{len(faults)} things are wrong with the audit logs", ExitCode.FAILED)
+    return ExitCode.OK
+
+
+def _verified(chain: Path, heads: dict[str, dict[int, bytes]]) -> tuple[ChainSummary | None, list[str]]:
+    """What a chain holds, and what is wrong with it."""
+    try:
+        summary, _ = summarize(chain)
+        anchored = heads.get(summary.chain, {})
+        digests = summarize(chain, anchored)[1] if anchored else {}
+    except ChainBroken as fault:
+        return None, [str(fault)]
+    faults = [f"{chain.name}: record {number} says that something was signed which no record before announced"
+              for number in summary.without_intent]
+    for number, digest in anchored.items():
+        if number not in digests:
+            faults.append(f"{chain.name}: it ends at record {summary.records}, the database has seen record {number}")
+        elif digests[number] != digest:
+            faults.append(f"{chain.name}: record {number} is another than the one that the database has seen")
+    return summary, faults
+
+
+def _print(context: AdminContext, summaries: list[ChainSummary], faults: list[str]) -> None:
+    if context.output == "json":
+        print_json({"faults": faults, "chains": [{
+            "name": each.name, "chain": each.chain, "records": each.records, "first_at": each.first_at,
+            "last_at": each.last_at, "head_sha256": each.digest.hex(), "signatures": [
+                {"kind": kind, "key": key, "asked": count, "signed": each.signed[kind, key]}
+                for (kind, key), count in sorted(each.asked.items())]} for each in summaries]})
+        return
+    print_table(
+        [Column(title="log", whole=True), Column(title="records", right=True), Column(title="from", whole=True),
+         Column(title="to", whole=True), Column(title="signatures (asked for)")],
+        [(each.name, f"{each.records:,}", each.first_at[:16], each.last_at[:16], "\n".join(
+            f"{kind} by {key}: {each.signed[kind, key]:,} ({count:,})" for (kind, key), count
+            in sorted(each.asked.items())) or "-") for each in summaries])
+    for fault in faults:
+        print_line(f"wrong: {fault}")
