@@ -38,6 +38,7 @@ _COMMANDS = {
     "name": "ca.admin.commands.name",
     "order": "ca.admin.commands.order",
     "revoke": "ca.admin.commands.revoke",
+    "perspective": "ca.admin.commands.perspective",
     "status": "ca.admin.commands.status",
 }
 

@@ -189,6 +189,19 @@ class CrlFreshness:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Perspective:
+    """A remote perspective as the validation processes see it, the worst of them; `retry_at`: it is left alone."""
+
+    name: str
+    rir: str
+    answered_at: datetime | None
+    lag_ms: int | None
+    failures: int
+    retry_at: datetime | None
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """One look at the whole database."""
 
@@ -201,6 +214,7 @@ class Facts:
     ocsp: OcspFreshness
     crls: tuple[CrlFreshness, ...]
     partitions_until: date | None
+    perspectives: tuple[Perspective, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

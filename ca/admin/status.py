@@ -106,6 +106,8 @@ def reasons(
             assert queue.oldest_at is not None  # noqa: S101 - is_stuck says so
             found.append(Reason(code="queue_stuck", text=f"the oldest of {queue.depth} in the {queue.name} queue has "
                                 f"waited for {span(now - queue.oldest_at)}"))
+    found += [Reason(code="perspective_away", text=f"perspective {each.name} does not answer: {each.fault}")
+              for each in facts.perspectives if each.fault is not None]
     oldest = facts.ocsp.oldest_signed_at
     allowed = min(timedelta(seconds=ocsp.resign_age_s) + _OCSP_SLACK, WARNING_AGE)
     if oldest is not None and now - oldest > allowed:
@@ -145,7 +147,8 @@ def crl_state(crls: CrlFreshness, now: datetime) -> str:
 
 def sections(status: Status) -> tuple[Section, ...]:
     """The view that the command and the page share."""
-    return (_processes(status), _queues(status), _issuers(status), _freshness(status), _store(status))
+    perspectives = (_perspectives(status),) if status.facts.perspectives else ()
+    return (_processes(status), _queues(status), *perspectives, _issuers(status), _freshness(status), _store(status))
 
 
 def _processes(status: Status) -> Section:
@@ -170,6 +173,20 @@ def _queues(status: Status) -> Section:
     return Section(title="Queues", rows=rows, columns=(
         Column(title="queue", whole=True), Column(title="state"), Column(title="waiting", right=True),
         Column(title="oldest", right=True)))
+
+
+def _perspectives(status: Status) -> Section:
+    now = status.looked_at
+    rows = []
+    for each in status.facts.perspectives:
+        waits = each.retry_at is not None and each.retry_at > now
+        state = "ok" if each.fault is None else f"away, asked again in {span(each.retry_at - now)}" if (
+            waits and each.retry_at is not None) else "away"
+        rows.append((each.name, each.rir, state, "-" if each.lag_ms is None else f"{each.lag_ms} ms",
+                     str(each.failures), "-" if each.answered_at is None else relative(each.answered_at, now)))
+    return Section(title="Perspectives", rows=tuple(rows), columns=(
+        Column(title="perspective", whole=True), Column(title="region"), Column(title="state"),
+        Column(title="lag", right=True), Column(title="failures", right=True), Column(title="answered")))
 
 
 def _issuers(status: Status) -> Section:
@@ -231,6 +248,10 @@ def document(status: Status) -> dict[str, object]:
             {"queue": queue.name, "depth": queue.depth, "oldest_at": moment_json(queue.oldest_at),
              "oldest_age_s": None if queue.oldest_at is None
              else max(0, int((status.looked_at - queue.oldest_at).total_seconds()))} for queue in facts.queues],
+        "perspectives": [
+            {"name": each.name, "rir": each.rir, "reachable": each.fault is None, "lag_ms": each.lag_ms,
+             "failures": each.failures, "answered_at": moment_json(each.answered_at),
+             "retry_at": moment_json(each.retry_at), "fault": each.fault} for each in facts.perspectives],
         "issuers": [
             {"name": issuer.name, "key_type": issuer.key_type, "active": issuer.active,
              "not_after": moment_json(not_after(issuer))} for issuer in facts.issuers],

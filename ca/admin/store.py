@@ -20,6 +20,7 @@ from ca.admin.records import (
     OcspFreshness,
     Order,
     Partition,
+    Perspective,
     ProcessConnections,
     Queue,
     Revocation,
@@ -275,6 +276,11 @@ UNION ALL SELECT 'ocsp', count(*), min(requested_at) FROM ocsp_requests
 UNION ALL SELECT 'transparency', count(*), min(requested_at) FROM ct_submissions WHERE kind = 'precertificate'
 """
 # The planner's count is durable, the statistics' is fresh; both may lag behind by a little.
+PERSPECTIVES = """
+SELECT perspective AS name, min(rir) AS rir, max(answered_at) AS answered_at, max(lag_ms) AS lag_ms,
+    max(failures) AS failures, max(retry_at) AS retry_at, max(fault) AS fault
+FROM perspective_health WHERE seen_at > now() - interval '2 minutes' GROUP BY perspective ORDER BY min(position)
+"""
 SIGNED_ESTIMATE = """
 SELECT coalesce(sum(greatest(c.reltuples::bigint, s.n_live_tup, 0)), 0)::bigint
 FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
@@ -318,6 +324,7 @@ async def facts(connection: Connection, *, now: datetime, serials_from: bytes, s
         ocsp=OcspFreshness(**ocsp),
         crls=tuple(CrlFreshness(**row) for row in await connection.fetch(CRL_FRESHNESS)),
         partitions_until=await partitions_until(connection),
+        perspectives=tuple(Perspective(**row) for row in await connection.fetch(PERSPECTIVES)),
     )
 
 

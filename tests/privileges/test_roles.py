@@ -89,6 +89,9 @@ _ACTS = {
     "make an exception from a limit": (
         "INSERT INTO limit_overrides VALUES ('x', 'y', 1, 1, now(), 'z', now())", "ca_admin"),
     "forgive failed validations": (f"INSERT INTO limit_unpauses VALUES ({_ID}, '', now())", "ca_admin"),
+    "say how a perspective is": (
+        "INSERT INTO perspective_health (worker, perspective, position, rir, seen_at, failures) VALUES ('x', 'x', 1,"
+        " '', now(), 0)", "acme_va"),
     "drop expired partitions": ("SELECT drop_expired_partitions(now())", "ca_admin"),
 }
 # Nobody but the owner: facts are never rewritten or deleted.

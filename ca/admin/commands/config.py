@@ -78,6 +78,11 @@ def _files(settings: Settings) -> Iterator[tuple[str, Path, bool]]:
     yield "acme.nonce_key", settings.acme.nonce_key, True
     if settings.ct_enabled and settings.ct.log_list is not None:
         yield "ct.log_list", settings.ct.log_list, False
+    if settings.perspectives.certificate is not None and settings.perspectives.key is not None:
+        yield "perspectives.certificate", settings.perspectives.certificate, False
+        yield "perspectives.key", settings.perspectives.key, True
+    for remote in settings.perspectives.remotes:
+        yield f"perspectives.remotes, {remote.name}: certificate", remote.certificate, False
     # With service names the front end asks the CA for its certificate and writes both files by itself.
     if settings.acme.tls and not settings.acme.service_names:
         if settings.acme.tls_certificate is not None:

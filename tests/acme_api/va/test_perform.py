@@ -16,15 +16,17 @@ from acme_api.va.check import Checker
 from acme_api.va.dial import Dialer
 from acme_api.va.dns01 import Dns01
 from acme_api.va.dns_persist01 import DnsPersist01
+from acme_api.va.evidence import Evidence
 from acme_api.va.http01 import Http01, Http01Ports
 from acme_api.va.lanes import Lanes
 from acme_api.va.look import Looker
-from acme_api.va.methods import Methods
+from acme_api.va.methods import Methods, Question
 from acme_api.va.perform import Performer
 from acme_api.va.resolver import Resolver, servers_of
 from acme_api.va.store import ClaimedRequest, Outcome, VaStore
 from acme_api.va.tlsalpn01 import TlsAlpn01
 from ca.admin.migrate import connect_superuser
+from ca.pki.corroboration import Corroboration
 from ca.pki.object_id import to_text
 from ca.process.ambient import system_ambient
 from ca.process.postgres import Listener, create_pool
@@ -159,8 +161,17 @@ async def test_dp2_a_persistent_record_is_about_the_key_that_the_account_was_ope
 
 
 async def test_ca9_a_caa_request_is_answered_beside_the_validation(queue: Queue) -> None:
-    """CA9: a request of kind caa leaves a caa_checks row and the validation as it was."""
-    async with web_server() as server, performing(queue.database, server.port):
+    """CA9, MP1: a request of kind caa leaves a caa_checks row and the validation as it was; how many perspectives saw
+    it stands beside both."""
+
+    async def four_of_five(_kind: str, _question: Question, _evidence: Evidence) -> Corroboration:
+        return Corroboration(asked=5, corroborated=4, rirs=3)
+
+    def corroborated(checker: Checker) -> Checker:
+        checker._corroborate = four_of_five
+        return checker
+
+    async with web_server() as server, performing(queue.database, server.port, wrap=corroborated):
         changed: list[str] = []
         async with Listener(queue.database.settings, "ca_issuer", "ca", {"changed": changed.append}):
             authorization_id, = await queue.add_many(["a.localhost"])
@@ -172,6 +183,10 @@ async def test_ca9_a_caa_request_is_answered_beside_the_validation(queue: Queue)
     assert row is not None
     assert (row["authorization_id"], row["problem"]) == (authorization_id, None)
     assert row["evidence"]["facts"]
+    validation = await queue.validation(authorization_id)
+    assert validation is not None
+    for each in (row, validation):
+        assert (each["remotes_asked"], each["remotes_corroborated"], each["remote_rirs"]) == (5, 4, 3)
 
 
 async def test_rfc_8657_the_method_is_the_one_that_was_validated(queue: Queue) -> None:

@@ -15,13 +15,14 @@ from cryptography.x509.oid import NameOID
 from ca.issuing import cycle, evidence
 from ca.issuing.cycle import issue_batch
 from ca.issuing.signer import SignatureFault
+from ca.pki.domain_control import PerspectivePolicy
 from ca.pki.identifier import NamePolicy
 from ca.pki.profile import offered_profiles
 from ca.pki.serial import serial_from_int
 from ca.process.audit_log import AuditLog, AuditLogError
 from ca.process.audit_reader import read_chain, summarize
 from tests.acme_client import b64
-from tests.ca.issuing.world import EC_ISSUER, POLICY, RSA_ISSUER, World, spki_sha256
+from tests.ca.issuing.world import EC_ISSUER, POLICY, RSA_ISSUER, TestOrder, World, spki_sha256
 from tests.ca.pki.csr_maker import extension
 from tests.ca.pki.csr_maker import request as make_csr
 
@@ -397,6 +398,43 @@ async def test_stale_caa_waits_for_the_validation_authority(world: World) -> Non
         await world.run("acme_va", "INSERT INTO caa_checks VALUES ($1, $2, NULL, '{}')", authorization_id, world.now())
     await issue_batch(ca, 8)
     await world.issued(order.id)
+    await world.check()
+
+
+async def test_mp1_a_va_that_was_configured_down_shows(world: World) -> None:
+    """MP1: the CA counts the perspectives by its own configuration: what too few of them saw is refused, validation and
+    later look at CAA alike, and what enough of them saw is issued."""
+    ca = world.process(policy=replace(POLICY, perspectives=PerspectivePolicy(least_corroborated=4)))
+    subscriber = await world.subscriber()
+    four = {"remotes_asked": 5, "remotes_corroborated": 4, "remote_rirs": 3}
+    long_ago = world.now() - timedelta(hours=9)
+    orders: list[TestOrder] = []
+    for counts in (four, {"remotes_asked": 5, "remotes_corroborated": 3, "remote_rirs": 3}, {}):
+        order = await world.order(subscriber, f"n{len(orders)}.example.com", validated=False)
+        await world.validate(order.authorization_ids[0], subscriber, order.names[0], **counts)
+        orders.append(order)
+    for again in (4, 0):
+        order = await world.order(subscriber, f"n{len(orders)}.example.com", validated=False)
+        await world.validate(order.authorization_ids[0], subscriber, order.names[0], caa_checked_at=long_ago, **four)
+        await world.run("acme_va", "INSERT INTO caa_checks (authorization_id, checked_at, evidence, remotes_asked,"
+                        " remotes_corroborated, remote_rirs) VALUES ($1, $2, '{}', 5, $3, 3)",
+                        order.authorization_ids[0], world.now() + timedelta(seconds=1), again)
+        orders.append(order)
+    for order in orders:
+        await world.finalize(order)
+    world.clock_s = 2
+    await issue_batch(ca, 8)
+    for order in (orders[0], orders[3]):
+        await world.issued(order.id)
+    said = {1: "was corroborated by 3 of 5 remote perspectives, where 4 are needed",
+            2: "was corroborated by 0 of 0 remote perspectives, where 4 are needed",
+            4: "the look at the CAA records of n4.example.com was corroborated by 0 of 5"}
+    for number, words in said.items():
+        problem = await world.refusal(orders[number].id) or {}
+        assert (problem["type"], problem["status"]) == (URN + "unauthorized", 403)
+        assert words in problem["detail"]
+    assert await world.queued() == 0
+    assert await world.owner.fetchval("SELECT count(*) FROM validation_requests") == 0
     await world.check()
 
 

@@ -1,0 +1,152 @@
+"""Whole ACME orders through five remote perspectives while routes to the subscriber are hijacked: MP1, MP2, E96."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from acme import challenges, messages
+
+from tests.acceptance.acme_session import AcmeSession
+from tests.acceptance.internet import NAMES, SUBSCRIBER, Internet, WebServer, run_internet
+
+_URN = "urn:ietf:params:acme:error:"
+
+
+@pytest.fixture(scope="module")
+def internet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Internet]:
+    """Hosts, routes, name servers, a CA and its perspectives."""
+    with run_internet(tmp_path_factory.mktemp("internet")) as running:
+        yield running
+
+
+class Client:
+    """An account whose client runs on the CA's host; the web servers are elsewhere."""
+
+    def __init__(self, internet: Internet) -> None:
+        self._internet = internet
+        with internet.ca.entered():
+            self._session = AcmeSession(internet.demo)
+
+    def order(self, name: str, site: WebServer) -> messages.OrderResource:
+        """An order for the name, answered on that site, and waited for: ready or invalid."""
+        with self._internet.ca.entered():
+            order = self._session.order(name)
+            for authorization in order.authorizations:
+                for item in authorization.body.challenges:
+                    if isinstance(item.chall, challenges.HTTP01):
+                        response, validation = item.response_and_validation(self._session._key)
+                        site.answers[item.chall.path] = validation
+                        self._session.client.answer_challenge(item, response)
+            self._session.wait_for(order, "ready", "invalid")
+        return order
+
+    def issue(self, order: messages.OrderResource) -> list[str]:
+        """The names of the certificate of a ready order."""
+        with self._internet.ca.entered():
+            self._session.finalize(order)
+            assert self._session.wait_for(order, "valid", "invalid") == "valid"
+            certificate = self._session.download(order)
+        from cryptography import x509
+        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+            x509.DNSName)
+
+    def status(self, order: messages.OrderResource) -> str:
+        """Of the order, now."""
+        with self._internet.ca.entered():
+            return self._session.status(order)
+
+
+@pytest.fixture(scope="module")
+def client(internet: Internet) -> Client:
+    """One account for all of them."""
+    return Client(internet)
+
+
+def _explained(internet: Internet, order: messages.OrderResource) -> dict[str, Any]:
+    """The validation of the order's one authorization, as the operator sees it."""
+    document = json.loads(internet.demo.run("order", "explain", order.uri.rpartition("/")[2], "--output", "json"))
+    seen: dict[str, Any] = document["authorizations"][0]["validation"]
+    return seen
+
+
+def _verdicts(validation: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each["verdict"] for each in validation["evidence"]["perspectives"]}
+
+
+def test_everybody_agrees(internet: Internet, client: Client) -> None:
+    """MP1: five perspectives with resolvers of their own see the same site, by DNSSEC; a certificate follows."""
+    order = client.order("all.subscriber.lab", internet.true_site)
+    assert client.issue(order) == ["all.subscriber.lab"]
+    validation = _explained(internet, order)
+    assert _verdicts(validation) == dict.fromkeys(NAMES, "corroborates")
+    for each in validation["evidence"]["perspectives"]:
+        assert any(fact.get("addresses") == "all.subscriber.lab" and fact.get("dnssec") for fact in each["facts"])
+    assert internet.false_site.asked == []
+
+
+def test_e96_one_hijacked_perspective_of_five(internet: Internet, client: Client) -> None:
+    """E96: the certificate is issued, and the evidence shows who saw another server at the very same address."""
+    with internet.hijacked(2):
+        order = client.order("one.subscriber.lab", internet.true_site)
+    assert client.issue(order) == ["one.subscriber.lab"]
+    validation = _explained(internet, order)
+    assert _verdicts(validation) == dict.fromkeys(NAMES, "corroborates") | {NAMES[2]: "differs"}
+    odd = validation["evidence"]["perspectives"][2]
+    assert any(fact.get("connected") == f"{SUBSCRIBER} port 80" for fact in odd["facts"])
+    assert internet.false_site.asked != []
+
+
+def test_e96_two_hijacked_perspectives_of_five(internet: Internet, client: Client) -> None:
+    """E96, MP2: the order fails as unauthorized, and says that it is the secondary validation."""
+    with internet.hijacked(1, 4):
+        order = client.order("two.subscriber.lab", internet.true_site)
+    assert client.status(order) == "invalid"
+    problem = _explained(internet, order)["problem"]
+    assert (problem["type"], problem["status"]) == (f"{_URN}unauthorized", 403)
+    assert problem["detail"].startswith("secondary validation: 2 of 5 remote perspectives did not see the same")
+
+
+def test_mp2_a_hijacked_primary_is_not_enough(internet: Internet, client: Client) -> None:
+    """MP2: an attacker who owns the CA's own route answers the challenge there; the others see the true site: no."""
+    with internet.hijacked(-1):
+        order = client.order("primary.subscriber.lab", internet.false_site)
+    assert client.status(order) == "invalid"
+    validation = _explained(internet, order)
+    assert _verdicts(validation) == dict.fromkeys(NAMES, "differs")
+    assert validation["problem"]["type"] == f"{_URN}unauthorized"
+
+
+def test_e96_a_wrong_certificate_is_an_outage(internet: Internet, client: Client) -> None:
+    """E96: a host with another certificate than the pinned one is away; the other four are enough."""
+    internet.stop(1)
+    internet.demo.run("perspective", "enroll", "impostor", "--address", "10.201.2.1:8550", "--rir", "ARIN",
+                      "--distance-group", "x", "--bundle", str(internet.directory / "impostor"))
+    internet.start(1, bundle="impostor")
+    internet.await_status(away=1)
+    order = client.order("impostor.subscriber.lab", internet.true_site)
+    assert client.issue(order) == ["impostor.subscriber.lab"]
+    validation = _explained(internet, order)
+    assert _verdicts(validation) == dict.fromkeys(NAMES, "corroborates") | {NAMES[1]: "absent"}
+    status = internet.perspective_status()[1]
+    assert "certificate is not the pinned one" in str(status["fault"])
+    assert int(str(status["failures"])) >= 1
+    assert status["retry_at"] is not None
+    internet.stop(1)
+    internet.start(1)
+
+
+def test_e96_everybody_is_away(internet: Internet, client: Client) -> None:
+    """E96: serverInternal after three tries, never a pass; when they are back orders pass again."""
+    internet.await_status(away=0)
+    internet.stop(*range(5))
+    order = client.order("away.subscriber.lab", internet.true_site)
+    assert client.status(order) == "invalid"
+    validation = _explained(internet, order)
+    assert validation["problem"]["type"] == f"{_URN}serverInternal"
+    assert sum("not_corroborated" in fact for fact in validation["evidence"]["facts"]) == 2
+    assert "challenge" not in _verdicts(validation).values()
+    for position in range(5):
+        internet.start(position)
+    internet.await_status(away=0)
+    assert client.issue(client.order("back.subscriber.lab", internet.true_site)) == ["back.subscriber.lab"]
