@@ -19,6 +19,7 @@ _STYLES = {
     "valid": "green", "good": "green", "ok": "green", "yes": "green", "active": "green",
     "pending": "yellow", "ready": "yellow", "processing": "yellow", "unsigned": "yellow",
     "invalid": "red", "revoked": "red", "missing": "red", "degraded": "red", "deactivated": "red", "no": "red",
+    "broken": "red", "late": "yellow",
     "expired": "dim", "standby": "dim",
 }
 

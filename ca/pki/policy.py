@@ -63,6 +63,11 @@ def longest_reuse_s(method: str, moment: datetime) -> int:
     return min(longest_s, PERSIST_REUSE_S) if method == "dns-persist-01" else longest_s
 
 
+def schedule() -> tuple[Limits, ...]:
+    """Every period with its limits, the oldest first."""
+    return _SCHEDULE
+
+
 def limits_at(moment: datetime) -> Limits:
     """The limits for what is signed at `moment`. Raises ValueError before the first of them."""
     for limits in reversed(_SCHEDULE):

@@ -10,7 +10,7 @@ from ca.pki import der
 
 _POISON_OID: Final = der.object_identifier("1.3.6.1.4.1.11129.2.4.3")
 _SCT_LIST_OID: Final = der.object_identifier("1.3.6.1.4.1.11129.2.4.2")
-_POISON: Final = der.sequence(_POISON_OID, bytes.fromhex("0101ff"), der.tlv(der.OCTET_STRING, bytes.fromhex("0500")))
+POISON: Final = der.sequence(_POISON_OID, bytes.fromhex("0101ff"), der.tlv(der.OCTET_STRING, bytes.fromhex("0500")))
 _EXTENSIONS: Final = 0xA3
 
 
@@ -20,7 +20,7 @@ class CorrespondenceError(ValueError):
 
 def with_poison(tbs: bytes) -> bytes:
     """The precertificate's TBS for a TBS that has neither poison nor SCT list."""
-    return _with_last(tbs, _POISON)
+    return _with_last(tbs, POISON)
 
 
 def with_sct_list(tbs: bytes, value: bytes) -> bytes:
@@ -30,7 +30,7 @@ def with_sct_list(tbs: bytes, value: bytes) -> bytes:
 
 def is_precertificate(tbs: bytes) -> bool:
     """Whether this is the TBS of a precertificate of ours: its last extension is the poison."""
-    return tbs.endswith(_POISON)
+    return tbs.endswith(POISON)
 
 
 def without_poison(tbs: bytes) -> bytes:

@@ -71,7 +71,8 @@ class Demo:
 @contextmanager
 def run_demo(data_dir: Path, *, port_base: int | None = None, http_01_port: int | None = None,
              resolver: str = "127.0.0.1:9", arguments: tuple[str, ...] = ()) -> Iterator[Demo]:
-    """Starts the demo by its script and waits until it serves; stops it afterwards."""
+    """Starts the demo by its script and waits until it serves; afterwards the global checker must be content with what
+    the test has left, and the demo is stopped."""
     base = port_base or free_port_base(4)
     validation_port = http_01_port or free_port()
     log = data_dir.with_name(data_dir.name + ".log")
@@ -88,6 +89,8 @@ def run_demo(data_dir: Path, *, port_base: int | None = None, http_01_port: int 
             assert time.monotonic() < give_up_at, f"the demo is not ready: {log.read_text('utf-8')}"
             time.sleep(0.05)
         yield demo
+        if process.poll() is None:
+            demo.run("audit", "check")
     finally:
         if process.poll() is None:
             demo.stop()

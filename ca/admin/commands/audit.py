@@ -1,24 +1,28 @@
-"""`chancery audit`: the audit logs of the processes that sign, verified from their files."""
+"""`chancery audit`: the audit logs of the processes that sign, verified from their files; and whether all that is
+stored holds together, with itself and with those logs."""
 
 from pathlib import Path
 
 import click
 
 from ca.admin import store
+from ca.admin.checker import SLICE_ROWS, Report, check, check_logs
 from ca.admin.context import (
     AdminContext,
     CommandError,
     ExitCode,
     admin_command,
 )
-from ca.admin.output import Column, print_json, print_line, print_table
+from ca.admin.output import Column, moment, moment_json, print_facts, print_json, print_line, print_table
 from ca.process.audit_reader import ChainBroken, ChainSummary, chain_directories, summarize
 from ca.process.settings import audit_directory
+
+_EXIT_CODES = {"ok": ExitCode.OK, "late": ExitCode.DEGRADED, "broken": ExitCode.FAILED}
 
 
 @click.group()
 def audit() -> None:
-    """Audit logs: verify."""
+    """Audit logs: verify. Everything that is stored: check."""
 
 
 @audit.command()
@@ -81,3 +85,51 @@ def _print(context: AdminContext, summaries: list[ChainSummary], faults: list[st
             in sorted(each.asked.items())) or "-") for each in summaries])
     for fault in faults:
         print_line(f"wrong: {fault}")
+
+
+@audit.command(name="check")
+@click.option("--dir", "directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="The audit logs of every CA process.  [default: the configured directory]")
+@click.option("--no-logs", is_flag=True, help="Look at the database alone: the logs of some processes are elsewhere.")
+@click.option("--slice", "slice_rows", type=click.IntRange(1, 1_000_000), default=SLICE_ROWS, show_default=True,
+              help="Rows that are looked at together.")
+@admin_command
+async def check_command(context: AdminContext, directory: Path | None, no_logs: bool, slice_rows: int) -> ExitCode:
+    """Put every rule to every row: serial numbers, intents, validations, CAA, SCTs, OCSP, CRLs, counts, signatures.
+
+    Exits with 1 when something is broken, with 5 when something is late that will be made good.
+    """
+    async def progress(what: str) -> None:
+        if context.output == "table":
+            click.echo(f"checking {what} ...", err=True)
+
+    chains = [] if no_logs else chain_directories(directory or audit_directory(context.settings))
+    async with context.connection() as connection:
+        report = await check(connection, now=context.ambient.now(), slice_rows=slice_rows, progress=progress)
+        if chains:
+            await progress("audit logs")
+            try:
+                report = report.with_result(await check_logs(connection, chains))
+            except ChainBroken as fault:
+                raise CommandError(f"{fault}: see `chancery audit verify`") from fault
+    _print_report(context, report, has_logs=bool(chains))
+    return _EXIT_CODES[report.state]
+
+
+def _print_report(context: AdminContext, report: Report, *, has_logs: bool) -> None:
+    if context.output == "json":
+        print_json({"status": report.state, "looked_at": moment_json(report.looked_at), "counts": report.counts,
+                    "signatures": report.signatures, "audit_logs": has_logs,
+                    "rules": [{"code": result.code, "state": result.state, "rows": result.count, "text": result.text,
+                               "examples": result.examples} for result in report.results]})
+        return
+    print_table([Column(title="rule", whole=True), Column(title="state", whole=True),
+                 Column(title="rows", right=True), Column(title="what it says, and the first that break it")],
+                [(result.code, result.state, f"{result.count:,}",
+                  result.text if not result.count else f"{result.text}: {', '.join(result.examples)}")
+                 for result in report.results])
+    print_line("")
+    print_facts([("looked at", moment(report.looked_at)),
+                 *((name.replace("_", " "), f"{count:,}") for name, count in report.counts.items()),
+                 ("signatures", f"{report.signatures:,} of issuing keys over certificates and precertificates"),
+                 ("audit logs", "compared" if has_logs else "not compared"), ("status", report.state)])
