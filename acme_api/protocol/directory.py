@@ -33,6 +33,7 @@ class Resource(Enum):
     CHALLENGE = "challenge"
     CERTIFICATE = "cert"
     LIMITS = "limits"
+    RENEWAL_INFO = "renewal-info"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class Target:
     challenge_type: str = ""
     serial: bytes = b""
     alternate: int = 0
+    certificate: str = ""          # as renewalInfo names it, not parsed
 
 
 _FIXED: Final = {
@@ -74,6 +76,9 @@ def parse_path(path: str) -> Target | None:
         return None
     if parts[2] == "cert":
         return _certificate(parts[3:])
+    if parts[2] == "renewal-info":
+        named = len(parts) == 4 and parts[3]
+        return Target(resource=Resource.RENEWAL_INFO, certificate=parts[3]) if named else None
     owner = from_text(parts[3])
     if owner is None or len(parts) > 5:
         return None
@@ -163,6 +168,7 @@ def directory_object(
         "newOrder": f"{base}/acme/new-order",
         "revokeCert": f"{base}/acme/revoke-cert",
         "keyChange": f"{base}/acme/key-change",
+        "renewalInfo": f"{base}/acme/renewal-info",
         "meta": {"externalAccountRequired": external_account_required} | {
             name: value for name, value in meta.items() if value},
     }

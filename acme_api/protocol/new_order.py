@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from acme_api.protocol.order import OrderRequest
 from acme_api.protocol.problem import Subproblem, from_subproblems, malformed, problem_from_refusal
+from acme_api.protocol.renewal_info import parse_replaces
 from ca.pki.identifier import Identifier, IdentifierError, NamePolicy, parse_identifier, require_permitted
 from ca.pki.name_scope import require_in_scope
 from ca.pki.policy import BACKDATE_S
@@ -44,7 +45,9 @@ def parse_new_order(
     profile = _profile(payload, policy, identifiers)
     not_before, not_after = _moment(payload, "notBefore"), _moment(payload, "notAfter")
     _require_period(profile, not_before, not_after, now)
-    return OrderRequest(identifiers=identifiers, profile=profile.name, not_before=not_before, not_after=not_after)
+    replaces = parse_replaces(payload["replaces"]) if "replaces" in payload else None
+    return OrderRequest(identifiers=identifiers, profile=profile.name, not_before=not_before, not_after=not_after,
+                        replaces=replaces)
 
 
 def _identifiers(

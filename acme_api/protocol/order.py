@@ -22,6 +22,7 @@ from acme_api.protocol.problem import (
     malformed,
     order_not_ready,
 )
+from acme_api.protocol.renewal_info import CertificateId
 from acme_api.protocol.timestamp import rfc3339
 from ca.pki.identifier import Identifier
 from ca.pki.object_id import object_id
@@ -61,7 +62,8 @@ class OrderFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """An order with its facts. `serial` is that of its certificate, if one was ever begun."""
+    """An order with its facts. `serial` is that of its certificate, if one was ever begun. `replaces` names the
+    certificate that it replaces (RFC 9773 5); it `renews` one of ours whose renewal was due when it was made."""
 
     id: bytes
     account_id: bytes
@@ -72,6 +74,8 @@ class Order:
     not_before: datetime | None = None
     not_after: datetime | None = None
     serial: bytes | None = None
+    replaces: str | None = None
+    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +86,8 @@ class OrderRequest:
     profile: str
     not_before: datetime | None
     not_after: datetime | None
+    replaces: CertificateId | None = None
+    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +214,7 @@ def plan_order(
         id=object_id(now, entropy[:_ID_RANDOM_BYTES]), account_id=account_id, identifiers=request.identifiers,
         authorization_ids=tuple(each.id for each in chosen), profile=request.profile,
         not_before=request.not_before, not_after=request.not_after,
+        replaces=None if request.replaces is None else str(request.replaces), renews=request.renews,
         facts=OrderFacts(expires_at=whole_second + lives.order, authorizations=tuple(each.facts for each in chosen)))
     return OrderPlan(order=order, new_authorizations=tuple(new))
 
@@ -237,6 +244,8 @@ def order_object(base: str, order: Order, now: datetime) -> dict[str, Any]:
         "identifiers": [{"type": identifier.type, "value": identifier.value} for identifier in order.identifiers],
         "profile": order.profile,
     }
+    if order.replaces is not None:
+        document["replaces"] = order.replaces
     for name, moment in (("notBefore", order.not_before), ("notAfter", order.not_after)):
         if moment is not None:
             document[name] = rfc3339(moment)

@@ -27,6 +27,7 @@ from acme_api.wfe.context import Context, ForwardedHeader
 from acme_api.wfe.limit_store import LimitStore
 from acme_api.wfe.limits import LIMITS_CHANNEL, Limits, limit_policy, limits_page
 from acme_api.wfe.notifier import Notifier
+from acme_api.wfe.renewal_store import RenewalStore
 from acme_api.wfe.server import Listening
 from acme_api.wfe.service_certificate import ServiceCertificate
 from acme_api.wfe.sessions import Sessions
@@ -159,7 +160,7 @@ def make_context(
             header=header, trusted=parse_networks(acme.trusted_proxies)),
         ambient=ambient, store=store,
         certificates=CertificateStore(reads=read_sessions, writes=write_sessions, transactions=writes),
-        waiters=Waiters(), notifier=Notifier(store, log), log=log)
+        renewals=RenewalStore(reads=read_sessions), waiters=Waiters(), notifier=Notifier(store, log), log=log)
 
 
 def warm_up() -> None:

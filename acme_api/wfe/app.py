@@ -14,7 +14,7 @@ from acme_api.protocol import nonce, problem
 from acme_api.protocol.directory import Resource, Target, parse_path
 from acme_api.protocol.problem import Problem
 from acme_api.protocol.rate_limit import IpAddress, LimitName, limited
-from acme_api.wfe import accounts, authorizations, certificates, key_change, orders, revocations
+from acme_api.wfe import accounts, authorizations, certificates, key_change, orders, renewals, revocations
 from acme_api.wfe.client_address import behind_proxies
 from acme_api.wfe.context import Context
 from acme_api.wfe.flood import Flood
@@ -28,9 +28,11 @@ _Handler = Callable[[Context, Post], Awaitable[Reply]]
 MAX_HEADER_BYTES: Final = 16_384
 _BUSY_RETRY_AFTER_S: Final = 5
 _AWAY_RETRY_AFTER_S: Final = 3
+_RENEWAL_INFO: Final = "/acme/renewal-info/"
 _ACCOUNT: Final = web.RequestKey("account", str)
 _READABLE: Final = {Resource.DIRECTORY: "GET, HEAD, POST, OPTIONS", Resource.NEW_NONCE: "GET, HEAD, POST, OPTIONS",
-                    Resource.LIMITS: "GET, HEAD, OPTIONS"}
+                    Resource.LIMITS: "GET, HEAD, OPTIONS", Resource.RENEWAL_INFO: "GET, HEAD, OPTIONS"}
+_UNSIGNED: Final = (Resource.LIMITS, Resource.RENEWAL_INFO)
 _ALLOW_SIGNED: Final = "POST, OPTIONS"
 
 
@@ -98,7 +100,9 @@ class App:
         finally:
             self._in_flight -= 1
         if fault is not None:
-            response = render_problem(fault, self._frame(http, with_nonce=True), close=close)
+            # What anybody may ask and caches keep carries no nonce, errors included (rows N10, AR5).
+            with_nonce = http.method not in ("GET", "HEAD") or not path.startswith(_RENEWAL_INFO)
+            response = render_problem(fault, self._frame(http, with_nonce=with_nonce), close=close)
         if self._closing:
             response.force_close()
         self._log(http, path, response, fault, asyncio.get_running_loop().time() - started_s, peer)
@@ -115,7 +119,7 @@ class App:
         target = parse_path(path.partition("?")[0])
         if target is None:
             raise problem.not_found("there is nothing at this URL")
-        if http.method == "POST" and target.resource is not Resource.LIMITS:
+        if http.method == "POST" and target.resource not in _UNSIGNED:
             if self._in_flight > self._context.max_in_flight:
                 raise self._busy()
             return await self._post(http, target, path, self._client(http, peer))
@@ -129,6 +133,11 @@ class App:
             return render(Reply(body=self._context.directory, content_type=JSON), frame)
         if target.resource is Resource.LIMITS:
             return render(Reply(body=self._context.limits_page, content_type=TEXT), self._frame(http, with_nonce=False))
+        if target.resource is Resource.RENEWAL_INFO:
+            self._require_calm(LimitName.RENEWAL_INFO_PER_ADDRESS, "requests for renewal information by",
+                               self._client(http, peer))
+            reply = await renewals.renewal_info(self._context, target.certificate)
+            return render(reply, self._frame(http, with_nonce=False))
         self._require_calm(LimitName.NONCES_PER_ADDRESS, "nonces asked for by", self._client(http, peer))
         # Rows N1, N2: HEAD is 200, GET is 204.
         status = 200 if http.method == "HEAD" else 204

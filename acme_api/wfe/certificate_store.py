@@ -92,11 +92,6 @@ SELECT (SELECT reason FROM (SELECT reason FROM revocations WHERE serial = $1
     EXISTS (SELECT FROM certificates c JOIN blocked_keys b ON b.spki_sha256 = c.spki_sha256 WHERE c.serial = $1)
     OR EXISTS (SELECT FROM revocation_requests WHERE serial = $1 AND authority = 'certificate_key') AS key_is_blocked
 """
-# While an incident is open, the subscribers of its certificates are told to renew (RFC 9773).
-_INCIDENT: Final = """
-SELECT i.explanation_url FROM incident_serials s JOIN incidents i ON i.name = s.incident
-WHERE s.serial = $1 AND i.closed_at IS NULL ORDER BY i.opened_at DESC LIMIT 1
-"""
 _INSERT_REVOCATION_REQUEST: Final = """
 INSERT INTO revocation_requests (id, serial, reason, authority, evidence, requested_at)
 VALUES ($1, $2, $3, $4, $5, $6)
@@ -251,11 +246,6 @@ class CertificateStore:
         return frozenset(Identifier(
             type=row["identifier_type"],
             value=f"*.{row['identifier_value']}" if row["wildcard"] else row["identifier_value"]) for row in rows)
-
-    async def incident_of(self, serial: bytes) -> str | None:
-        """Where an open incident that a certificate belongs to is explained (may be empty); None: there is none."""
-        explanation_url: str | None = await self._reads.fetchval(_INCIDENT, serial)
-        return explanation_url
 
     async def request_revocation(
         self, request_id: bytes, serial: bytes, evidence: dict[str, Any], *, now: datetime,

@@ -11,6 +11,7 @@ from acme_api.wfe.certificate_store import CertificateStore
 from acme_api.wfe.client_address import IpNetwork
 from acme_api.wfe.limits import Limits
 from acme_api.wfe.notifier import Notifier
+from acme_api.wfe.renewal_store import RenewalStore
 from acme_api.wfe.store import Store
 from acme_api.wfe.waiters import Waiters
 from ca.process.ambient import Ambient
@@ -52,6 +53,7 @@ class Context:
     store: Store
     certificates: CertificateStore
     limits: Limits
+    renewals: RenewalStore
     waiters: Waiters
     notifier: Notifier
     log: FilteringBoundLogger

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -24,6 +25,7 @@ from acme_api.protocol.problem import problem_from_refusal
 from acme_api.protocol.rate_limit import Take
 from acme_api.wfe.certificate_store import Control
 from acme_api.wfe.context import Context
+from acme_api.wfe.renewals import require_predecessor
 from acme_api.wfe.request import Post
 from acme_api.wfe.response import Reply, json_reply
 from acme_api.wfe.waiters import wait_for
@@ -44,11 +46,14 @@ _REUSE_LEFT: Final = timedelta(hours=1)
 
 
 async def new_order(context: Context, post: Post) -> Reply:
-    """Plans and stores an order with its authorizations (rows OR1 to OR9, OR15). Always 201 (row W1)."""
+    """Plans and stores an order with its authorizations (rows OR1 to OR9, OR15, AR7 to AR10). Always 201 (row W1)."""
     now = context.ambient.now()
     scope = () if post.owner.eab_kid is None else await context.store.allowed_names(post.owner.eab_kid)
     request = parse_new_order(post.json(), context.order_policy, now, scope=scope)
     await _require_unblocked(context, request.identifiers)
+    if request.replaces is not None:
+        request = replace(request, renews=await require_predecessor(
+            context, request.replaces, post.owner.id, request.identifiers))
     # A validation that is fresh enough belongs to an authorization that was made at most so long ago.
     oldest = now - context.lives.authorization - _REUSE_CAA - _REUSE_LEFT
     persist = post.owner.dns_persist_allowed or request.profile in context.dns_persist_profiles
@@ -58,7 +63,7 @@ async def new_order(context: Context, post: Post) -> Reply:
     if context.limits.concern_names:
         reusable, _, _ = await asyncio.gather(
             finding, context.limits.require_promising(post.owner.id, request.identifiers, now),
-            context.limits.require_certificate_room(request.identifiers, now, exempt=False))
+            context.limits.require_certificate_room(request.identifiers, now, exempt=request.renews))
     else:
         reusable = await finding
     entropy = context.ambient.random_bytes(
@@ -72,7 +77,7 @@ async def new_order(context: Context, post: Post) -> Reply:
 async def _store(context: Context, plan: OrderPlan, now: datetime) -> None:
     """Stores an order with what it takes from limits. Raises rateLimited when one of them has no room."""
     owner = plan.order.account_id
-    takes = context.limits.takes_of_order(owner, len(plan.new_authorizations), now, exempt=False)
+    takes = context.limits.takes_of_order(owner, len(plan.new_authorizations), now, exempt=plan.order.renews)
     for is_last in (False, True):
         if await context.store.insert_order(
                 plan.order, plan.new_authorizations, now=now, takes=takes,
@@ -102,7 +107,7 @@ async def finalize(context: Context, post: Post) -> Reply:
     takes: Sequence[Take] = ()
     if context.limits.concern_names:
         facts, takes = await asyncio.gather(
-            reading, context.limits.require_certificate_room(found.identifiers, now, exempt=False))
+            reading, context.limits.require_certificate_room(found.identifiers, now, exempt=found.renews))
     else:
         facts = await reading
     if facts.key_is_blocked:

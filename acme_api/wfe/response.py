@@ -33,6 +33,7 @@ class Reply:
     location: str | None = None
     links: tuple[tuple[str, str], ...] = ()
     retry_after_s: int | None = None
+    cache_s: int | None = None
 
 
 def json_reply(document: Any, **members: Any) -> Reply:
@@ -61,6 +62,8 @@ def render(reply: Reply, frame: Frame) -> web.Response:
         headers.add("Link", f'<{url}>;rel="{relation}"')
     if reply.retry_after_s is not None:
         headers["Retry-After"] = str(reply.retry_after_s)
+    if reply.cache_s is not None:
+        headers["Cache-Control"] = f"public, max-age={reply.cache_s}"
     return web.Response(status=reply.status, body=reply.body, headers=headers)
 
 

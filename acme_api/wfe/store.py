@@ -94,8 +94,8 @@ SELECT id, $5, $2, $3, $6 FROM changed RETURNING account_id
 # Every fact that an order's status depends on, in one statement; authorizations as arrays in the identifiers' order.
 _ORDER: Final = """
 SELECT o.id, o.account_id, o.expires_at, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile,
-    o.not_before, o.not_after, f.order_id IS NOT NULL AS finalized, r.problem AS refusal, i.serial,
-    s.serial IS NOT NULL AND NOT EXISTS (
+    o.not_before, o.not_after, o.replaces, o.renews, f.order_id IS NOT NULL AS finalized, r.problem AS refusal,
+    i.serial, s.serial IS NOT NULL AND NOT EXISTS (
         SELECT FROM ocsp_requests q WHERE q.serial = i.serial AND q.version = 0) AS published, z.*
 FROM orders o
 LEFT JOIN finalizations f ON f.order_id = o.id
@@ -138,11 +138,11 @@ WITH {room}, authorized AS (
         AS n (id, type, value, wildcard, types, tokens), room WHERE room.is_left
 ){taken}
 INSERT INTO orders (id, account_id, expires_at, identifier_types, identifier_values, authorization_ids, profile,
-    not_before, not_after)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 FROM room WHERE room.is_left RETURNING id
+    not_before, not_after, replaces, renews)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $17, $18 FROM room WHERE room.is_left RETURNING id
 """
 _INSERT_ORDER: Final = without_limits(_INSERT_ORDER_TEXT)
-_LIMITED_INSERT_ORDER: Final = with_limits(_INSERT_ORDER_TEXT, first=17,
+_LIMITED_INSERT_ORDER: Final = with_limits(_INSERT_ORDER_TEXT, first=19,
                                            gate="(SELECT FROM room WHERE is_left) AS gate")
 
 _AUTHORIZATION: Final = """
@@ -327,7 +327,7 @@ class Store:
             list(order.authorization_ids), order.profile, order.not_before, order.not_after, expires_at,
             [each.id for each in new], [each.identifier_type for each in new], [each.identifier_value for each in new],
             [each.wildcard for each in new], [" ".join(c.type for c in each.challenges) for each in new],
-            [" ".join(c.token or "" for c in each.challenges) for each in new])
+            [" ".join(c.token or "" for c in each.challenges) for each in new], order.replaces, order.renews)
 
     async def authorization(self, authorization_id: bytes) -> Authorization | None:
         """An authorization with all its facts."""
@@ -389,7 +389,8 @@ def _order(row: Record) -> Order:
         for expires_at, deactivated_at, method, validated_at, valid_until, problem in zip(*columns, strict=True))
     return Order(
         id=row["id"], account_id=row["account_id"], profile=row["profile"], not_before=row["not_before"],
-        not_after=row["not_after"], serial=row["serial"], authorization_ids=tuple(row["authorization_ids"]),
+        not_after=row["not_after"], replaces=row["replaces"], renews=row["renews"], serial=row["serial"],
+        authorization_ids=tuple(row["authorization_ids"]),
         identifiers=tuple(Identifier(type=kind, value=value) for kind, value in zip(
             row["identifier_types"], row["identifier_values"], strict=True)),
         facts=OrderFacts(expires_at=row["expires_at"], authorizations=authorizations, finalized=row["finalized"],

@@ -81,3 +81,17 @@ def test_certbot_binds_an_external_account(closed_demo: Demo, tmp_path: Path, al
     assert [one["state"] for one in listed if one["kid"] == document["kid"]] == ["used"]
     assert document["hmac_key"] not in "".join(
         log.read_text("utf-8") for log in (closed_demo.data_dir / "log").glob("*.log"))
+
+
+def test_certbot_renews_because_of_an_incident(demo: Demo, tmp_path: Path) -> None:
+    """Rows AR1 to AR4, AR6: of two fresh certificates `certbot renew` renews the one that an operator has opened an
+    incident about, because its window is in the past; the other is not yet due."""
+    for name in ("affected.certbot.example", "sound.certbot.example"):
+        certbot(demo, tmp_path, "certonly", "--standalone", "--http-01-port", str(demo.http_01_port), "-d", name,
+                *_NEWCOMER)
+    before = {name: _leaf(tmp_path, name).serial_number for name in (
+        "affected.certbot.example", "sound.certbot.example")}
+    demo.run("incident", "open", "certbot-renews", "--query", "name=affected.certbot.example", "--yes")
+    assert "not yet due" in certbot(demo, tmp_path, "renew", "--no-random-sleep-on-renew")
+    assert {name for name, serial in before.items() if _leaf(tmp_path, name).serial_number != serial} == {
+        "affected.certbot.example"}

@@ -40,13 +40,16 @@ def test_every_directory_entry_leads_back() -> None:
     meta = found.pop("meta")
     assert meta == {"externalAccountRequired": False, "website": "https://ca.example/", "caaIdentities": ["ca.example"],
                     "profiles": {"classic": "x"}}
-    assert set(found) == {"newNonce", "newAccount", "newOrder", "revokeCert", "keyChange"}
+    assert set(found) == {"newNonce", "newAccount", "newOrder", "revokeCert", "keyChange", "renewalInfo"}
+    assert parse_path(found.pop("renewalInfo").removeprefix(BASE) + "/a.b") == Target(
+        resource=Resource.RENEWAL_INFO, certificate="a.b")
     for url in found.values():
         assert parse_path(url.removeprefix(BASE)) is not None
 
 
 @pytest.mark.parametrize("path", [
     "", "/", "/acme", "/acme/", "/directory/", "//directory", "/Directory", "/acme/new-order/", "//acme/new-order",
+    "/acme/renewal-info", "/acme/renewal-info/", "/acme/renewal-info/a.b/", "/acme/renewal-info/a/b",
     "/acme/../admin", "/acme/%6eew-order", "/acme/new-order;x", "/acme/new-authz", f"/acme/account/{_TEXT}/",
     f"/acme/account/{_TEXT}/orders/", f"/acme/account/{_TEXT}/x", f"/acme/order/{_TEXT}/finalize/x",
     f"/acme/account/{_TEXT[:-1]}", f"/acme/account/{_TEXT}A", f"/acme/authz/{_TEXT}/x", f"/acme/challenge/{_TEXT}",

@@ -184,6 +184,7 @@ class OtherProcesses:
                 .public_key(self.issuer_key.public_key()).not_valid_before(now - timedelta(days=1))
                 .not_valid_after(now + timedelta(days=1000))
                 .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+                .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.issuer_key.public_key()), False)
                 .sign(self.issuer_key, hashes.SHA256()))
             der = self._issuer.public_bytes(Encoding.DER)
             await self.run(
@@ -204,6 +205,7 @@ class OtherProcesses:
             .serial_number(int.from_bytes(serial, "big")).not_valid_before(begin)
             .not_valid_after(begin + timedelta(days=days))
             .add_extension(x509.SubjectAlternativeName([general_name(name) for name in names]), True)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.issuer_key.public_key()), False)
             .sign(self.issuer_key, hashes.SHA256()))
         spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         await self.run(

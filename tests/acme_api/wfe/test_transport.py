@@ -47,7 +47,7 @@ async def test_d1_the_directory(wfe: RunningWfe) -> None:
     assert answer.links == []
     found = answer.json
     meta = found.pop("meta")
-    assert sorted(found) == ["keyChange", "newAccount", "newNonce", "newOrder", "revokeCert"]
+    assert sorted(found) == ["keyChange", "newAccount", "newNonce", "newOrder", "renewalInfo", "revokeCert"]
     assert all(url.startswith(BASE + "/") for url in found.values())
     assert meta["caaIdentities"] == ["ca.example"]
     assert set(meta["profiles"]) == {"classic", "tlsserver", "shortlived"}
