@@ -45,8 +45,10 @@ async def run_demo(
 ) -> None:
     """Makes the CA when the directory holds none, then serves until `stop`. Raises StartupError."""
     if request.policy == "public":
-        raise StartupError("the public policy needs Certificate Transparency and several validation perspectives, "
-                           "which this version does not have: run the demo with --policy internal")
+        raise StartupError("the public policy needs logs ([ct] log_list), remote perspectives ([perspectives]) and "
+                           "names of the Internet, which a demo on one machine has not: make a CA with --policy "
+                           "internal, write them and policy = \"public\" into its chancery.toml, and start "
+                           "`chancery run all`")
     data_dir = request.data_dir.resolve()
     _make_directory(data_dir)
     config = data_dir / _CONFIG
