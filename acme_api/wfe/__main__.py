@@ -207,7 +207,8 @@ async def _start_tls(
     tls_context = tls.new_context()
     keeper = ServiceCertificate(
         context=tls_context, files=files, names=acme.service_names, certificates=context.certificates,
-        waiters=context.waiters, notifier=context.notifier, ambient=context.ambient, log=context.log)
+        waiters=context.waiters, notifier=context.notifier, ambient=context.ambient, log=context.log,
+        look_s=acme.tls_look_s)
     stack.callback(asyncio.create_task(keeper.run()).cancel)
     await wait_any(keeper.usable, stop)
     return tls_context

@@ -100,7 +100,7 @@ class _Connection(RequestHandler):
             self._write_timer = None
 
     def _give_up_writing(self) -> None:
-        if isinstance(self.transport, asyncio.WriteTransport):
+        if self.transport is not None:
             self.transport.abort()      # to close would be to wait for the client once more
 
     def handle_error(

@@ -24,7 +24,6 @@ from acme_api.wfe.waiters import Waiters, wait_for
 from ca.pki.object_id import object_id
 from ca.process.ambient import Ambient
 
-_LOOK_S: Final = 60.0
 _WAIT_FOR_OTHERS_S: Final = 0.25
 _POLL_S: Final = 1.0
 _PATIENCE_S: Final = 60.0
@@ -37,7 +36,7 @@ class ServiceCertificate:
 
     def __init__(
         self, *, context: ssl.SSLContext, files: TlsFiles, names: list[str], certificates: CertificateStore,
-        waiters: Waiters, notifier: Notifier, ambient: Ambient, log: FilteringBoundLogger,
+        waiters: Waiters, notifier: Notifier, ambient: Ambient, log: FilteringBoundLogger, look_s: float,
     ) -> None:
         self._context = context
         self._files = files
@@ -47,6 +46,7 @@ class ServiceCertificate:
         self._notifier = notifier
         self._ambient = ambient
         self._log = log
+        self._look_s = look_s
         self._loaded: x509.Certificate | None = None
         self.usable = asyncio.Event()
 
@@ -64,7 +64,7 @@ class ServiceCertificate:
                 back_off_s = min(back_off_s * 2, _LONGEST_BACK_OFF_S)
                 continue
             back_off_s = _FIRST_BACK_OFF_S
-            await asyncio.sleep(_LOOK_S if settled else _WAIT_FOR_OTHERS_S)
+            await asyncio.sleep(self._look_s if settled else _WAIT_FOR_OTHERS_S)
 
     async def _look(self) -> bool:
         """Loads what is new in the files, and sees to a certificate that is due. False: another process sees to it."""

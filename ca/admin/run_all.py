@@ -1,6 +1,7 @@
 """`chancery run all`: the database if it is ours to run, then every process of this machine, until a signal."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,12 +19,16 @@ _EMBEDDED_SETTINGS: dict[str, str] = {}
 
 
 def main(settings: Settings, config: Path) -> int:
-    """Runs everything that the configuration names; returns the exit code."""
+    """Runs everything that the configuration names; returns the exit code. SIGHUP replaces the processes one by one, so
+    that a new version or configuration comes into force without a pause."""
     log = structlog.get_logger()
     place = config.resolve()
 
     async def run(stop: asyncio.Event) -> None:
-        await run_all(settings, place, stop, on_progress=lambda text: log.info(text), on_ready=lambda: None)
+        restart = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, restart.set)
+        await run_all(settings, place, stop, on_progress=lambda text: log.info(text), on_ready=lambda: None,
+                      restart=restart)
 
     return run_process("supervisor", run)
 
@@ -35,6 +40,7 @@ async def run_all(
     *,
     on_progress: Callable[[str], None],
     on_ready: Callable[[], None],
+    restart: asyncio.Event | None = None,
 ) -> None:
     """Locks the data directory, starts the embedded database, migrates it, and supervises. Raises StartupError.
 
@@ -56,7 +62,8 @@ async def run_all(
                 on_ready()
 
             on_progress("starting processes")
-            await Supervisor(settings, config, on_progress=on_progress).run(stop, on_ready=announce)
+            await Supervisor(settings, config, on_progress=on_progress).run(
+                stop, on_ready=announce, restart=restart)
         finally:
             ready.unlink(missing_ok=True)
             if server is not None:

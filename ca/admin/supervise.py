@@ -3,12 +3,17 @@
 Each child is a process of its own, in its own session (Ctrl-C reaches only the supervisor, which stops them in order),
 under its own database role. A child that ends before it was ever ready is a fault of the set-up and stops everything; a
 child that ends later is restarted with back-off, because its work is in the database.
+
+The front end's listening sockets are the supervisor's: its workers accept from them together, and while one of them, or
+the only one, is restarted, connections wait in the kernel and none is refused.
 """
 
 import asyncio
 import fcntl
+import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +24,7 @@ from typing import IO
 
 import structlog
 
+from ca.process.http import SOCKETS_VARIABLE, bind_sockets, socket_names
 from ca.process.lifecycle import NO_RETRY_EXIT_CODE, READY_VARIABLE, SUPERVISOR_VARIABLE, StartupError
 from ca.process.settings import Settings
 from ca.process.worker import wait_any
@@ -73,6 +79,7 @@ class Child:
     process: asyncio.subprocess.Process | None = None
     was_ready: bool = False
     restarts: int = 0
+    is_planned: bool = False
     restart_s: float = field(default=_FIRST_RESTART_S)
 
 
@@ -90,14 +97,19 @@ class Supervisor:
 
     def __init__(self, settings: Settings, config: Path, *, on_progress: Callable[[str], None]) -> None:
         self._config = config
+        self._listen = {"wfe": settings.acme.listen}
+        self._sockets: dict[str, list[socket.socket]] = {}
         self._children = children_of(settings)
         self._run_dir = settings.data_dir / "run"
         self._log_dir = settings.data_dir / "log"
         self._on_progress = on_progress
         self._log = structlog.get_logger()
 
-    async def run(self, stop: asyncio.Event, *, on_ready: Callable[[], None]) -> None:
-        """Starts all, calls `on_ready` when each has said that it works, and stops all when `stop` is set.
+    async def run(
+        self, stop: asyncio.Event, *, on_ready: Callable[[], None], restart: asyncio.Event | None = None
+    ) -> None:
+        """Starts all, calls `on_ready` when each has said that it works, and stops all when `stop` is set; when
+        `restart` is set, each is replaced by a new process, one after the other.
 
         Raises StartupError with the child's own line when one cannot start.
         """
@@ -113,7 +125,11 @@ class Supervisor:
                 failures.append(str(fault))
                 failed.set()
 
+        roles = {child.role for child in self._children}
+        self._sockets = {role: bind_sockets(listen, reuse_port=False) for role, listen in self._listen.items()
+                         if role in roles}
         keepers = [asyncio.create_task(keep(child)) for child in self._children]
+        restarter = asyncio.create_task(self._restart_when(restart, stop)) if restart is not None else None
         try:
             await self._wait_until_ready(stop, failed)
             if not failed.is_set() and not stop.is_set():
@@ -121,8 +137,12 @@ class Supervisor:
             await wait_any(stop, failed)
         finally:
             stop.set()
+            if restarter is not None:
+                restarter.cancel()
             await self._stop_children()
             await asyncio.gather(*keepers)
+            for each in itertools.chain.from_iterable(self._sockets.values()):
+                each.close()
         if failures:
             raise StartupError(failures[0])
 
@@ -142,8 +162,34 @@ class Supervisor:
             await asyncio.sleep(_TICK_S)
             waited_s += _TICK_S
 
+    async def _restart_when(self, restart: asyncio.Event, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await wait_any(restart, stop)
+            restart.clear()
+            if not stop.is_set():
+                await self._restart_all(stop)
+
+    async def _restart_all(self, stop: asyncio.Event) -> None:
+        """Replaces the processes one by one. When one does not come back, the others stay as they are."""
+        for child in self._children:
+            old, ready_file = child.process, self._run_dir / f"{child.name}.ready"
+            if old is None or old.returncode is not None:
+                continue
+            child.is_planned = True
+            _signal(old, signal.SIGTERM)
+            try:
+                async with asyncio.timeout(_READY_PATIENCE_S):
+                    while not stop.is_set() and (child.process is old or not ready_file.exists()):  # noqa: ASYNC110
+                        await asyncio.sleep(_TICK_S)
+            except TimeoutError:
+                self._log.error("a restarted process is not ready, so the others are not restarted", child=child.name)
+                return
+            self._log.info("restarted", child=child.name)
+
     async def _keep_running(self, child: Child, stop: asyncio.Event) -> None:
         ready_file = self._run_dir / f"{child.name}.ready"
+        sockets = self._sockets.get(child.role, [])
+        environment = {SOCKETS_VARIABLE: socket_names(self._listen[child.role], sockets)} if sockets else {}
         clock = asyncio.get_running_loop()
         while not stop.is_set():
             ready_file.unlink(missing_ok=True)
@@ -152,7 +198,8 @@ class Supervisor:
                 child.process = await asyncio.create_subprocess_exec(
                     *_command(child.role, self._config), stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file,
                     start_new_session=True,
-                    env=os.environ | {SUPERVISOR_VARIABLE: str(os.getpid()), READY_VARIABLE: str(ready_file)})
+                    pass_fds=[each.fileno() for each in sockets], env=os.environ | environment | {
+                        SUPERVISOR_VARIABLE: str(os.getpid()), READY_VARIABLE: str(ready_file)})
             exit_code = await self._wait_for(child, ready_file)
             if stop.is_set():
                 break
@@ -163,6 +210,9 @@ class Supervisor:
                                 reason=self._last_words(child, exit_code))
                 break
             child.restarts += 1
+            if child.is_planned:
+                child.is_planned = False
+                continue
             if clock.time() - started_s > _HEALTHY_AFTER_S:
                 child.restart_s = _FIRST_RESTART_S
             self._log.warning("process ended, restarting", child=child.name, exit_code=exit_code,

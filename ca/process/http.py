@@ -71,8 +71,12 @@ def inherited_or_bound(listen: Sequence[str]) -> list[socket.socket]:
     """
     inherited = os.environ.get(SOCKETS_VARIABLE)
     if inherited is not None:
-        return [socket.socket(fileno=int(pair.rpartition("=")[2])) for pair in inherited.split()
-                if pair.rpartition("=")[0] in listen]
+        pairs = [pair.rpartition("=") for pair in inherited.split()]
+        passed = [socket.socket(fileno=int(number)) for address, _, number in pairs if address in listen]
+        if not passed:
+            raise StartupError(f"the supervisor listens on other addresses than {', '.join(listen)}: restart it, "
+                               "because the configuration has changed")
+        return passed
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
         count = int(os.environ.get("LISTEN_FDS", "0"))
         if count != len(listen):

@@ -12,6 +12,14 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from ca.process.limit_settings import (
+    LimitsSettings,
+    RateSettings,
+    effective_limits,
+    limit_rates,
+    require_sensible_limits,
+)
+
 ENVIRONMENT_PREFIX = "CHANCERY_"
 
 
@@ -58,6 +66,7 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
     tls: bool = True
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    tls_look_s: float = 60.0
     service_names: list[str] = []
     nonce_key: Path
     terms_of_service: str = ""
@@ -73,62 +82,6 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
     client_address: Literal["connection", "x-forwarded-for", "forwarded", "proxy-protocol"] = "connection"
     trusted_proxies: list[str] = []
     workers: int = 1
-
-
-class RateSettings(_Section, frozen=True, kw_only=True):
-    """`burst` at once, and as many again in each period; a burst of 0 is no limit."""
-
-    burst: int
-    period_s: int
-
-
-class LimitsSettings(_Section, frozen=True, kw_only=True):
-    """Rate limits. What is not named here is as the policy says (`chancery limit list` shows what holds).
-
-    `help_url` is where a refusal sends people; empty: a page of ours that lists the limits.
-    """
-
-    accounts_per_address: RateSettings | None = None
-    accounts_per_range: RateSettings | None = None
-    orders_per_account: RateSettings | None = None
-    pending_authorizations_per_account: int | None = None
-    certificates_per_domain: RateSettings | None = None
-    certificates_per_name_set: RateSettings | None = None
-    failed_validations_per_name: RateSettings | None = None
-    pause_after_failures: int | None = None
-    nonces_per_address: RateSettings | None = None
-    renewal_info_per_address: RateSettings | None = None
-    help_url: str = ""
-
-
-_HOUR_S = 3_600
-_WEEK_S = 604_800
-# Public: those of the largest ACME CA, near enough. Internal: only what keeps one broken client from filling the
-# database; names of one organisation share a domain, so limits by name would hit everybody.
-_LIMITS_OF_POLICY: dict[str, LimitsSettings] = {
-    "public": LimitsSettings(
-        accounts_per_address=RateSettings(burst=10, period_s=3 * _HOUR_S),
-        accounts_per_range=RateSettings(burst=500, period_s=3 * _HOUR_S),
-        orders_per_account=RateSettings(burst=300, period_s=3 * _HOUR_S),
-        pending_authorizations_per_account=300,
-        certificates_per_domain=RateSettings(burst=50, period_s=_WEEK_S),
-        certificates_per_name_set=RateSettings(burst=5, period_s=_WEEK_S),
-        failed_validations_per_name=RateSettings(burst=5, period_s=_HOUR_S),
-        pause_after_failures=1_000,
-        nonces_per_address=RateSettings(burst=1_000, period_s=20),
-        renewal_info_per_address=RateSettings(burst=1_000, period_s=60)),
-    "internal": LimitsSettings(
-        accounts_per_address=RateSettings(burst=10_000, period_s=3 * _HOUR_S),
-        accounts_per_range=RateSettings(burst=50_000, period_s=3 * _HOUR_S),
-        orders_per_account=RateSettings(burst=500_000, period_s=3 * _HOUR_S),
-        pending_authorizations_per_account=0,
-        certificates_per_domain=RateSettings(burst=0, period_s=_WEEK_S),
-        certificates_per_name_set=RateSettings(burst=0, period_s=_WEEK_S),
-        failed_validations_per_name=RateSettings(burst=0, period_s=_HOUR_S),
-        pause_after_failures=0,
-        nonces_per_address=RateSettings(burst=20_000, period_s=20),
-        renewal_info_per_address=RateSettings(burst=20_000, period_s=20)),
-}
 
 
 class VaSettings(_Section, frozen=True, kw_only=True):
@@ -303,22 +256,12 @@ class Settings(_Section, frozen=True, kw_only=True):
     @property
     def effective_limits(self) -> LimitsSettings:
         """Every limit: as the file says, else as the policy does."""
-        of_policy = _LIMITS_OF_POLICY[self.policy]
-        return LimitsSettings(**{
-            name: value if (value := getattr(self.limits, name)) is not None else getattr(of_policy, name)
-            for name in LimitsSettings.__struct_fields__})
+        return effective_limits(self.limits, self.policy)
 
     @property
     def limit_rates(self) -> dict[str, RateSettings]:
-        """The rate of every limit that is on, by its name (`orders-per-account`); pauses have none. A pending
-        authorization weighs for as long as it may live."""
-        limits = self.effective_limits
-        pending = RateSettings(burst=limits.pending_authorizations_per_account or 0,
-                               period_s=self.acme.authorization_life_s)
-        rates = {name: getattr(limits, name) for name in LimitsSettings.__struct_fields__}
-        rates["pending_authorizations_per_account"] = pending
-        return {name.replace("_", "-"): rate for name, rate in rates.items()
-                if isinstance(rate, RateSettings) and rate.burst > 0}
+        """The rate of every limit that is on, by its name (`orders-per-account`); pauses have none."""
+        return limit_rates(self.effective_limits, pending_life_s=self.acme.authorization_life_s)
 
 
 def audit_directory(settings: Settings) -> Path:
@@ -424,21 +367,14 @@ def _require_sensible(settings: Settings, path: Path) -> None:
             "expected addresses or networks of proxies exactly when acme.client_address is not \"connection\"")
     for network in acme.trusted_proxies:
         require(_is_network(network), "acme.trusted_proxies", f"expected an address or a network, got {network!r}")
-    require(acme.read_timeout_s > 0, "acme.read_timeout_s", f"expected seconds, got {acme.read_timeout_s}")
+    for key, seconds in (("acme.read_timeout_s", acme.read_timeout_s), ("acme.tls_look_s", acme.tls_look_s)):
+        require(seconds > 0, key, f"expected seconds above 0, got {seconds}")
     for key, number in (("acme.max_in_flight", acme.max_in_flight), ("acme.max_connections", acme.max_connections),
                         ("acme.workers", settings.acme.workers), ("va.workers", settings.va.workers),
                         ("ca.workers", settings.ca.workers), ("ocsp.workers", settings.ocsp.workers),
                         ("ocsp.presign_workers", settings.ocsp.presign_workers)):
         require(number >= 1, key, f"expected a number of at least 1, got {number}")
-    for name in LimitsSettings.__struct_fields__:
-        rate = getattr(settings.limits, name)
-        if isinstance(rate, RateSettings):
-            require(rate.burst >= 0 and rate.period_s >= 1, f"limits.{name}",
-                    f"expected a burst of at least 0 in a period_s of at least 1, got {rate.burst} in {rate.period_s}")
-        elif isinstance(rate, int):
-            require(rate >= 0, f"limits.{name}", f"expected a number of at least 0, got {rate}")
-    require(not settings.limits.help_url or settings.limits.help_url.startswith("https://"), "limits.help_url",
-            f"expected an https:// URL, got {settings.limits.help_url!r}")
+    require_sensible_limits(settings.limits, require)
     require(28_800 <= settings.ocsp.response_life_s <= 864_000, "ocsp.response_life_s",
             "expected 28800 to 864000 seconds (8 hours to 10 days, BR 4.9.9)")
     require(0 <= settings.ocsp.max_age_s <= 43_200, "ocsp.max_age_s",

@@ -17,8 +17,9 @@ from ca.admin.reference import parse_id, parse_name
 from ca.admin.revoke import operator_name
 from ca.pki.identifier import registered_domain
 from ca.pki.object_id import from_text, to_text
+from ca.process.limit_settings import RateSettings
 from ca.process.postgres import Connection
-from ca.process.settings import RateSettings, Settings
+from ca.process.settings import Settings
 
 _DAY_S = 86_400
 _OF_ACCOUNT = (LimitName.ORDERS_PER_ACCOUNT, LimitName.PENDING_PER_ACCOUNT, LimitName.FAILURES_PER_NAME,

@@ -25,6 +25,7 @@ from acme_api.wfe.server import Listening
 from acme_api.wfe.store import READ_OPTIONS, WRITE_OPTIONS
 from ca.pki.object_id import from_text
 from ca.process.ambient import Ambient, system_ambient
+from ca.process.limit_settings import LimitsSettings
 from ca.process.postgres import create_pool
 from ca.process.settings import (
     AcmeSettings,
@@ -32,7 +33,6 @@ from ca.process.settings import (
     CaSettings,
     DistributionSettings,
     HsmSettings,
-    LimitsSettings,
     OcspSettings,
     Settings,
     VaSettings,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acme_api.wfe.client_address import behind_proxies, parse_address, parse_networks
-from ca.process.settings import LimitsSettings, RateSettings
+from ca.process.limit_settings import LimitsSettings, RateSettings
 from tests.acme_api.wfe.running import RunningWfe
 from tests.acme_client import JOSE_JSON
 

@@ -9,7 +9,7 @@ import pytest
 
 from acme_api.protocol.rate_limit import LimitName
 from ca.pki.object_id import to_text
-from ca.process.settings import LimitsSettings, RateSettings
+from ca.process.limit_settings import LimitsSettings, RateSettings
 from tests.acme_api.wfe.running import (
     BASE,
     Clock,

@@ -98,6 +98,21 @@ async def test_p8_a_database_that_is_away(own: _OwnServer) -> None:
     await own.serves(client)
 
 
+async def test_n9_asking_for_nonces_needs_no_database(own: _OwnServer) -> None:
+    """Rows N9, E9: a thousand nonces are given out while the database is stopped: nothing is written for one that is
+    not used, whoever asks for how many."""
+    client = own.wfe.client()
+    await own.stop()
+    nonces = set()
+    for number in range(1_000):
+        answer = await client.send("HEAD" if number % 2 else "GET", "/acme/new-nonce")
+        answer.require(200 if number % 2 else 204)
+        nonces.update(answer.nonces)
+    assert len(nonces) == 1_000
+    await own.start()
+    await own.answers(201)
+
+
 async def test_n9_a_crash_of_the_database(own: _OwnServer) -> None:
     """Row N9: kill -9 of one backend makes PostgreSQL recover; nonces from before are refused, later ones are fine.
 

@@ -18,7 +18,7 @@ from acme_api.wfe.accept import ProxyProtocol
 from acme_api.wfe.client_address import parse_networks
 from acme_api.wfe.proxy_protocol import SIGNATURE_V2, ProxyHeader, ProxyHeaderError, parse_header
 from acme_api.wfe.server import Listening
-from ca.process.settings import LimitsSettings, RateSettings
+from ca.process.limit_settings import LimitsSettings, RateSettings
 from tests.acme_api.wfe.certificates import self_signed_pair
 from tests.acme_api.wfe.running import RunningWfe
 

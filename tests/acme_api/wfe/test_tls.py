@@ -29,7 +29,7 @@ def settings(database: TestDatabase, tmp_path: Path) -> Settings:
     """A process with TLS of its own."""
     (tmp_path / "nonce.key").write_bytes(NONCE_KEY)
     return make_settings(database, tmp_path, tls=True, tls_certificate=tmp_path / "tls" / "certificate.pem",
-                         tls_key=tmp_path / "tls" / "key.pem", service_names=["localhost"],
+                         tls_key=tmp_path / "tls" / "key.pem", service_names=["localhost"], tls_look_s=0.1,
                          listen=[f"127.0.0.1:{free_port()}", f"[::1]:{free_port()}"])
 
 
@@ -109,7 +109,6 @@ async def test_an_unusable_certificate_is_asked_for_again(settings: Settings, ot
 async def test_renewal_without_a_restart(settings: Settings, others: OtherProcesses, monkeypatch: pytest.MonkeyPatch
                                          ) -> None:
     """Past two thirds of its life a new certificate is had; new connections see it, two processes ask for one only."""
-    monkeypatch.setattr("acme_api.wfe.service_certificate._LOOK_S", 0.1)
     async with _running(settings):
         await _issue(others, days=1)
         first = await _handshake(settings, others)

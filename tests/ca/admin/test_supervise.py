@@ -16,6 +16,7 @@ from ca.admin.demo_config import DemoOptions, config_text
 from ca.admin.supervise import Child, DirectoryLock, Supervisor
 from ca.process.lifecycle import StartupError
 from ca.process.settings import Settings, load_settings
+from tests.ports import free_port_base
 
 # A child in place of `chancery run ROLE`: it says that it is ready, writes its pid, and waits.
 _CHILD = """
@@ -40,8 +41,8 @@ _CHILD = """
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """The configuration of a demo in the test's directory."""
-    options = DemoOptions(port_base=15_000, resolver="", http_01_port=80, tls_alpn_01_port=443, policy="internal",
-                          module="x")
+    options = DemoOptions(port_base=free_port_base(4), resolver="", http_01_port=80, tls_alpn_01_port=443,
+                          policy="internal", module="x")
     path = tmp_path / "chancery.toml"
     path.write_text(config_text(options, tmp_path), "utf-8")
     return load_settings(path, {})
@@ -86,6 +87,31 @@ async def test_a_killed_child_comes_back_and_all_end_together(settings: Settings
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
     assert not list((settings.data_dir / "run").glob("*.ready"))
+
+
+@pytest.mark.usefixtures("use_child")
+async def test_a_rolling_restart_replaces_one_after_the_other(settings: Settings) -> None:
+    """Every process is a new one afterwards; never two of them are away at once; a second one follows the first."""
+    stop, ready, restart = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    supervisor = _supervisor(settings, "wfe", "va", "crl")
+    running = asyncio.create_task(supervisor.run(stop, on_ready=ready.set, restart=restart))
+    await asyncio.wait_for(ready.wait(), 30)
+    places = [settings.data_dir / f"{role}.pid" for role in ("wfe", "va", "crl")]
+    for _ in range(2):
+        before = [await _until(place) for place in places]
+        restart.set()
+        fewest = len(places)
+        for place, old in zip(places, before, strict=True):
+            while place.read_text("ascii") in ("", old):
+                alive = [child.process is not None and child.process.returncode is None
+                         for child in supervisor._children]
+                fewest = min(fewest, sum(alive))
+                await asyncio.sleep(0.01)
+        assert fewest >= 2
+        while len(list((settings.data_dir / "run").glob("*.ready"))) < 3:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.02)
+    stop.set()
+    await asyncio.wait_for(running, 30)
 
 
 @pytest.mark.usefixtures("use_child")

@@ -91,3 +91,42 @@ def test_changed_options_keep_what_a_person_edited(config: Path) -> None:
     config.write_text(updated_text(text, wanted), "utf-8")
     assert "workers = 3  # mine" in config.read_text("utf-8")
     assert read_options(load_settings(config, {})) == wanted
+
+
+@pytest.mark.parametrize(("policy", "section", "orders", "domain"), [
+    ("internal", "", 500_000, None), ("public", "", 300, 50),
+    ("public", "orders_per_account = { burst = 7, period_s = 60 }", 7, 50),
+    ("public", "certificates_per_domain = { burst = 0, period_s = 60 }", 300, None)])
+def test_limits_are_of_the_policy_unless_the_file_says(config: Path, policy: str, section: str, orders: int,
+                                                       domain: int | None) -> None:
+    """Each limit by itself; a burst of 0 switches it off."""
+    text = config.read_text("utf-8").replace('policy = "internal"', f'policy = "{policy}"')
+    config.write_text(f"{text}\n[limits]\n{section}\n", "utf-8")
+    rates = load_settings(config, {}).limit_rates
+    assert rates["orders-per-account"].burst == orders
+    assert ("certificates-per-domain" in rates) == (domain is not None)
+    assert rates["nonces-per-address"].period_s == 20
+
+
+@pytest.mark.parametrize(("section", "text", "message"), [
+    ("limits", "orders_per_account = { burst = -1, period_s = 60 }", "limits.orders_per_account"),
+    ("limits", "orders_per_account = { burst = 1 }", "period_s"),
+    ("limits", "orders_per_account = 5", "limits.orders_per_account"),
+    ("limits", "pause_after_failures = -1", "limits.pause_after_failures"),
+    ("limits", 'help_url = "http://x"', "limits.help_url"),
+    ("acme", 'client_address = "forwarded"', "acme.trusted_proxies"),
+    ("acme", 'trusted_proxies = ["10.0.0.0/8"]', "acme.trusted_proxies"),
+    ("acme", 'client_address = "forwarded"\ntrusted_proxies = ["proxy.example"]', "got 'proxy.example'"),
+    ("acme", 'client_address = "via"', "acme.client_address"),
+    ("acme", "read_timeout_s = 0.0", "acme.read_timeout_s"),
+    ("acme", "max_in_flight = 0", "acme.max_in_flight"),
+])
+def test_limits_and_proxies_that_cannot_be(config: Path, section: str, text: str, message: str) -> None:
+    """Each names its key and what was expected."""
+    before = config.read_text("utf-8")
+    if section == "acme":
+        config.write_text(before.replace("[acme]", f"[acme]\n{text}"), "utf-8")
+    else:
+        config.write_text(f"{before}\n[limits]\n{text}\n", "utf-8")
+    with pytest.raises(SettingsError, match=message):
+        load_settings(config, {})
