@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca.process.settings import LimitsSettings, RateSettings
+from ca.process.limit_settings import LimitsSettings, RateSettings
 from tests.acme_api.wfe.running import BASE, Clock, OtherProcesses, RunningWfe, finalize, id_of, issued, ready_order
 from tests.acme_client import Answer, b64, make_csr
 
