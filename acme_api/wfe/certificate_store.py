@@ -50,6 +50,7 @@ SELECT order_id FROM finalized
 _FINALIZE: Final = without_limits(_FINALIZE_TEXT)
 # Nothing is taken for the second of two requests that finalize one order.
 _LIMITED_FINALIZE: Final = with_limits(_FINALIZE_TEXT, first=13, gate="finalized")
+# Variant 0 is the chain that is preferred for the profile; the others follow in their order.
 _CHAIN: Final = """
 SELECT c.account_id, coalesce(f.tbs, c.tbs) AS tbs, s.signature, chain.certificates,
     (SELECT max(position) FROM issuer_chains WHERE issuer_id = c.issuer_id) AS last_position
@@ -57,7 +58,9 @@ FROM issuances i
 JOIN certificates c ON c.serial = i.serial
 JOIN certificate_signatures s ON s.serial = i.serial
 LEFT JOIN final_certificates f ON f.serial = i.serial
-LEFT JOIN issuer_chains chain ON chain.issuer_id = c.issuer_id AND chain.position = $3
+LEFT JOIN chain_preferences preferred ON preferred.issuer_id = c.issuer_id AND preferred.profile = c.profile
+LEFT JOIN issuer_chains chain ON chain.issuer_id = c.issuer_id AND chain.position = CASE
+    WHEN $3 = 0 THEN coalesce(preferred.position, 0) WHEN $3 <= preferred.position THEN $3 - 1 ELSE $3 END
 WHERE i.request_id = $1 AND i.serial = $2
     AND NOT EXISTS (SELECT FROM ocsp_requests q WHERE q.serial = $2 AND q.version = 0)
 """
@@ -74,7 +77,11 @@ _KEY_FACTS: Final = """
 SELECT EXISTS (SELECT FROM certificates WHERE spki_sha256 = $1 AND not_after > $2) AS in_live_certificate,
     EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $1) AS blocked
 """
-_BLOCKED_NAMES: Final = "SELECT name, and_below FROM blocked_names WHERE name = ANY($1::text[])"
+# The kill switch of the order's profile comes as a name that cannot be one.
+_OBSTACLES: Final = """
+SELECT name, and_below FROM blocked_names WHERE name = ANY($1::text[])
+UNION ALL SELECT '', true FROM disabled_profiles WHERE profile = $2
+"""
 _AUTHORIZED: Final = """
 SELECT DISTINCT v.identifier_type, v.identifier_value, v.wildcard
 FROM unnest($2::text[], $3::text[], $4::boolean[]) AS w (type, value, wildcard)
@@ -232,9 +239,10 @@ class CertificateStore:
             raise AssertionError("the statement gives one row")
         return KeyFacts(in_live_certificate=row["in_live_certificate"], blocked=row["blocked"])
 
-    async def blocked_names(self, names: Sequence[str]) -> dict[str, bool]:
-        """Those of the names that are blocked, and whether everything below them is."""
-        return {row["name"]: row["and_below"] for row in await self._reads.fetch(_BLOCKED_NAMES, list(names))}
+    async def obstacles(self, names: Sequence[str], profile: str) -> tuple[dict[str, bool], bool]:
+        """Those of the names that are blocked, and whether all below them is; whether the profile is switched off."""
+        found = {row["name"]: row["and_below"] for row in await self._reads.fetch(_OBSTACLES, list(names), profile)}
+        return found, found.pop("", False)
 
     async def authorized(
         self, account_id: bytes, identifiers: Sequence[Identifier], *, now: datetime

@@ -50,7 +50,7 @@ async def new_order(context: Context, post: Post) -> Reply:
     now = context.ambient.now()
     scope = () if post.owner.eab_kid is None else await context.store.allowed_names(post.owner.eab_kid)
     request = parse_new_order(post.json(), context.order_policy, now, scope=scope)
-    await _require_unblocked(context, request.identifiers)
+    await _require_possible(context, request.identifiers, request.profile)
     if request.replaces is not None:
         request = replace(request, renews=await require_predecessor(
             context, request.replaces, post.owner.id, request.identifiers))
@@ -137,9 +137,12 @@ async def finalize(context: Context, post: Post) -> Reply:
                 return _order_reply(context, found)
 
 
-async def _require_unblocked(context: Context, identifiers: Sequence[Identifier]) -> None:
-    """Raises rejectedIdentifier for names that an operator has blocked; the CA looks again before it signs."""
-    blocked = await context.certificates.blocked_names(lookup_names(identifiers))
+async def _require_possible(context: Context, identifiers: Sequence[Identifier], profile: str) -> None:
+    """Raises rejectedIdentifier for names that an operator has blocked, and invalidProfile while the profile is
+    switched off; the CA looks again before it signs."""
+    blocked, disabled = await context.certificates.obstacles(lookup_names(identifiers), profile)
+    if disabled:
+        raise problem.Problem("invalidProfile", f"certificates of profile {profile} are not issued at present")
     try:
         require_unblocked(identifiers, blocked)
     except Refusal as refusal:

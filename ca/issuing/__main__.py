@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from ca.issuing import ct_store, store
 from ca.issuing.audit import AuditTrail
-from ca.issuing.authorities import Authority, open_authorities
+from ca.issuing.authorities import Authority, lives, open_authorities
 from ca.issuing.crls import CrlPublisher
 from ca.issuing.cycle import IssuingProcess, issue_batch
 from ca.issuing.policy import IssuancePolicy, issuance_policy
@@ -43,6 +43,7 @@ _RESPONDER_POLL_S: Final = 60.0
 _REVOCATION_PAUSE_S: Final = 0.1
 _RETRY_AFTER_FAULT_S: Final = 1.0
 _CAUTIOUS_TURNS: Final = 20
+_ISSUERS_EVERY_S: Final = 5.0
 
 
 def main(settings: Settings) -> int:
@@ -112,6 +113,7 @@ async def _serve(
         tasks.create_task(run_claim_loop(wake=certifier.wake, poll_s=_RESPONDER_POLL_S, stop=stop, log=log,
                                          step=certifier.certify_due))
         tasks.create_task(anchor_heads(pool, audit_log, stop, log))
+        tasks.create_task(_follow_issuers(pool, thread, authorities, signer, publisher, stop, log))
         ready()
 
 
@@ -182,6 +184,28 @@ async def _publish(publisher: CrlPublisher, stop: asyncio.Event) -> bool:
 
 async def _authorities(pool: Pool, thread: HsmThread, now: datetime) -> dict[int, Authority]:
     return await thread.run(open_authorities, thread.token, await store.issuers(pool), now)
+
+
+async def _follow_issuers(
+    pool: Pool, thread: HsmThread, authorities: dict[int, Authority], signer: Signer, publisher: CrlPublisher,
+    stop: asyncio.Event, log: FilteringBoundLogger,
+) -> None:
+    """Takes up issuers of a new ceremony while the process runs: its key, then its first CRLs, which let an operator
+    activate it."""
+    ambient = system_ambient()
+    while not stop.is_set():
+        await wait_any(stop, timeout_s=_ISSUERS_EVERY_S)
+        try:
+            for row in await store.issuers(pool):
+                if row.id in authorities or stop.is_set() or not lives(row, ambient.now()):
+                    continue
+                opened = await thread.run(open_authorities, thread.token, [row], ambient.now())
+                await asyncio.to_thread(signer.prepare, opened[row.id].issuer)
+                authorities[row.id] = opened[row.id]
+                await publisher.publish_missing()
+                log.info("a new issuer", issuer=row.name)
+        except Exception as fault:
+            log.error("an issuer cannot be taken up", fault=str(fault))
 
 
 def _warm_up(policy: IssuancePolicy, *, precertificates: bool) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from ca.issuing.store import StoredIssuer
+from ca.issuing.store import StoredIssuer, Switches
 from ca.pki import der
 from ca.pki.issuer import Issuer, read_issuer
 from ca.pki.key_identifier import key_identifier
@@ -48,15 +48,21 @@ def open_authorities(token: Token, stored: Sequence[StoredIssuer], now: datetime
         raise StartupError(str(fault)) from fault
 
 
+def lives(row: StoredIssuer, now: datetime) -> bool:
+    """Whether the issuer's certificate has not ended. Raises StartupError when it cannot be read."""
+    return _read(row).validity.not_after > now
+
+
 def choose(
-    authorities: Mapping[int, Authority], switches: Mapping[int, bool], kind: Literal["rsa", "ec"]
+    authorities: Mapping[int, Authority], switches: Switches, kind: Literal["rsa", "ec"], *, until: datetime
 ) -> Authority:
-    """The issuer for a leaf key of this kind: the newest that is switched on. Raises Refusal when there is none."""
-    fitting = [authority for authority in authorities.values()
-               if authority.issuer.key_type == kind and switches.get(authority.id)]
+    """The issuer for a leaf key of this kind and a certificate that ends at `until`: the newest that works and lives
+    longer, else the newest that works, which ends too soon. Raises Refusal when there is none."""
+    fitting = [authority for authority in authorities.values() if authority.issuer.key_type == kind
+               and authority.id in switches.active and authority.id not in switches.disabled]
     if not fitting:
         raise Refusal(RefusalReason.BAD_PUBLIC_KEY, f"this CA has no active issuer for {kind.upper()} keys at present")
-    return max(fitting, key=lambda authority: authority.id)
+    return max(fitting, key=lambda authority: (authority.issuer.validity.not_after >= until, authority.id))
 
 
 def _read(row: StoredIssuer) -> Issuer:

@@ -23,7 +23,7 @@ from ca.issuing.grant import CaaIsStale, Grant
 from ca.issuing.policy import IssuancePolicy
 from ca.issuing.service import judge_service
 from ca.issuing.signer import Signer
-from ca.issuing.store import ClaimedRequest, NewIntent, StoredIntent
+from ca.issuing.store import ClaimedRequest, NewIntent, StoredIntent, Switches
 from ca.issuing.transparency import FIRST_WAIT_S, LogsUnavailable, Transparency, commit_finals
 from ca.pki.blocked_name import lookup_names, require_unblocked
 from ca.pki.crl import ca_issuers_url, shard_url
@@ -39,6 +39,7 @@ from ca.process.postgres import Connection, Pool
 _SWITCHES_LIFE: Final = timedelta(seconds=1)
 _CAA_WAIT_S: Final = 1.0
 _BROKEN_WAIT_S: Final = 5.0
+_DISABLED_WAIT_S: Final = 2.0
 _LOGS_WAIT_S: Final = 5.0
 # A request that breaks our own rules' code this often will break it for ever: the order ends, the log has the trace.
 _MAX_BREAKS: Final = 5
@@ -62,7 +63,7 @@ class IssuingProcess:
     log: FilteringBoundLogger
     worker: str
     after_step: Callable[[int], Awaitable[None]] = field(default=_no_test_watches)
-    switches: Mapping[int, bool] = field(default_factory=dict, init=False)
+    switches: Switches = field(default_factory=Switches, init=False)
     switches_read_at: datetime | None = field(default=None, init=False)
 
 
@@ -86,7 +87,9 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
         if not claimed:
             return False
         now = ca.ambient.now()
-        begun = [request.intent for request in claimed if request.intent is not None]
+        switches = await _switches(ca, connection, now)
+        begun = await _not_disabled(ca, connection, switches, [
+            request.intent for request in claimed if request.intent is not None])
         fresh = [request for request in claimed if request.intent is None]
         evidence = await load_evidence(connection, fresh)
         await ca.after_step(1)
@@ -94,7 +97,7 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
         verdicts = await _judge(ca, connection, fresh, evidence, now)
         await ca.after_step(2)
         # 3. Serial number and TBSCertificate, with CT the precertificate's; sign a copy with a throw-away key; lint it.
-        drafts, unfit, unready = await _draft(ca, verdicts.grants, await _switches(ca, connection, now), now)
+        drafts, unfit, unready = await _draft(ca, verdicts.grants, switches, now)
         await _settle(ca, connection, verdicts, unfit | _out_of_patience(ca, fresh, unready, now), unready, now)
         await ca.after_step(3)
         # 4. COMMIT the intent: from now on the serial number counts as issued, can be revoked and has OCSP coverage.
@@ -219,16 +222,26 @@ async def _blocked_names(connection: Connection, grants: Sequence[Grant]) -> dic
         connection, lookup_names(identifier for grant in grants for identifier in grant.identifiers))
 
 
-async def _switches(ca: IssuingProcess, connection: Connection, now: datetime) -> Mapping[int, bool]:
-    """Which issuers are switched on; what the operator changes counts within a second."""
+async def _switches(ca: IssuingProcess, connection: Connection, now: datetime) -> Switches:
+    """Which issuers and profiles are switched on; what the operator changes counts within a second."""
     if ca.switches_read_at is None or not timedelta() <= now - ca.switches_read_at < _SWITCHES_LIFE:
-        ca.switches = await store.issuer_switches(connection)
+        ca.switches = await store.switches(connection)
         ca.switches_read_at = now
     return ca.switches
 
 
+async def _not_disabled(
+    ca: IssuingProcess, connection: Connection, switches: Switches, begun: Sequence[StoredIntent]
+) -> list[StoredIntent]:
+    """What an earlier run began, without that of disabled issuers: it is finished when they are enabled again."""
+    held = [intent.request_id for intent in begun if intent.issuer_id in switches.disabled]
+    if held:
+        await store.defer(connection, held, worker=ca.worker, after_s=_DISABLED_WAIT_S)
+    return [intent for intent in begun if intent.issuer_id not in switches.disabled]
+
+
 async def _draft(
-    ca: IssuingProcess, grants: Sequence[Grant], switches: Mapping[int, bool], now: datetime
+    ca: IssuingProcess, grants: Sequence[Grant], switches: Switches, now: datetime
 ) -> tuple[list[NewIntent], dict[bytes, dict[str, Any]], dict[bytes, str]]:
     """Step 3 for each grant: what is to be committed, the refusals of what may not be, and why some have to wait."""
     drafts = []
@@ -236,7 +249,11 @@ async def _draft(
     unready = {}
     for grant in grants:
         try:
-            drafts.append(_draft_one(ca, grant, choose(ca.authorities, switches, grant.key.kind), now))
+            if grant.profile.name in switches.disabled_profiles:
+                raise Refusal(RefusalReason.INVALID_PROFILE,
+                              f"certificates of profile {grant.profile.name} are not issued at present")
+            until = grant.not_after or now + timedelta(seconds=grant.profile.length_s)
+            drafts.append(_draft_one(ca, grant, choose(ca.authorities, switches, grant.key.kind, until=until), now))
         except Refusal as refusal:
             refusals[grant.request_id] = _refuse(ca, grant.request_id, refusal)
         except LogsUnavailable as fault:

@@ -138,7 +138,11 @@ NOTIFY: Final = """
 SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t (channel, payload)
 """
 ISSUERS: Final = "SELECT id, name, key_type, certificate, crl_shards, active FROM issuers ORDER BY id"
-ISSUER_SWITCHES: Final = "SELECT id, active FROM issuers"
+SWITCHES: Final = """
+SELECT id, active AND retired_at IS NULL AS active, disabled_at IS NOT NULL AS disabled,
+    ARRAY(SELECT profile FROM disabled_profiles) AS disabled_profiles
+FROM issuers
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +154,15 @@ class StoredIssuer:
     certificate: bytes
     crl_shards: int
     active: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switches:
+    """Issuers (by id) that have been put to work, and the kill switches of issuers and profiles that are set."""
+
+    active: frozenset[int] = frozenset()
+    disabled: frozenset[int] = frozenset()
+    disabled_profiles: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,9 +300,12 @@ async def issuers(pool: Pool) -> list[StoredIssuer]:
                          active=row["active"]) for row in await pool.fetch(ISSUERS)]
 
 
-async def issuer_switches(connection: Connection | Pool) -> dict[int, bool]:
-    """Issuer id -> whether it signs new certificates at present."""
-    return {row["id"]: row["active"] for row in await connection.fetch(ISSUER_SWITCHES)}
+async def switches(connection: Connection | Pool) -> Switches:
+    """What the operator has put to work and what is switched off."""
+    rows = await connection.fetch(SWITCHES)
+    return Switches(active=frozenset(row["id"] for row in rows if row["active"]),
+                    disabled=frozenset(row["id"] for row in rows if row["disabled"]),
+                    disabled_profiles=frozenset(name for row in rows for name in row["disabled_profiles"]))
 
 
 async def validations(connection: Connection, authorization_ids: Sequence[bytes]) -> list[StoredValidation]:

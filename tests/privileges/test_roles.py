@@ -77,6 +77,9 @@ _ACTS = {
         f"INSERT INTO operator_acts (id, acted_at, operator, act, subject, detail) VALUES ({_ID}, now(), '', '', '',"
         " '{}')", "ca_admin"),
     "close the accounts of blocked keys": ("SELECT close_accounts_with_blocked_keys()", "ca_issuer"),
+    "switch an issuer off": ("UPDATE issuers SET disabled_at = now()", "ca_admin"),
+    "switch a profile off": ("INSERT INTO disabled_profiles VALUES ('classic', now(), '', '')", "ca_admin"),
+    "switch a profile on": ("DELETE FROM disabled_profiles", "ca_admin"),
     "open an incident": ("INSERT INTO incidents VALUES ('x', now(), '', '', '', '')", "ca_admin"),
     "close an incident": ("UPDATE incidents SET closed_at = now()", "ca_admin"),
     "put certificates into an incident": (f"INSERT INTO incident_serials VALUES ('x', {_SERIAL})", "ca_admin"),

@@ -19,9 +19,12 @@ LOCK = "SELECT pg_advisory_xact_lock(hashtext('chancery issuers'))"
 
 ISSUER_BY_NAME = "SELECT id, certificate, crl_shards FROM issuers WHERE name = $1"
 
+# The first issuer for a kind of key is put to work at once; its successors are staged (`chancery issuer activate`).
 INSERT_ISSUER = """
 INSERT INTO issuers (id, name, key_type, certificate, crl_shards, active, created_at)
-SELECT coalesce(max(id), 0) + 1, $1, $2, $3, $4, true, $5 FROM issuers
+SELECT coalesce(max(id), 0) + 1, $1, $2, $3, $4,
+    NOT coalesce(bool_or(key_type = $2 AND active AND retired_at IS NULL), false), $5
+FROM issuers
 RETURNING id
 """
 

@@ -63,6 +63,27 @@ async def test_ce3_alternate_chains(wfe: RunningWfe, others: OtherProcesses) -> 
         assert answer.headers["Content-Type"] == "application/pem-certificate-chain"
 
 
+async def test_ce3_another_chain_comes_first(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """What an operator prefers for a profile is the default variant; all others follow, each once, in their order."""
+    others.chains = 3
+    client = await wfe.subscriber()
+    order, _ = await issued(client, others, "a.example.com")
+    url = order.json["certificate"]
+
+    async def lengths() -> list[int]:
+        return [len(x509.load_pem_x509_certificates((await client.post(f"{url}{end}")).require(200).body))
+                for end in ("", "/1", "/2")]
+
+    assert await lengths() == [2, 3, 4]
+    await others.run("ca_admin", ("INSERT INTO chain_preferences SELECT id, 'classic', 2 FROM issuers",))
+    assert await lengths() == [4, 2, 3]
+    await others.run("ca_admin", ("UPDATE chain_preferences SET position = 1",))
+    assert await lengths() == [3, 2, 4]
+    await others.run("ca_admin", ("UPDATE chain_preferences SET profile = 'tlsserver'",))
+    assert await lengths() == [2, 3, 4]
+    (await client.post(f"{url}/3")).require(404, "malformed")
+
+
 async def test_ce6_served_later_and_to_the_owner_alone(wfe: RunningWfe, others: OtherProcesses, clock: Clock) -> None:
     """Rows CE6, E71, E97: expired and revoked ones are still served; a body, another order, nothing yet: refused."""
     client = await wfe.subscriber()

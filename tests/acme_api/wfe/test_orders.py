@@ -78,6 +78,17 @@ async def test_blocked_names(wfe: RunningWfe, others: OtherProcesses) -> None:
     (await client.order("shop.example", "a.www.shop.example", "mybank.example")).require(201)
 
 
+async def test_a_profile_that_is_switched_off(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """The kill switch: 400 invalidProfile for orders of this profile, the default one too; others go on."""
+    await others.run("ca_admin", ("INSERT INTO disabled_profiles VALUES ('classic', now(), 'ada', '')",))
+    client = await wfe.subscriber()
+    (await client.order("a.example.com")).require(400, "invalidProfile")
+    (await client.order("a.example.com", profile="classic")).require(400, "invalidProfile")
+    (await client.order("a.example.com", profile="tlsserver")).require(201)
+    await others.run("ca_admin", ("DELETE FROM disabled_profiles",))
+    (await client.order("a.example.com")).require(201)
+
+
 async def test_rv6_a_blocked_key_is_not_certified(wfe: RunningWfe, others: OtherProcesses) -> None:
     """Row RV6: finalize with its CSR is 400 badPublicKey, and the order stays ready for another key."""
     client, key = await wfe.subscriber(), ec.generate_private_key(ec.SECP256R1())

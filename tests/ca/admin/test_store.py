@@ -5,15 +5,16 @@ from types import ModuleType
 
 import pytest
 
-from ca.admin import block_store, eab_store, incident_store, limit_store
+from ca.admin import block_store, eab_store, incident_store, issuer_store, limit_store
 from ca.admin import store as admin_store
 from ca.distribution import store as distribution_store
 from ca.process.postgres import PostgresError
 from tests.fixtures_postgres import TestDatabase
 
 _NO_PLAN = ("SHORT_LOCK_WAIT",)
-_STORES = ((admin_store, "ca_admin"), (block_store, "ca_admin"), (eab_store, "ca_admin"), (incident_store, "ca_admin"),
-           (limit_store, "ca_admin"), (distribution_store, "ca_reader"))
+_STORES = ((admin_store, "ca_admin"), (block_store, "ca_admin"), (eab_store, "ca_admin"),
+           (incident_store, "ca_admin"), (issuer_store, "ca_admin"), (limit_store, "ca_admin"),
+           (distribution_store, "ca_reader"))
 
 
 def _statements(store: ModuleType) -> dict[str, str]:

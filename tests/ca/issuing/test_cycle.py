@@ -3,8 +3,9 @@
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from ca.issuing import cycle, evidence
+from ca.issuing.authorities import choose
 from ca.issuing.cycle import issue_batch
 from ca.issuing.signer import SignatureFault
+from ca.issuing.store import Switches
 from ca.pki.domain_control import PerspectivePolicy
 from ca.pki.identifier import NamePolicy
 from ca.pki.profile import offered_profiles
+from ca.pki.refusal import Refusal
 from ca.pki.serial import serial_from_int
+from ca.pki.validity import Validity
 from ca.process.audit_log import AuditLog, AuditLogError
 from ca.process.audit_reader import read_chain, summarize
 from tests.acme_client import b64
@@ -373,6 +378,67 @@ async def test_issuers_are_switched_off_by_the_operator(world: World) -> None:
     problem = await world.refusal(second.id) or {}
     assert problem["type"] == URN + "badPublicKey"
     assert "no active issuer for EC keys" in problem["detail"]
+
+
+async def test_kill_switches(world: World) -> None:
+    """Within a second: a disabled issuer certifies nothing, also not what was begun, and finishes that when it is
+    enabled; a disabled profile is refused, others are not."""
+    ca = world.process()
+
+    async def stop(number: int) -> None:
+        if number == 4:
+            raise InterruptedError
+
+    begun = await world.ordered("a.example.com")
+    ca.after_step = stop
+    with pytest.raises(InterruptedError):
+        await issue_batch(ca, 8)
+    serial = await world.serial(begun.id)
+    await world.run("ca_admin", "UPDATE issuers SET disabled_at = now() WHERE id = $1", EC_ISSUER)
+    await world.owner.execute("UPDATE issuance_requests SET leased_until = '-infinity'")
+    world.clock_s = 1
+    ca = world.process()
+    fresh = await world.ordered("b.example.com")
+    await issue_batch(ca, 8)
+    assert await world.certificate(begun.id) is None
+    assert "no active issuer" in (await world.refusal(fresh.id) or {})["detail"]
+    rsa_order = await world.ordered("c.example.com", leaf=rsa.generate_private_key(65_537, 2048))
+    await issue_batch(ca, 8)
+    await world.issued(rsa_order.id)
+    await world.run("ca_admin", "UPDATE issuers SET disabled_at = NULL")
+    await world.run("ca_admin", "INSERT INTO disabled_profiles VALUES ('tlsserver', now(), 'ada', '')")
+    await world.owner.execute("UPDATE issuance_requests SET leased_until = '-infinity'")
+    world.clock_s = 2
+    of_profile, other = await world.ordered("d.example.com"), await world.ordered("e.example.com", profile="classic")
+    await issue_batch(ca, 8)
+    assert (await world.issued(begun.id)).serial_number == int.from_bytes(serial, "big")
+    assert (await world.refusal(of_profile.id) or {})["type"] == URN + "invalidProfile"
+    await world.issued(other.id)
+    await world.check()
+
+
+def test_which_issuer_certifies() -> None:
+    """The newest that works; one that ends before the certificate would only when there is no other."""
+    now = datetime(2026, 11, 24, tzinfo=UTC)
+
+    def authority(number: int, days: int, kind: str = "ec") -> Any:
+        return SimpleNamespace(id=number, issuer=SimpleNamespace(
+            key_type=kind, validity=Validity(not_before=now, not_after=now + timedelta(days=days))))
+
+    issuers = {1: authority(1, 400), 2: authority(2, 50), 3: authority(3, 1000, "rsa"), 4: authority(4, 1000)}
+    until = now + timedelta(days=90)
+
+    def chosen(*active: int, disabled: frozenset[int] = frozenset()) -> int:
+        return choose(issuers, Switches(active=frozenset(active), disabled=disabled), "ec", until=until).id
+
+    assert chosen(1, 2, 3, 4) == 4
+    assert chosen(1, 2, 3) == 1
+    assert chosen(2) == 2
+    assert chosen(1, 4, disabled=frozenset({4})) == 1
+    with pytest.raises(Refusal, match="no active issuer for EC keys"):
+        chosen(3)
+    with pytest.raises(Refusal):
+        chosen(4, disabled=frozenset({4}))
 
 
 async def test_stale_caa_waits_for_the_validation_authority(world: World) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import NameOID
 
 from ca.pki.key_identifier import key_identifier
 from ca.process.audit_reader import read_chain, summarize
 from tests.ca.issuing.running import CaProcess, ca_process, until, write_settings
-from tests.ca.issuing.world import EC_ISSUER, SHARDS, World
+from tests.ca.issuing.world import EC_ISSUER, RSA_ISSUER, SHARDS, World
 
 
 async def test_a_whole_life(world: World, tmp_path: Path) -> None:
@@ -37,6 +37,24 @@ async def test_a_whole_life(world: World, tmp_path: Path) -> None:
     assert summary.without_intent == []
     assert await world.owner.fetchval("SELECT count(*) FROM audit_heads") >= 1
     await world.check()
+
+
+async def test_a_new_issuer_is_taken_up(world: World, tmp_path: Path) -> None:
+    """Roll over without a restart: the process finds the new issuer's key and publishes its CRLs, and when it is put to
+    work it certifies."""
+    row = await world.owner.fetchrow("DELETE FROM issuers WHERE id = $1 RETURNING *", RSA_ISSUER)
+    assert row is not None
+    async with ca_process(write_settings(tmp_path, world)) as ca:
+        assert await world.owner.fetchval("SELECT count(*) FROM crls") == SHARDS
+        await world.run("ca_admin", "INSERT INTO issuers (id, name, key_type, certificate, crl_shards, active,"
+                        " created_at) VALUES ($1, $2, 'rsa', $3, $4, false, now())", RSA_ISSUER, row["name"],
+                        row["certificate"], SHARDS)
+        await until(world, f"(SELECT count(*) = {2 * SHARDS} FROM crls)")
+        await world.run("ca_admin", "UPDATE issuers SET active = true")
+        order = await world.ordered("www.example.com", leaf=rsa.generate_private_key(65_537, 2048))
+        await until(world, "EXISTS (SELECT FROM certificate_signatures) OR EXISTS (SELECT FROM refusals)")
+        assert (await world.issued(order.id)).issuer == x509.load_der_x509_certificate(row["certificate"]).subject
+        assert await ca.stop() == 0
 
 
 async def test_without_notifications(world: World, tmp_path: Path) -> None:
