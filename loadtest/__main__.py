@@ -1,4 +1,4 @@
-"""`python -m loadtest acme|ocsp|presign|revoke|storage|all`."""
+"""`python -m loadtest acme|ocsp|presign|revoke|storage|validation|all`."""
 
 import asyncio
 import contextlib
@@ -24,6 +24,7 @@ from loadtest.scenario_ocsp import OcspOptions, run_ocsp
 from loadtest.scenario_presign import PresignOptions, run_presign
 from loadtest.scenario_revoke import RevokeOptions, run_revoke
 from loadtest.scenario_storage import StorageOptions, run_storage
+from loadtest.scenario_validation import ValidationOptions, run_validation
 from loadtest.session import Running, Session
 
 _FAULTS = (ProgramFault, AcmeFault, OcspFault, HttpFault, NotLoopbackError, OSError, TimeoutError)
@@ -68,6 +69,13 @@ _OPTIONS: dict[str, Sequence[Callable[[_Command], _Command]]] = {
     ),
     "storage": (
         click.option("--storage-certificates", type=_COUNT, default=1000, show_default=True),
+    ),
+    "validation": (
+        click.option("--pending", type=click.IntRange(2, 100_000), default=10_000, show_default=True,
+                     help="Validations pending at once; half of them hang."),
+        click.option("--single-rate", type=click.IntRange(1, 1000), default=20, show_default=True,
+                     help="Single names a second, beside those that hang and alone."),
+        click.option("--single-seconds", type=_SECONDS, default=15, show_default=True),
     ),
     "presign": (
         click.option("--ec-serials", type=_COUNT, default=30_000, show_default=True, help="A round, P-256."),
@@ -137,6 +145,12 @@ def _storage(options: dict[str, Any]) -> _Scenario:
     return lambda session: run_storage(session, chosen)
 
 
+def _validation(options: dict[str, Any]) -> _Scenario:
+    chosen = ValidationOptions(pending=options["pending"], rate_per_s=options["single_rate"],
+                               seconds_s=float(options["single_seconds"]), rounds=options["rounds"])
+    return lambda session: run_validation(session, chosen)
+
+
 def _presign(options: dict[str, Any]) -> _Scenario:
     chosen = PresignOptions(ec_serials=options["ec_serials"], rsa_serials=options["rsa_serials"],
                             rounds=options["rounds"], seconds_s=float(options["loop_seconds"]), peer=options["peer"])
@@ -173,6 +187,14 @@ def storage(place: Place, /, **options: Any) -> None:
 
 
 @cli.command()
+@_with_options("validation")
+@click.pass_obj
+def validation(place: Place, /, **options: Any) -> None:
+    """Honest names beside thousands that hang."""
+    sys.exit(_run("validation", place, [_validation(options)]))
+
+
+@cli.command()
 @_with_options("presign")
 @click.pass_obj
 def presign(place: Place, /, **options: Any) -> None:
@@ -197,11 +219,12 @@ def revoke(place: Place, /, **options: Any) -> None:
 
 
 @cli.command(name="all")
-@_with_options("acme", "storage", "presign", "ocsp")
+@_with_options("acme", "storage", "validation", "presign", "ocsp")
 @click.pass_obj
 def every(place: Place, /, **options: Any) -> None:
     """Everything, with one Chancery."""
-    sys.exit(_run("all", place, [_storage(options), _acme(options), _presign(options), _ocsp(options)]))
+    sys.exit(_run("all", place, [
+        _storage(options), _acme(options), _validation(options), _presign(options), _ocsp(options)]))
 
 
 def _run(name: str, place: Place, scenarios: Sequence[_Scenario]) -> int:

@@ -4,6 +4,11 @@ import asyncio
 from typing import cast
 
 _PREFIX = b"GET /.well-known/acme-challenge/"
+HANGING_HOSTS = "hang"
+"""Host names that begin so are taken and never answered."""
+TRICKLING_HOSTS = "trickle"
+"""Host names that begin so get an octet a second."""
+_HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
 class ChallengeServer:
@@ -63,8 +68,18 @@ class _Answer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._head += data
         assert self._transport is not None
-        if b"\r\n\r\n" in self._head:
+        if f"\r\nHost: {HANGING_HOSTS}".encode() in self._head:
+            return
+        if f"\r\nHost: {TRICKLING_HOSTS}".encode() in self._head:
+            self._transport.write(_HEAD)
+            asyncio.get_running_loop().call_later(1.0, self._trickle)
+        elif b"\r\n\r\n" in self._head:
             self._transport.write(self._server.answer(bytes(self._head)))
             self._transport.close()
         elif len(self._head) > 8192:
             self._transport.abort()
+
+    def _trickle(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"x")
+            asyncio.get_running_loop().call_later(1.0, self._trickle)

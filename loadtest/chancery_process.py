@@ -28,13 +28,13 @@ class Chancery:
     program: Program | None
 
     @classmethod
-    async def start(cls, data_dir: Path, log: Path) -> Self:
+    async def start(cls, data_dir: Path, log: Path, resolver: str) -> Self:
         """Runs `chancery demo` on free ports and waits until it serves. Raises ProgramFault."""
         chancery = chancery_command()
         port_base, http_01_port = free_port(4), free_port()
         program = Program("chancery demo", [
             chancery, "demo", "--data", str(data_dir), "--port-base", str(port_base), "--http-01-port",
-            str(http_01_port), "--tls-alpn-01-port", str(free_port())], log, environ=os.environ)
+            str(http_01_port), "--tls-alpn-01-port", str(free_port()), "--resolver", resolver], log, environ=os.environ)
         try:
             await _wait_for(data_dir / "ready", program)
         except BaseException:

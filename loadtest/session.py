@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loadtest.challenge_server import ChallengeServer
 from loadtest.chancery_process import Chancery, remove_tree
+from loadtest.mute_dns import MuteDns
 from loadtest.ocsp_load import Subject
 from loadtest.process_cpu import stolen_and_all
 from loadtest.program import ProgramFault
@@ -41,6 +42,7 @@ class Session:
     report_dir: Path
     work: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="chancery-loadtest-")))
     challenges: ChallengeServer = field(default_factory=ChallengeServer)
+    dns: MuteDns = field(default_factory=MuteDns)              # names under .localhost need none
     synthetic: list[Subject] = field(default_factory=list)     # made-up certificates that have been signed for
     _stolen_before: tuple[int, int] = (0, 0)
     _chancery: Chancery | None = None
@@ -63,6 +65,7 @@ class Session:
         assert self._progress is not None
         self._progress.stop()
         await self.challenges.stop()
+        self.dns.stop()
         stolen, total = (after - before for after, before in zip(stolen_and_all(), self._stolen_before, strict=True))
         self.report.details["processor time taken by the host"] = round(stolen / max(total, 1), 4)
         if stolen > _QUIET_STOLEN * total:
@@ -85,7 +88,9 @@ class Session:
                                      self.running.data_dir)
         else:
             with self.steps("starting Chancery", 1):
-                found = await Chancery.start(self.data_dir or self.work / "ca", self.work / "chancery.log")
+                await self.dns.start()
+                found = await Chancery.start(
+                    self.data_dir or self.work / "ca", self.work / "chancery.log", self.dns.address)
         self._chancery = found
         self.report.details["file system"] = _file_system(found.data_dir or self.work)
         await self.challenges.start(found.http_01_port)

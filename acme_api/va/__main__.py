@@ -17,12 +17,14 @@ from acme_api.va.remotes import keep_probing, make_perspectives
 from acme_api.va.store import VaStore
 from acme_api.va.wiring import make_lanes, make_methods, primary
 from ca.process.ambient import Ambient, system_ambient
+from ca.process.garbage import collect_when_idle
 from ca.process.lifecycle import ready, run_process
 from ca.process.postgres import Listener, create_pool
 from ca.process.settings import Settings
 from ca.process.worker import is_dead, worker_name
 
 ROLE: Final = "acme_va"
+_FEW_IN_HAND: Final = 100
 
 
 def main(settings: Settings) -> int:
@@ -48,7 +50,11 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         performer = Performer(store=store, checker=checker, lanes=lanes, log=structlog.get_logger())
         async with Listener(settings.database, ROLE, "va", {"validation": lambda _payload: wake.set()}):
             ready()
-            await performer.run(wake=wake, stop=stop)
+            collecting = asyncio.create_task(collect_when_idle(lambda: lanes.in_flight < _FEW_IN_HAND))
+            try:
+                await performer.run(wake=wake, stop=stop)
+            finally:
+                collecting.cancel()
     finally:
         if probing is not None:
             probing.cancel()

@@ -48,7 +48,7 @@ class Looker:
     async def _tries(self, attempt: Callable[[], Awaitable[_Found]], evidence: Evidence) -> _Found:
         for number, delay_s in enumerate((*self.retry_delays_s, None), start=1):
             try:
-                async with self._lanes.place():
+                async with self._lanes.place(again=number > 1):
                     return await self._one_try(attempt, evidence)
             except ValidationFailure as failure:
                 evidence.add("failed", failure.type, attempt=number, detail=failure.detail)

@@ -133,9 +133,12 @@ class Resolver:
         faults = [result for result in results if isinstance(result, BaseException)]
         values = tuple(ipaddress.ip_address(rdata.address) for answer in answers for rdata in answer.values
                        if isinstance(rdata, dns.rdtypes.IN.A.A | dns.rdtypes.IN.AAAA.AAAA))
-        for fault in faults:
-            if not values or not isinstance(fault, ValidationFailure):
-                raise fault
+        try:
+            if faults and not (values and all(isinstance(fault, ValidationFailure) for fault in faults)):
+                raise next((fault for fault in faults if not isinstance(fault, ValidationFailure)), faults[0])
+        finally:
+            # As below: exceptions that their own frame holds are cycles.
+            del results, faults
         return Answer(name=name, rdtype="A+AAAA", values=values, exists=any(answer.exists for answer in answers),
                       aliases=answers[0].aliases, authenticated=all(answer.authenticated for answer in answers))
 
@@ -181,18 +184,19 @@ class Resolver:
         aliases: list[str] = []
         ttls_s: list[int] = []
         authenticated = True
-        try:
+        ended = False
+        # Not raised where the timeout is caught: a task that ends with an exception which leads to a Timeout of this
+        # very task is a cycle, and a thousand silent name servers are a thousand.
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout_s):
-                while True:
+                while not ended:
                     response = await self._exchange(target, rdtype, name)
                     authenticated = authenticated and response.authenticated
                     target, values, ended = _follow(response, target, rdtype, aliases, ttls_s)
                     if len(aliases) > _MAX_ALIASES:
                         raise ValidationFailure("dns", f"{rdtype} of {name}: more than {_MAX_ALIASES} aliases")
-                    if ended:
-                        break
-        except TimeoutError as fault:
-            raise self._timed_out(name, rdtype) from fault
+        if not ended:
+            raise self._timed_out(name, rdtype)
         return Answer(name=name, rdtype=rdtype, values=values, exists=response.rcode == dns.rcode.NOERROR,
                       aliases=tuple(aliases), authenticated=authenticated, ttl_s=min(ttls_s) if values else 0)
 
@@ -224,7 +228,11 @@ class Resolver:
             extended_errors += response.extended_errors
             reason = why(dns.rcode.to_text(response.rcode), extended_errors)
             failure = ValidationFailure("dns", f"{rdtype} of {name} answered with {reason}", transient=True)
-        raise failure
+        try:
+            raise failure
+        finally:
+            # As above: an exception that its own frame holds is a cycle.
+            del failure
 
     def _timed_out(self, name: str, rdtype: _Type) -> ValidationFailure:
         detail = f"{rdtype} of {name}: no answer within {self._timeout_s:.0f} seconds"

@@ -17,7 +17,7 @@ from acme_api.va.dial import Dialer
 from acme_api.va.dns01 import Dns01
 from acme_api.va.dns_persist01 import DnsPersist01
 from acme_api.va.http01 import Http01, Http01Ports
-from acme_api.va.lanes import IN_FLIGHT_PER_PLACE, Lanes
+from acme_api.va.lanes import OPEN_PER_PLACE, Lanes
 from acme_api.va.methods import Methods
 from acme_api.va.resolver import Resolver, servers_of
 from acme_api.va.tlsalpn01 import TlsAlpn01
@@ -79,7 +79,7 @@ def make_methods(standpoint: Standpoint, ambient: Ambient) -> Methods:
 
 def make_lanes(va: VaSettings) -> Lanes:
     """As many looks side by side as the settings and the system allow."""
-    return Lanes(concurrency=va.concurrency, max_in_flight=max_in_flight(va.concurrency))
+    return Lanes(concurrency=va.concurrency, max_open=max_open(va.concurrency))
 
 
 def address_policy(standpoint: Standpoint) -> AddressPolicy:
@@ -118,7 +118,7 @@ def _service_addresses(standpoint: Standpoint) -> list[IpAddress]:
     return addresses
 
 
-def max_in_flight(concurrency: int) -> int:
+def max_open(concurrency: int) -> int:
     """As many as the lanes want, fewer where the system allows fewer open sockets, whose limit is raised first."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _WANTED_DESCRIPTORS)
@@ -128,4 +128,4 @@ def max_in_flight(concurrency: int) -> int:
     affordable = max((soft - _OTHER_DESCRIPTORS) // _DESCRIPTORS_PER_VALIDATION, 1)
     if soft == resource.RLIM_INFINITY:
         affordable = _WANTED_DESCRIPTORS
-    return min(concurrency * IN_FLIGHT_PER_PLACE, affordable)
+    return min(concurrency * OPEN_PER_PLACE, affordable)

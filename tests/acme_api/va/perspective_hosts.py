@@ -89,7 +89,7 @@ async def run_host(
     async with MockDns() as dns:
         listening = [_listening()]
         server = PerspectiveServer(name=name, looker=looker(dns, port=port, concurrency=concurrency),
-                                   lanes=Lanes(concurrency=concurrency, max_in_flight=concurrency),
+                                   lanes=Lanes(concurrency=concurrency, max_open=concurrency),
                                    ambient=system_ambient())
         context = server_context(certificate=shown.certificate, key=shown.key, clients=va.certificate)
         task = asyncio.create_task(serve(server, listening, context, stop))

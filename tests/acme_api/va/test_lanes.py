@@ -76,7 +76,7 @@ async def test_a_cancelled_wait_loses_no_place() -> None:
 
 async def test_sf6_one_account_does_not_fill_the_process() -> None:
     """SF6: an account with a quarter of all that may be in flight is named busy, others are not."""
-    lanes = Lanes(concurrency=2, max_in_flight=8)
+    lanes = Lanes(concurrency=2, max_open=8)
     async with lanes.flight(b"a"), lanes.flight(b"b"):
         assert lanes.busy_accounts() == []
         async with lanes.flight(b"a"):
@@ -87,10 +87,57 @@ async def test_sf6_one_account_does_not_fill_the_process() -> None:
 
 
 async def test_room_shrinks_with_what_is_in_flight() -> None:
-    """No room is left when as many are in flight as the process may have, starting or not."""
-    lanes = Lanes(concurrency=5, max_in_flight=2)
+    """No room is left when as many are in hand as the process may have, or as many tries open as it has sockets for."""
+    lanes = Lanes(concurrency=5, max_open=1)
     async with lanes.flight(b"a"):
         assert lanes.room == 1
         async with lanes.flight(b"b"):
             assert lanes.room == 0
     assert lanes.changed.is_set()
+    async with lanes.place():
+        assert lanes.room == 0
+    assert lanes.room == 1
+
+
+async def _hold(lanes: Lanes, entered: asyncio.Event, *, again: bool) -> None:
+    async with lanes.place(again=again):
+        entered.set()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("grace_s", [60.0, 0.01], ids=["starting", "slow"])
+async def test_retries_leave_half_of_everything_to_first_tries(grace_s: float) -> None:
+    """However many retries hang, starting or slow, half of the places and of the sockets are for first tries."""
+    lanes = Lanes(concurrency=4, max_open=8, grace_s=grace_s)
+    limit = 2 if grace_s > 1 else 4
+    events = [asyncio.Event() for _ in range(20)]
+    retries = [asyncio.create_task(_hold(lanes, each, again=True)) for each in events]
+    async with asyncio.timeout(30):
+        while sum(each.is_set() for each in events) < limit:  # noqa: ASYNC110 - the grace passes
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert sum(each.is_set() for each in events) == limit
+    async with asyncio.timeout(30), lanes.place():
+        pass
+    for task in retries:
+        task.cancel()
+    await asyncio.gather(*retries, return_exceptions=True)
+    assert lanes.room == 4
+
+
+async def test_first_tries_come_before_retries_that_wait_longer() -> None:
+    """A place that becomes free goes to a first try, whoever waited before it."""
+    lanes = Lanes(concurrency=1, grace_s=60)
+    order: list[str] = []
+
+    async def work(name: str, *, again: bool) -> None:
+        async with lanes.place(again=again):
+            order.append(name)
+
+    async with lanes.place():
+        waiting = [asyncio.create_task(work("retry", again=True))]
+        await asyncio.sleep(0)
+        waiting.append(asyncio.create_task(work("first", again=False)))
+        await asyncio.sleep(0)
+    await asyncio.gather(*waiting)
+    assert order == ["first", "retry"]

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from acme_api.va.__main__ import _run, make_checker
 from acme_api.va.address import AddressRefused
 from acme_api.va.lanes import Lanes
-from acme_api.va.wiring import address_policy, max_in_flight, primary
+from acme_api.va.wiring import address_policy, max_open, primary
 from ca.process.ambient import system_ambient
 from ca.process.lifecycle import StartupError
 from ca.process.settings import (
@@ -116,7 +116,7 @@ def test_own_host_names_are_those_of_our_urls() -> None:
     assert own_hosts == {"ca.example", "ocsp.ca.example", "crl.ca.example", "10.0.0.8"}
 
 
-def test_no_more_is_in_flight_than_sockets_allow() -> None:
+def test_no_more_is_open_than_sockets_allow() -> None:
     """The bound follows the descriptors that the system allows; a small concurrency is a small bound."""
-    assert max_in_flight(1) == 20
-    assert 0 < max_in_flight(1_000_000) <= 65_536
+    assert max_open(1) == 80
+    assert 0 < max_open(1_000_000) <= 65_536

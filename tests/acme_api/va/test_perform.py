@@ -78,10 +78,10 @@ def checker_for(port: int, lanes: Lanes, resolver: str = "") -> Checker:
 @asynccontextmanager
 async def performing(
     database: TestDatabase, port: int, *, concurrency: int = 50, name: str = "va-1", resolver: str = "",
-    wrap: Callable[[Checker], Checker] = lambda checker: checker,
+    max_open: int | None = None, wrap: Callable[[Checker], Checker] = lambda checker: checker,
 ) -> AsyncIterator[Running]:
     """A performer under the role acme_va, woken by the notification."""
-    lanes = Lanes(concurrency=concurrency)
+    lanes = Lanes(concurrency=concurrency, max_open=max_open)
     pool = await create_pool(database.settings, "acme_va", process="va")
     wake, stop = asyncio.Event(), asyncio.Event()
     store = VaStore(pool, leased_by=name)
@@ -387,7 +387,8 @@ async def test_sf6_hanging_names_of_one_account_leave_room_for_others(queue: Que
     """SF6: one account fills its quarter and waits in the queue; another account is served at once."""
     other = b"\x03" * 22
     await queue.add_account(other)
-    async with web_server() as server, performing(queue.database, server.port, concurrency=2) as running:
+    async with web_server() as server, performing(
+            queue.database, server.port, concurrency=2, max_open=40) as running:
         await queue.add_many([f"hang{number}.localhost" for number in range(60)])
         await until(lambda: running.lanes.in_flight >= 10)
         began_s = time.monotonic()
