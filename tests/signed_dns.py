@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 import dns.exception
 import dns.message
@@ -30,7 +31,7 @@ class Zone:
     `signed`: "" for an unsigned zone, "nsec" or "nsec3" (with opt-out: "optout"). `expired`: its signatures are.
     `replace`: text of the signed zone file -> other text, after signing. `ds`: what the parent says: "true", "none", or
     "wrong", a DS record of another key. `served`: "yes", "refused" (its server does not know it), "servfail" (its
-    server has lost the file), "dead" (nobody is at the address).
+    server has lost the file), "dead" (nobody is at the address). `delegated`: its parent knows it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Zone:
     expired: bool = False
     replace: Mapping[str, str] = field(default_factory=dict)
     served: str = "yes"
+    delegated: bool = True
 
 
 def write_zones(zones: Sequence[Zone], directory: Path) -> Path:
@@ -52,6 +54,9 @@ def write_zones(zones: Sequence[Zone], directory: Path) -> Path:
         ds = _write_zone(zone, delegations.get(zone.name, ""), directory)
         if zone.name == ".":
             anchor = ds
+            continue
+        if not zone.delegated:
+            (directory / f"{zone.name}.key").write_text(ds, "ascii")
             continue
         host = f"ns.{zone.name}."
         lines = f"{zone.name}. 60 IN NS {host}\n{host} 60 IN A {zone.server}\n"
@@ -147,11 +152,12 @@ def _served_file(directory: Path, zone: Zone) -> Path:
 @contextmanager
 def unbound(
     host: Namespace, directory: Path, trust_anchor: Path, *, port: int = 53, validating: bool = True,
-    overlooks: str = "",
+    overlooks: str = "", internal: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[str]:
     """A resolver at 127.0.0.1 of the namespace, as deploy/unbound sets it up but for root and trust anchor.
 
-    Made wrong: one that does not validate, or one that overlooks the signatures of a zone.
+    Made wrong: one that does not validate, or one that overlooks the signatures of a zone. `internal`: zones that no
+    parent delegates -> their servers; those that have a key in `directory` get it as a trust anchor.
     """
     place = directory / f"unbound-{host.name}-{port}"
     place.mkdir()
@@ -159,11 +165,16 @@ def unbound(
     anchor = f'  trust-anchor-file: "{trust_anchor}"\n' if validating else '  module-config: "iterator"\n'
     if overlooks:
         anchor += f'  domain-insecure: "{overlooks}"\n'
+    stubs = ""
+    for zone, server in internal.items():
+        key = directory / f"{zone}.key"
+        anchor += f'  trust-anchor-file: "{key}"\n' if key.read_text("ascii") else f'  domain-insecure: "{zone}"\n'
+        stubs += f'stub-zone:\n  name: "{zone}"\n  stub-addr: {server}\n'
     (place / "unbound.conf").write_text(
         f'include: "{REPOSITORY}/deploy/unbound/chancery.conf"\n'
         f'server:\n  directory: "{place}"\n  username: ""\n  chroot: ""\n  pidfile: "{place}/pid"\n  do-ip6: no\n'
         f'  root-hints: "{place}/root.hints"\n  use-syslog: no\n  do-daemonize: no\n  port: {port}\n'
-        f'  log-servfail: yes\n{anchor}', "ascii")
+        f'  log-servfail: yes\n{anchor}{stubs}', "ascii")
     program = host.start("unbound", "-d", "-c", str(place / "unbound.conf"), log=place / "log")
     try:
         assert _answers(host, "127.0.0.1", program, place / "log", port=port), (place / "log").read_text("utf-8")

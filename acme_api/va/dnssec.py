@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from acme_api.va.failure import ValidationFailure
+from acme_api.va.failure import FailureType, ValidationFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ Ask: TypeAlias = Callable[[str, ZoneType], Awaitable[Found]]
 
 async def require_unsigned(names: Sequence[str], ask: Ask) -> None:
     """Returns when one of the names (an alias chain) is in an unsigned zone: then no answer about the chain can be
-    authenticated. Raises ValidationFailure (dns) when all of them are in signed zones, or when nobody knows."""
+    authenticated. Raises ValidationFailure: dns when all of them are in signed zones (the resolver overlooks one, or
+    does not know its algorithm), serverInternal when the resolver does not validate at all."""
     for name in names:
         if await _is_unsigned(name, ask):
             return
@@ -51,11 +52,11 @@ async def _is_unsigned(name: str, ask: Ask) -> bool:
         ds = await ask(zone, "DS")
         if ds.present or depth == 1:
             if not ds.authenticated:
-                raise _not_authenticated(zone, "DS")
+                raise _not_authenticated("serverInternal", f"the DS record of {zone}")
             signed = zone if ds.present else signed
         elif not ds.authenticated:
             if not (await ask(signed, "SOA")).authenticated:
-                raise _not_authenticated(signed, "SOA")
+                raise _not_authenticated("dns", f"the signed zone {signed}")
             return True
         # Proven to have no DS record: an unsigned zone begins here, if a zone begins here at all.
         if not ds.present and (await ask(zone, "NS")).present:
@@ -63,6 +64,5 @@ async def _is_unsigned(name: str, ask: Ask) -> bool:
     return False
 
 
-def _not_authenticated(zone: str, rdtype: str) -> ValidationFailure:
-    return ValidationFailure("dns", f"the DNS resolver did not authenticate the {rdtype} record of {zone} (DNSSEC)",
-                             transient=True)
+def _not_authenticated(failure_type: FailureType, what: str) -> ValidationFailure:
+    return ValidationFailure(failure_type, f"the DNS resolver did not authenticate {what} (DNSSEC)", transient=True)

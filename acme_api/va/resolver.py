@@ -1,11 +1,11 @@
 """DNS questions to a trusted, validating resolver; the only module that knows dnspython.
 
 The resolver does recursion, caching and DNSSEC: a bogus answer arrives here as SERVFAIL with a code that says why, and
-where the zone is signed the AD bit is demanded (`dnssec`). What is done here: a fresh
-source port and message id for every question, random letter case (0x20) where an answer that does not repeat it is
-asked again over TCP, EDNS with 1232 octets, TCP when truncated, and answers read strictly: the alias chain from the
-name that was asked, nothing else in the message. NXDOMAIN and "no such record" are answers; everything else is a
-failure of type dns, so that callers fail closed (RFC 8659 3, BR 3.2.2.8).
+where the zone is signed the AD bit is demanded (`dnssec`). What is done here: a fresh source port and message id for
+every question, random letter case (0x20) where an answer that does not repeat it is asked again over TCP, EDNS with
+1232 octets, TCP when truncated, and answers read strictly: the alias chain from the name that was asked, nothing else
+in the message. NXDOMAIN and "no such record" are answers; everything else is a failure, so that callers fail closed
+(RFC 8659 3, BR 3.2.2.8): dns, or serverInternal when our own resolver is away (row P8).
 """
 
 import asyncio
@@ -203,7 +203,8 @@ class Resolver:
     async def _exchange(self, target: dns.name.Name, rdtype: _Type, name: str) -> "_Response":
         """The first usable response, after at most one retry at the next server."""
         if not self._servers:
-            raise ValidationFailure("dns", f"{rdtype} of {name} cannot be asked: no DNS resolver is configured")
+            raise ValidationFailure(
+                "serverInternal", f"{rdtype} of {name} cannot be asked: no DNS resolver is configured")
         failure = self._timed_out(name, rdtype)
         # A resolver says precisely why when it finds out, and only "bogus" when it is asked again.
         extended_errors: tuple[int, ...] = ()
@@ -217,7 +218,7 @@ class Resolver:
                 continue
             except (OSError, asyncio.IncompleteReadError):
                 failure = ValidationFailure(
-                    "dns", f"{rdtype} of {name}: the DNS resolver cannot be reached", transient=True)
+                    "serverInternal", f"{rdtype} of {name}: the DNS resolver cannot be reached", transient=True)
                 continue
             except (dns.exception.DNSException, _TooManyRecords) as fault:
                 what = "too many records" if isinstance(fault, _TooManyRecords) else "a malformed answer"

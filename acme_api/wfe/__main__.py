@@ -33,6 +33,7 @@ from acme_api.wfe.service_certificate import ServiceCertificate
 from acme_api.wfe.sessions import Sessions
 from acme_api.wfe.store import READ_OPTIONS, WRITE_OPTIONS, Store
 from acme_api.wfe.waiters import Waiters
+from ca.pki.domain_control import PerspectivePolicy
 from ca.pki.identifier import Identifier, NamePolicy, registered_domain, require_permitted
 from ca.pki.profile import offered_profiles
 from ca.process.ambient import Ambient, system_ambient
@@ -147,6 +148,8 @@ def make_context(
     return Context(
         base_url=acme.base_url, issuer_names=issuer_domain_names(settings.va.caa_identities),
         dns_persist_profiles=frozenset(settings.va.dns_persist_profiles),
+        perspectives=PerspectivePolicy(public=settings.policy == "public",
+                                       least_corroborated=settings.ca.least_corroborated),
         directory=msgspec.json.encode(directory), nonce_key=nonce_key,
         order_policy=OrderPolicy(names=names, default_profile=settings.ca.default_profile, profiles=profiles),
         lives=Lives(order=timedelta(seconds=acme.order_life_s),

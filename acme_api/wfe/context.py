@@ -14,6 +14,7 @@ from acme_api.wfe.notifier import Notifier
 from acme_api.wfe.renewal_store import RenewalStore
 from acme_api.wfe.store import Store
 from acme_api.wfe.waiters import Waiters
+from ca.pki.domain_control import PerspectivePolicy
 from ca.process.ambient import Ambient
 
 
@@ -37,6 +38,7 @@ class Context:
     base_url: str
     issuer_names: tuple[str, ...]
     dns_persist_profiles: frozenset[str]
+    perspectives: PerspectivePolicy
     directory: bytes
     nonce_key: bytes
     order_policy: OrderPolicy

@@ -59,7 +59,7 @@ async def new_order(context: Context, post: Post) -> Reply:
     persist = post.owner.dns_persist_allowed or request.profile in context.dns_persist_profiles
     finding = context.store.reusable(
         post.owner.id, request.identifiers, made_after=object_id(oldest, bytes(16)), valid_until=now + _REUSE_LEFT,
-        caa_after=now - _REUSE_CAA, persist=persist)
+        caa_after=now - _REUSE_CAA, persist=persist, least_corroborated=context.perspectives.least_voices(now))
     if context.limits.concern_names:
         reusable, _, _ = await asyncio.gather(
             finding, context.limits.require_promising(post.owner.id, request.identifiers, now),

@@ -126,7 +126,7 @@ JOIN authorizations a ON a.account_id = $1 AND a.identifier_value = w.value AND 
     AND a.wildcard = w.wildcard AND a.id >= $5 AND a.deactivated_at IS NULL
 JOIN validations v ON v.authorization_id = a.id AND v.problem IS NULL AND v.valid_until > $6
     AND v.validated_at < a.expires_at AND (v.caa_checked_at > $7 OR a.identifier_type = 'ip')
-    AND ($8 OR v.challenge_type <> 'dns-persist-01')
+    AND ($8 OR v.challenge_type <> 'dns-persist-01') AND v.remotes_corroborated >= $9
 ORDER BY w.position, v.caa_checked_at DESC NULLS LAST
 """
 _INSERT_ORDER_TEXT: Final = """
@@ -304,13 +304,14 @@ class Store:
 
     async def reusable(
         self, account_id: bytes, identifiers: Sequence[Identifier], *, made_after: bytes, valid_until: datetime,
-        caa_after: datetime, persist: bool,
+        caa_after: datetime, persist: bool, least_corroborated: int,
     ) -> Mapping[Identifier, ReusableAuthorization]:
         """Valid authorizations of the account for identifiers, by identifier (row OR15); those that rest on a
-        persistent record only where `persist` lets them."""
+        persistent record only where `persist` lets them, and none that too few perspectives saw for the policy now."""
         rows = await self._reads.fetch(
             _REUSABLE, account_id, [each.type for each in identifiers], [each.base for each in identifiers],
-            [each.is_wildcard for each in identifiers], made_after, valid_until, caa_after, persist)
+            [each.is_wildcard for each in identifiers], made_after, valid_until, caa_after, persist,
+            least_corroborated)
         return {identifiers[row["position"] - 1]: ReusableAuthorization(id=row["id"], facts=_facts(row))
                 for row in rows}
 

@@ -62,6 +62,11 @@ def allowed_dissent(asked: int) -> int:
     return 1 if asked <= 5 else 2
 
 
+def least_voices(rule: CorroborationRule) -> int:
+    """What has at least to be corroborated under the rule, however many perspectives were asked."""
+    return max(rule.least_asked - allowed_dissent(rule.least_asked), rule.least_corroborated)
+
+
 def shortfall(corroboration: Corroboration, rule: CorroborationRule) -> str | None:
     """In what it is less than the rule, in words that follow "the validation"; None when it is enough."""
     asked, seen = corroboration.asked, corroboration.corroborated

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from ca.pki.corroboration import ALONE, Corroboration, rule_at, shortfall
+from ca.pki.corroboration import ALONE, Corroboration, least_voices, rule_at, shortfall
 from ca.pki.identifier import Identifier
 from ca.pki.policy import CAA_CHECK_LIFE_S, longest_reuse_s
 from ca.pki.refusal import IdentifierRefusal, Refusal, RefusalReason
@@ -67,6 +67,10 @@ class PerspectivePolicy:
 
     public: bool = False
     least_corroborated: int = 0
+
+    def least_voices(self, moment: datetime) -> int:
+        """How many remote perspectives have at least to see what is seen at `moment`."""
+        return least_voices(rule_at(moment, public=self.public, least_corroborated=self.least_corroborated))
 
     def shortfall(self, corroboration: Corroboration, made_at: datetime) -> str | None:
         """Why this is not enough for something seen at `made_at`; None when it is."""

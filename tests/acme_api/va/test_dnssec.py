@@ -27,7 +27,7 @@ TLD_SERVER, HOSTER, OTHER_HOSTER = "192.0.2.1", "192.0.2.53", "192.0.2.54"
 KEY_AUTHORIZATION = "t" * 43 + "." + "k" * 43
 RIGHT = dns_txt_value(KEY_AUTHORIZATION)
 WRONG = [f"{number:043d}" for number in range(99)]
-NOT_VALIDATING, OVERLOOKING = 5301, 5302
+NOT_VALIDATING, OVERLOOKING, INTERNAL = 5301, 5302, 5303
 
 
 def _challenge(name: str = "_acme-challenge") -> str:
@@ -63,7 +63,9 @@ ZONES = (
     _zone("expired.lab", expired=True), _zone("wrongds.lab", ds="wrong"), _zone("stripped.lab", signed="", ds="wrong"),
     _zone("lame.lab", served="refused", signed="", ds="none"),
     _zone("broken.lab", served="servfail", signed="", ds="none"),
-    Zone(name="dead.lab", records="", server=OTHER_HOSTER, signed="", ds="none", served="dead"),
+    Zone(name="corp", records=f"*.corp. IN TXT {RIGHT}", server=OTHER_HOSTER, delegated=False),
+    Zone(name="intra", records=f"*.intra. IN TXT {RIGHT}", server=OTHER_HOSTER, signed="", delegated=False),
+    Zone(name="dead.lab", records="", server="192.0.2.55", signed="", ds="none", served="dead"),
 )
 
 
@@ -101,7 +103,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     anchor = write_zones(ZONES, directory)
     with namespaces("dns") as [host], authoritative(ZONES, host, directory), unbound(host, directory, anchor), unbound(
             host, directory, anchor, port=NOT_VALIDATING, validating=False), unbound(
-            host, directory, anchor, port=OVERLOOKING, overlooks="good.lab"):
+            host, directory, anchor, port=OVERLOOKING, overlooks="good.lab"), unbound(
+            host, directory, anchor, port=INTERNAL, internal={"corp": OTHER_HOSTER, "intra": OTHER_HOSTER}):
         yield Lab(host)
 
 
@@ -160,7 +163,7 @@ async def test_dn3_a_resolver_that_does_not_validate_is_found_out(lab: Lab, name
     """DN3: AD is demanded: with a resolver that does not validate nothing passes, signed or not; unless an internal CA
     is configured so."""
     failure = await lab.failure(name, lab.resolver(NOT_VALIDATING))
-    assert failure.type == "dns"
+    assert failure.type == "serverInternal"
     assert "did not authenticate" in failure.detail
     facts = await lab.validate(name, lab.resolver(NOT_VALIDATING, require_dnssec=False))
     assert "dnssec" not in facts[0]
@@ -169,9 +172,19 @@ async def test_dn3_a_resolver_that_does_not_validate_is_found_out(lab: Lab, name
 async def test_dn3_a_zone_that_a_resolver_overlooks_is_found_out(lab: Lab) -> None:
     """DN3: a resolver that was told to take a signed zone as insecure passes other zones and not that one."""
     failure = await lab.failure("good.lab", lab.resolver(OVERLOOKING))
-    assert failure.detail == "the DNS resolver did not authenticate the SOA record of good.lab (DNSSEC)"
+    assert (failure.type, failure.detail) == (
+        "dns", "the DNS resolver did not authenticate the signed zone good.lab (DNSSEC)")
     await lab.validate("good.nsec", lab.resolver(OVERLOOKING))
     await lab.validate("plain.lab", lab.resolver(OVERLOOKING))
+
+
+async def test_dn3_internal_zones(lab: Lab) -> None:
+    """DN3: a zone that only this resolver knows is authenticated by its own trust anchor, or is insecure by the
+    configuration, which an internal CA that demands DNSSEC accepts for zones that the root does not have."""
+    resolver = lab.resolver(INTERNAL)
+    assert (await lab.validate("www.corp", resolver))[0]["dnssec"] is True
+    assert "dnssec" not in (await lab.validate("www.intra", resolver))[0]
+    assert (await lab.validate("good.lab", resolver))[0]["dnssec"] is True
 
 
 async def _permitted(lab: Lab, name: str) -> None:
@@ -240,7 +253,7 @@ def test_the_walk_finds_the_end_of_the_chain(cuts: list[_Cut], validates: bool, 
     else:
         with pytest.raises(ValidationFailure) as failed:
             _run(dnssec.require_unsigned([names[-1]], ask))
-        assert failed.value.type == "dns"
+        assert failed.value.type == ("dns" if validates else "serverInternal")
 
 
 def _run(walk: object) -> None:

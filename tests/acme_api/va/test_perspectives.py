@@ -132,6 +132,17 @@ async def test_e96_an_outage_counts_and_two_are_server_internal(tmp_path: Path, 
     assert "p3" not in outcome.problem["detail"]
 
 
+async def test_mp2_a_host_whose_resolver_is_away_has_no_opinion(tmp_path: Path, right: HostileServer) -> None:
+    """MP2, P8: it answers that it cannot look, which is an outage: one may, two are serverInternal; not "dns"."""
+    async with world(tmp_path, port=right.port, rule=public) as here:
+        here.resolve("a.example", "127.0.0.1")
+        for host, kind in zip(here.hosts, ("", "serverInternal"), strict=False):
+            await host.dns.stop()
+            outcome = await here.checker.check(REQUEST)
+            assert (outcome.problem or {"type": ""})["type"].rpartition(":")[2] == kind
+    assert outcome.evidence["perspectives"][0]["why"].endswith("the DNS resolver cannot be reached")
+
+
 async def test_e96_all_are_away(tmp_path: Path, right: HostileServer) -> None:
     """E96: serverInternal, never a pass."""
     async with world(tmp_path, port=right.port, rule=public, wrong_certificates=range(5)) as here:

@@ -195,24 +195,24 @@ async def test_localhost_names_need_no_server(mock_dns: MockDns) -> None:
 
 
 async def test_a_machine_without_any_resolver_fails_questions_and_not_the_process(tmp_path: Path) -> None:
-    """No resolv.conf, an empty one, or nonsense in it: every question is a failure of type dns, .localhost works."""
+    """No resolv.conf, an empty one, or nonsense in it: every question is serverInternal, .localhost works."""
     for content in (None, "", "search example\nnameserver banana\n"):
         path = tmp_path / "resolv.conf"
         if content is not None:
             path.write_text(content)
         resolver = Resolver(servers=servers_of("", resolv_conf=path), random_bytes=os.urandom, localhost_names=True)
-        with pytest.raises(ValidationFailure, match="no DNS resolver is configured"):
+        with pytest.raises(ValidationFailure, match=r"serverInternal: .*no DNS resolver is configured"):
             await resolver.caa("a.example")
         assert (await resolver.addresses("a.localhost")).values
         assert (await resolver.txt("_acme-challenge.a.localhost")).values == ()
 
 
 async def test_an_unreachable_resolver_is_a_transient_failure() -> None:
-    """A resolver that is down is the CA's trouble: type dns, and tried again."""
+    """P8: a resolver that is down is the CA's trouble: serverInternal, and tried again."""
     resolver = Resolver(servers=(("127.0.0.1", 1),), random_bytes=os.urandom)
     with pytest.raises(ValidationFailure, match="cannot be reached") as caught:
         await resolver.txt("a.example")
-    assert caught.value.transient
+    assert (caught.value.type, caught.value.transient) == ("serverInternal", True)
 
 
 def test_resolver_setting_is_checked_at_start(tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ class OtherProcesses:
         return int(await self.value(f"SELECT count(*) FROM {table}"))
 
     async def validate(self, authorization_url: str, *, problem: Any = None, method: str = "http-01",
-                       caa_age: timedelta = timedelta(0), life: timedelta = timedelta(days=30)) -> None:
+                       caa_age: timedelta = timedelta(0), life: timedelta = timedelta(days=30),
+                       corroborated: int = 0) -> None:
         """The VA ends the validation of an authorization."""
         authorization_id, now = id_of(authorization_url), self.clock.now()
         row = await self.value("SELECT to_jsonb(a) FROM authorizations a WHERE id = $1", authorization_id)
@@ -168,10 +169,11 @@ class OtherProcesses:
             "acme_va",
             ("DELETE FROM validation_requests WHERE authorization_id = $1", authorization_id),
             ("INSERT INTO validations (authorization_id, account_id, identifier_type, identifier_value, wildcard,"
-             " challenge_type, thumbprint, validated_at, valid_until, caa_checked_at, problem, evidence)"
-             " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, '{}')", authorization_id, account_id,
+             " challenge_type, thumbprint, validated_at, valid_until, caa_checked_at, problem, remotes_corroborated,"
+             " evidence)"
+             " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, '{}')", authorization_id, account_id,
              row["identifier_type"], row["identifier_value"], row["wildcard"], method, bytes(32), now,
-             None if problem else now + life, None if problem else now - caa_age, problem),
+             None if problem else now + life, None if problem else now - caa_age, problem, corroborated),
             ("SELECT pg_notify('changed', $1)", authorization_id.hex()))
 
     async def make_issuer(self) -> x509.Certificate:

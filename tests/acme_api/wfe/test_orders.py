@@ -138,6 +138,18 @@ async def test_or15_what_is_not_reused(wfe: RunningWfe, others: OtherProcesses) 
         assert (order.json["status"], order.json["authorizations"] == [url]) == ("pending", False)
 
 
+async def test_mp1_what_too_few_perspectives_saw_is_not_reused(start: _Start, others: OtherProcesses) -> None:
+    """Row OR15, MP1: a validation of before more perspectives were demanded is not offered again, because the CA would
+    refuse it again and again; one that enough of them saw is."""
+    wfe = await start(ca_least_corroborated=3)
+    client = await wfe.subscriber()
+    for corroborated, status in ((2, "pending"), (3, "ready")):
+        name = f"a{corroborated}.example.com"
+        url = (await client.order(name)).require(201).json["authorizations"][0]
+        await others.validate(url, corroborated=corroborated)
+        assert (await client.order(name)).require(201).json["status"] == status
+
+
 async def test_or10_or13_statuses_as_facts_arrive(wfe: RunningWfe, others: OtherProcesses) -> None:
     """Rows OR10, OR13, AZ2: pending, then ready with the last validation, invalid with an error after a failed one."""
     client = await wfe.subscriber()
