@@ -31,8 +31,9 @@ _TAMPERING = {
                                                     " serial = $logged", {"precertificate_without_intent"}),
     "a final without precertificate": ("DELETE FROM precertificate_signatures WHERE serial = $logged",
                                        {"final_without_precertificate", "counts"}),
-    "a final with an SCT that nobody stored": ("DELETE FROM scts WHERE serial = $logged AND log_id ="
-                                               " (SELECT min(log_id) FROM scts WHERE serial = $logged)",
+    "a final with an SCT that nobody stored": ("DELETE FROM scts WHERE log_id = (SELECT min(log_id) FROM"
+                                               " scts JOIN final_certificates f USING (serial) WHERE serial = $logged"
+                                               " AND position(sct IN f.tbs) > 0) AND serial = $logged",
                                                {"final_without_scts"}),
     "an SCT of another log than it says": ("UPDATE scts SET log_id = substr(log_id, 1, 31) || '\\x00'"
                                            " WHERE serial = $logged", {"final_without_scts"}),

@@ -60,7 +60,7 @@ async def test_logs_that_fail(world: World, manners: dict[str, str], issued: boo
             ct.logs[name].mode = mode
             ct.logs[name].delay_s = 30.0
         order = await world.ordered("www.example.com")
-        ca, publisher = ct.ca(), ct.publisher(race_s=1.0)
+        ca, publisher = ct.ca(), ct.publisher(race_s=30.0 if issued else 1.0)
         await ct.turn(ca, publisher)
         serial = await world.serial(order.id)
         if not issued:
@@ -89,7 +89,7 @@ async def test_patience_ends(world: World) -> None:
         for log in ct.logs:
             log.mode = "down"
         order = await world.ordered("www.example.com")
-        ca, publisher = ct.ca(), ct.publisher(race_s=0.5)
+        ca, publisher = ct.ca(), ct.publisher()
         await ct.turn(ca, publisher)
         world.clock_s = 601.0
         await ct.let_pauses_pass()

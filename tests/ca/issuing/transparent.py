@@ -64,7 +64,7 @@ class TransparentWorld:
     def publisher(self, name: str = "publisher", **changes: Any) -> Publisher:
         """A publisher with short times."""
         log = structlog.wrap_logger(structlog.PrintLogger(io.StringIO()), processors=[self._record])
-        limits = Limits(**{"stagger_s": 0.05, "race_s": 5.0, "patience": PATIENCE, "concurrency": 20, **changes})
+        limits = Limits(**{"stagger_s": 0.05, "race_s": 30.0, "patience": PATIENCE, "concurrency": 20, **changes})
         return Publisher(
             pool=self.pool, ambient=self.ambient, logs=Logs(client=self.client, ambient=self.ambient, log=log),
             log_list=self.log_list, limits=limits, log=log, worker=f"test-host-{name}:{os.getpid()}")
@@ -124,7 +124,7 @@ async def transparent(world: World, logs: Sequence[Log]) -> AsyncIterator[Transp
     ambient = Ambient(now=world.now, random_bytes=os.urandom)
     pool = await create_pool(world.database.settings, "ca_publisher", process="publisher",
                              options=publisher_store.SESSION_OPTIONS)
-    client = LogClient(ambient, user_agent="Chancery-Tests", timeout_s=2.0)
+    client = LogClient(ambient, user_agent="Chancery-Tests", timeout_s=20.0)
     try:
         async with CtLogs(logs) as served, client:
             yield TransparentWorld(world, served, pool, client, ambient)
