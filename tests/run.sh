@@ -5,12 +5,14 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../deploy/prepare.sh"
 
 missing=
-for tool in softhsm2-util lego pebble nginx openssl wrk apache2 ocsptool curl unbound nsd ldns-signzone ip; do
+for tool in softhsm2-util lego pebble nginx openssl wrk apache2 ocsptool curl unbound nsd ldns-signzone ip \
+    uacme dehydrated acme-tiny caddy proot; do
     command -v "$tool" >/dev/null 2>&1 || [ -x "/usr/sbin/$tool" ] || missing="$missing $tool"
 done
 if [ -n "$missing" ]; then
     say "missing:$missing"
-    install_packages "softhsm2 opensc lego pebble nginx-light openssl wrk apache2-bin gnutls-bin curl unbound nsd ldnsutils iproute2" \
+    install_packages "softhsm2 opensc lego pebble nginx-light openssl wrk apache2-bin gnutls-bin curl unbound nsd ldnsutils \
+        iproute2 uacme dehydrated acme-tiny caddy proot" \
         "softhsm opensc lego nginx openssl wrk httpd gnutls-utils curl unbound nsd ldns-utils iproute" \
         "softhsm opensc lego nginx openssl wrk httpd gnutls curl unbound nsd ldns"
 fi

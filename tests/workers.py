@@ -10,7 +10,11 @@ from xdist.scheduler.protocol import Scheduling
 
 # Acceptance tests share one demo, but for these: None is a test that starts what it needs by itself.
 _OTHERS: dict[str, str | None] = {
+    "tests/acceptance/test_certbot_extensions.py": "two demos",
+    "tests/acceptance/test_client_pages.py": "two demos",
+    "tests/acceptance/test_web_servers.py": "two demos",
     "tests/acceptance/test_faults.py": None,
+    "tests/acceptance/test_hijack.py": "an internet",
     "tests/acceptance/test_kill.py": "a demo whose processes are killed",
     "tests/acceptance/test_ocsp_clients.py": None,
 }

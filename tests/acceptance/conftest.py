@@ -1,4 +1,4 @@
-"""One demo and one DNS server for all acceptance tests."""
+"""One demo, another that asks for external accounts, and one DNS server for all acceptance tests of a worker."""
 
 from collections.abc import Iterator
 
@@ -20,3 +20,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory, acceptance_dns: DnsProgram) -
     """A demo as a newcomer starts it, but on free ports and with the tests' resolver."""
     with run_demo(tmp_path_factory.mktemp("acceptance") / "chancery", resolver=acceptance_dns.address) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def closed_demo(tmp_path_factory: pytest.TempPathFactory, acceptance_dns: DnsProgram) -> Iterator[Demo]:
+    """A demo at which an account needs an external account."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHANCERY_ACME__EXTERNAL_ACCOUNT_REQUIRED", "true")
+        with run_demo(tmp_path_factory.mktemp("closed") / "chancery", resolver=acceptance_dns.address) as running:
+            yield running

@@ -24,6 +24,7 @@ class Demo:
     data_dir: Path
     port_base: int
     http_01_port: int
+    tls_alpn_01_port: int
     process: "subprocess.Popen[str]" = field(repr=False)
 
     @property
@@ -74,14 +75,16 @@ def run_demo(data_dir: Path, *, port_base: int | None = None, http_01_port: int 
     """Starts the demo by its script and waits until it serves; afterwards the global checker must be content with what
     the test has left, and the demo is stopped."""
     base = port_base or free_port_base(4)
-    validation_port = http_01_port or free_port()
+    validation_port, alpn_port = http_01_port or free_port(), free_port()
     log = data_dir.with_name(data_dir.name + ".log")
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [str(REPOSITORY / "deploy" / "demo.sh"), "--data", str(data_dir), "--port-base", str(base),
-             "--http-01-port", str(validation_port), "--resolver", resolver, *arguments],
+             "--http-01-port", str(validation_port), "--tls-alpn-01-port", str(alpn_port), "--resolver", resolver,
+             *arguments],
             stdout=output, stderr=output, text=True, start_new_session=True)
-    demo = Demo(data_dir=data_dir, port_base=base, http_01_port=validation_port, process=process)
+    demo = Demo(data_dir=data_dir, port_base=base, http_01_port=validation_port,
+                tls_alpn_01_port=alpn_port, process=process)
     try:
         give_up_at = time.monotonic() + _READY_PATIENCE_S
         while not (data_dir / "ready").exists():

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,8 @@ from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from tests.acceptance.certbot_program import certbot
-from tests.acceptance.demo_process import Demo, run_demo
+from tests.acceptance.demo_process import Demo
 from tests.acceptance.openssl import crl_of, verify
-from tests.fixtures_dns import DnsProgram
 
 _CRL_PATIENCE_S = 60.0
 _NEWCOMER = ("--agree-tos", "--register-unsafely-without-email")
@@ -50,15 +48,6 @@ def test_certbot_asks_for_a_profile(demo: Demo, tmp_path: Path, profile: str, ho
             "--required-profile", profile, *_NEWCOMER)
     leaf = _leaf(tmp_path, name)
     assert (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds() == hours * 3600 - 1
-
-
-@pytest.fixture(scope="module")
-def closed_demo(tmp_path_factory: pytest.TempPathFactory, acceptance_dns: DnsProgram) -> Iterator[Demo]:
-    """A demo at which an account needs an external account."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CHANCERY_ACME__EXTERNAL_ACCOUNT_REQUIRED", "true")
-        with run_demo(tmp_path_factory.mktemp("closed") / "chancery", resolver=acceptance_dns.address) as running:
-            yield running
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])

@@ -83,7 +83,8 @@ def test_what_a_running_demo_refuses_and_survives(tmp_path: Path) -> None:
         assert f"is in use by the Chancery with process id {running.process.pid}" in line
         assert running.stop() == 0
         assert not (place / "ready").exists()
-    assert not Demo(data_dir=place, port_base=base, http_01_port=1, process=running.process).child_pids()
+    assert not Demo(data_dir=place, port_base=base, http_01_port=1, tls_alpn_01_port=1,
+                    process=running.process).child_pids()
 
     code, line = _demo(place, "--port-base", str(base + 100))
     assert code == 1
