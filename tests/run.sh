@@ -11,10 +11,10 @@ for tool in softhsm2-util lego pebble nginx openssl wrk apache2 ocsptool curl un
 done
 if [ -n "$missing" ]; then
     say "missing:$missing"
-    install_packages "softhsm2 opensc lego pebble nginx-light openssl wrk apache2-bin gnutls-bin curl unbound nsd ldnsutils \
+    install_packages "softhsm2 opensc p11-kit-modules lego pebble nginx-light openssl wrk apache2-bin gnutls-bin curl unbound nsd ldnsutils \
         iproute2 uacme dehydrated acme-tiny caddy proot" \
-        "softhsm opensc lego nginx openssl wrk httpd gnutls-utils curl unbound nsd ldns-utils iproute" \
-        "softhsm opensc lego nginx openssl wrk httpd gnutls curl unbound nsd ldns"
+        "softhsm opensc p11-kit lego nginx openssl wrk httpd gnutls-utils curl unbound nsd ldns-utils iproute" \
+        "softhsm opensc p11-kit lego nginx openssl wrk httpd gnutls curl unbound nsd ldns"
 fi
 make_venv "$repository/deploy/requirements-test.lock"
 cd "$repository"

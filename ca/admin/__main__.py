@@ -6,6 +6,7 @@ from aiohttp import web
 
 from ca.admin.context import ROLE
 from ca.admin.maintenance import Maintenance
+from ca.admin.page.crl_watch import CrlWatch
 from ca.admin.page.server import application, require_loopback
 from ca.admin.page.watch import Watch
 from ca.process import lifecycle
@@ -31,10 +32,11 @@ async def serve(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> No
     pool = await create_pool(settings.database, ROLE, process=PROCESS, max_size=3,
                              options={"statement_timeout": _STATEMENT_TIMEOUT})
     maintenance = Maintenance(pool, ambient.now)
+    crls = CrlWatch(pool, settings.ca.crl_base_url, ambient.now)
     watch = Watch(pool, settings.ocsp, maintenance, ambient.now,
-                  settings.ct.log_list if settings.ct_enabled else None)
+                  settings.ct.log_list if settings.ct_enabled else None, crls)
     runner = web.AppRunner(application(watch, settings), access_log=None, shutdown_timeout=_DRAIN_S)
-    keeper = asyncio.create_task(maintenance.run(stop))
+    keepers = [asyncio.create_task(maintenance.run(stop)), asyncio.create_task(crls.run(stop))]
     try:
         await runner.setup()
         for listener in sockets:
@@ -43,6 +45,7 @@ async def serve(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> No
         await stop.wait()
     finally:
         await runner.cleanup()
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
         pool.terminate()

@@ -308,6 +308,11 @@ PARTITIONS_UNTIL = "SELECT partitions_until()"
 _COUNTED_UP_TO = 50_000
 
 
+async def issuers(connection: Connection) -> list[Issuer]:
+    """Every issuer."""
+    return [Issuer(**row) for row in await connection.fetch(ISSUERS)]
+
+
 async def facts(connection: Connection, *, now: datetime, serials_from: bytes, signed_after: datetime) -> Facts:
     """One look at everything. `serials_from` is the smallest serial number that can be signed after `signed_after`."""
     server = await connection.fetchrow(SERVER)
@@ -318,7 +323,7 @@ async def facts(connection: Connection, *, now: datetime, serials_from: bytes, s
         database_version=server["version"].split()[0],
         database_size_bytes=server["size"],
         processes=tuple(ProcessConnections(**row) for row in await connection.fetch(PROCESSES)),
-        issuers=tuple(Issuer(**row) for row in await connection.fetch(ISSUERS)),
+        issuers=tuple(await issuers(connection)),
         queues=tuple(Queue(**row) for row in await connection.fetch(QUEUES)),
         certificates=await _counts(connection, serials_from, signed_after),
         ocsp=OcspFreshness(**ocsp),

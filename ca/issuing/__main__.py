@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 from ca.issuing import ct_store, store
 from ca.issuing.audit import AuditTrail
 from ca.issuing.authorities import Authority, lives, open_authorities
+from ca.issuing.breaker import TokenBreaker
 from ca.issuing.crls import CrlPublisher
 from ca.issuing.cycle import IssuingProcess, issue_batch
 from ca.issuing.policy import IssuancePolicy, issuance_policy
@@ -76,7 +77,8 @@ async def _serve(
     log: FilteringBoundLogger = structlog.get_logger()
     ambient = system_ambient()
     audit = AuditTrail(log=log, file=audit_log)
-    signer = Signer(thread, audit)
+    breaker = TokenBreaker(thread, log)
+    signer = Signer(thread, audit, breaker)
     authorities = await _authorities(pool, thread, ambient.now())
     for authority in authorities.values():
         signer.prepare(authority.issuer)
@@ -112,6 +114,7 @@ async def _serve(
                                          step=lambda: _publish(publisher, stop)))
         tasks.create_task(run_claim_loop(wake=certifier.wake, poll_s=_RESPONDER_POLL_S, stop=stop, log=log,
                                          step=certifier.certify_due))
+        tasks.create_task(breaker.watch(stop))
         tasks.create_task(anchor_heads(pool, audit_log, stop, log))
         tasks.create_task(_follow_issuers(pool, thread, authorities, signer, publisher, stop, log))
         ready()
@@ -121,8 +124,9 @@ class IssuanceTurns:
     """Turns of the cycle. After a fault, requests are taken one by one for a while, so that one which breaks the
     database's rules cannot hold up those that were claimed with it."""
 
-    def __init__(self, ca: IssuingProcess) -> None:
+    def __init__(self, ca: IssuingProcess, breaker: TokenBreaker | None = None) -> None:
         self._ca = ca
+        self._breaker = breaker
         self._cautious_turns = 0
         self._logged: set[bytes] = set()
 
@@ -133,7 +137,10 @@ class IssuanceTurns:
             self._logged.add(bytes.fromhex(request_id))
 
     async def step(self) -> bool:
-        """One batch. A fault gives the claimed requests back for another try soon, and is raised."""
+        """One batch. A fault gives the claimed requests back for another try soon, and is raised. While the token is
+        away nothing is claimed: another process may have a token that answers."""
+        if self._breaker is not None and self._breaker.is_open:
+            return False
         try:
             if self._logged:
                 logged, self._logged = self._logged, set()

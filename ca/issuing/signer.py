@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from ca.issuing.audit import AuditTrail, SignedKind
 from ca.issuing.authorities import Authority
+from ca.issuing.breaker import TokenBreaker
 from ca.pki.issuer import Issuer, PublicKey
 from ca.pki.tbs import assemble
+from hsm.errors import TokenLostError
 from hsm.key import sign_many
 from hsm.thread import HsmThread
 
@@ -27,8 +29,9 @@ class SignatureFault(Exception):
 class Signer:
     """All that signs in this process, through the one thread of the HSM."""
 
-    def __init__(self, thread: HsmThread, audit: AuditTrail) -> None:
+    def __init__(self, thread: HsmThread, audit: AuditTrail, breaker: TokenBreaker | None = None) -> None:
         self._thread = thread
+        self._breaker = breaker
         self._audit = audit
         self._throw_away: dict[tuple[str, int], rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey] = {}
 
@@ -49,8 +52,15 @@ class Signer:
         What the caller has recorded about them is on disk before the HSM is asked. Raises SignatureFault, an HsmError
         when the token does not answer, AuditLogError; all of them are asked for again later.
         """
+        if self._breaker is not None:
+            self._breaker.require_closed()
         await self._audit.flush()
-        signatures = await self._thread.run(sign_many, authority.key, messages)
+        try:
+            signatures = await self._thread.run(sign_many, authority.key, messages)
+        except TokenLostError as fault:
+            if self._breaker is not None:
+                self._breaker.trip(fault)
+            raise
         for message, signature in zip(messages, signatures, strict=True):
             try:
                 _verify(authority.issuer.public_key, signature, message)

@@ -10,6 +10,7 @@ import structlog
 
 from ca.admin.maintenance import Maintenance
 from ca.admin.output import span
+from ca.admin.page.crl_watch import CrlWatch
 from ca.admin.status import Reason, Status, look
 from ca.process.postgres import UNAVAILABLE, Pool, PostgresError
 from ca.process.settings import OcspSettings
@@ -34,13 +35,14 @@ class Watch:
 
     def __init__(
         self, pool: Pool, ocsp: OcspSettings, maintenance: Maintenance, now: Callable[[], datetime],
-        log_list: Path | None = None,
+        log_list: Path | None = None, crls: CrlWatch | None = None,
     ) -> None:
         self._pool = pool
         self._ocsp = ocsp
         self._maintenance = maintenance
         self._now = now
         self._log_list = log_list
+        self._crls = crls
         self._lock = asyncio.Lock()
         self._tried_at: datetime | None = None
         self._status: Status | None = None
@@ -74,6 +76,8 @@ class Watch:
 
     def _judge(self, now: datetime) -> View:
         reasons = list(self._status.reasons if self._status else ())
+        if self._crls is not None:
+            reasons += self._crls.reasons()
         if self._maintenance.is_late():
             last = self._maintenance.last_success_at
             reasons.insert(0, Reason(code="maintenance_late", text="the hourly upkeep of the database has not worked "

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import re
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -55,6 +57,34 @@ async def test_a_new_issuer_is_taken_up(world: World, tmp_path: Path) -> None:
         await until(world, "EXISTS (SELECT FROM certificate_signatures) OR EXISTS (SELECT FROM refusals)")
         assert (await world.issued(order.id)).issuer == x509.load_der_x509_certificate(row["certificate"]).subject
         assert await ca.stop() == 0
+
+
+async def test_a_token_that_goes_and_comes_back(world: World, tmp_path: Path) -> None:
+    """Mid-run: nothing is lost and nothing is claimed while it is away; back again, the work goes on by itself."""
+    conf = world.softhsm.conf.read_text("utf-8")
+    place = re.search(r"directories.tokendir *= *(\S+)", conf)
+    assert place is not None
+    tokens = tmp_path / "tokens"
+    shutil.copytree(place[1], tokens)
+    (tmp_path / "softhsm2.conf").write_text(conf.replace(place[1], str(tokens)))
+    async with ca_process(write_settings(tmp_path, world, conf=str(tmp_path / "softhsm2.conf"))) as ca:
+        shutil.move(tokens, tmp_path / "away")
+        tokens.mkdir()
+        order = await world.ordered("www.example.com")
+        await world.run("acme_wfe", "NOTIFY issuance")
+        async with asyncio.timeout(60):
+            while not any(event["event"] == "the token is away" for event in ca.events):  # noqa: ASYNC110 - a log
+                await asyncio.sleep(0.1)
+        later = await world.ordered("later.example.com")
+        assert await world.certificate(order.id) is None
+        tokens.rmdir()
+        shutil.move(tmp_path / "away", tokens)
+        await until(world, "(SELECT count(*) = 2 FROM certificate_signatures)", timeout_s=60)
+        await world.issued(order.id)
+        await world.issued(later.id)
+        assert any(event["event"] == "the token is back" for event in ca.events)
+        assert await ca.stop() == 0
+    await world.check()
 
 
 async def test_without_notifications(world: World, tmp_path: Path) -> None:
