@@ -91,7 +91,7 @@ REVOKE SELECT ON eab_credentials FROM ca_admin;
 GRANT SELECT (kid, created_at, created_by, comment, single_use, expires_at, allowed_names, revoked_at)
     ON eab_credentials TO ca_admin;
 GRANT INSERT, UPDATE (revoked_at) ON eab_credentials TO ca_admin;
-GRANT UPDATE (revoked_at, dns_persist_allowed_at) ON accounts TO ca_admin;
+GRANT UPDATE (revoked_at, dns_persist_allowed_at, terms_confirmed_at) ON accounts TO ca_admin;
 GRANT INSERT ON revocation_requests TO ca_admin;
 GRANT INSERT (id, acted_at, operator, act, subject, detail) ON operator_acts TO ca_admin;
 GRANT INSERT, DELETE ON blocked_names TO ca_admin;

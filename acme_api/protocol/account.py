@@ -48,6 +48,15 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TermsRule:
+    """The terms at `url` have to be agreed to since `agreed_since`; `instructions` is a page that says how."""
+
+    url: str
+    agreed_since: datetime
+    instructions: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccountUpdate:
     """What an update changes. `contacts` None: they stay."""
 
@@ -85,6 +94,14 @@ def require_terms(payload: Mapping[str, Any], terms_of_service: str) -> bool:
     detail = ("termsOfServiceAgreed is not a boolean" if not isinstance(value, bool)
               else f"the terms of service at {terms_of_service} must be agreed to (termsOfServiceAgreed: true)")
     raise Problem("malformed", detail, terms_of_service=terms_of_service or None)
+
+
+def require_current_terms(account: Account, rule: TermsRule | None) -> None:
+    """Raises userActionRequired when the terms have changed since the account agreed (RFC 8555 7.3.3, row P7)."""
+    if rule is None or (account.terms_agreed_at is not None and account.terms_agreed_at >= rule.agreed_since):
+        return
+    raise Problem("userActionRequired", f"the terms of service have changed: read {rule.url}; {rule.instructions} says "
+                                        "how to agree to them", terms_of_service=rule.url, instance=rule.instructions)
 
 
 def require_contacts(payload: Mapping[str, Any]) -> tuple[str, ...] | None:

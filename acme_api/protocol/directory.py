@@ -23,6 +23,7 @@ class Resource(Enum):
     NEW_NONCE = "new-nonce"
     NEW_ACCOUNT = "new-account"
     NEW_ORDER = "new-order"
+    NEW_AUTHORIZATION = "new-authz"
     REVOKE_CERT = "revoke-cert"
     KEY_CHANGE = "key-change"
     ACCOUNT = "account"
@@ -45,6 +46,7 @@ class Target:
     challenge_type: str = ""
     serial: bytes = b""
     alternate: int = 0
+    above: int = 0                 # a certificate alone: so many steps above the leaf
     certificate: str = ""          # as renewalInfo names it, not parsed
 
 
@@ -53,6 +55,7 @@ _FIXED: Final = {
     "/acme/new-nonce": Target(resource=Resource.NEW_NONCE),
     "/acme/new-account": Target(resource=Resource.NEW_ACCOUNT),
     "/acme/new-order": Target(resource=Resource.NEW_ORDER),
+    "/acme/new-authz": Target(resource=Resource.NEW_AUTHORIZATION),
     "/acme/revoke-cert": Target(resource=Resource.REVOKE_CERT),
     "/acme/key-change": Target(resource=Resource.KEY_CHANGE),
     "/acme/limits": Target(resource=Resource.LIMITS),
@@ -92,20 +95,30 @@ def parse_path(path: str) -> Target | None:
 
 
 def _certificate(parts: list[str]) -> Target | None:
-    if len(parts) not in (2, 3) or len(parts[0]) != _SERIAL_HEX_DIGITS or not _HEX_DIGITS.issuperset(parts[0]):
+    if len(parts) < 2 or len(parts[0]) != _SERIAL_HEX_DIGITS or not _HEX_DIGITS.issuperset(parts[0]):
         return None
     order_id = from_text(parts[1])
+    alternate, above = 0, 0
+    rest = parts[2:]
+    if len(rest) in (1, 3):
+        alternate = _number(rest[0])
+        rest = rest[1:]
+        if not alternate:
+            return None
+    if rest:
+        above = _number(rest[1]) if len(rest) == 2 and rest[0] == "up" else 0
+        if not above:
+            return None
     if order_id is None:
         return None
-    alternate = 0
-    if len(parts) == 3:
-        if not (parts[2].isascii() and parts[2].isdecimal() and not parts[2].startswith("0")):
-            return None
-        if len(parts[2]) > 2:
-            return None
-        alternate = int(parts[2])
     return Target(resource=Resource.CERTIFICATE, object_id=order_id, serial=bytes.fromhex(parts[0]),
-                  alternate=alternate)
+                  alternate=alternate, above=above)
+
+
+def _number(text: str) -> int:
+    """1 to 99 in its one spelling; 0 for every other text."""
+    fits = text.isascii() and text.isdecimal() and len(text) <= 2 and not text.startswith("0")
+    return int(text) if fits else 0
 
 
 def parse_account_url(base: str, url: str) -> ObjectId | None:
@@ -149,15 +162,16 @@ def challenge_url(base: str, authorization_id: bytes, challenge_type: str) -> st
     return f"{base}/acme/challenge/{to_text(authorization_id)}/{challenge_type}"
 
 
-def certificate_url(base: str, serial: bytes, order_id: bytes, *, alternate: int = 0) -> str:
-    """A certificate with its chain; the order's id gives the URL its random bits (row T13)."""
+def certificate_url(base: str, serial: bytes, order_id: bytes, *, alternate: int = 0, above: int = 0) -> str:
+    """A certificate with its chain; the order's id gives the URL its random bits (row T13). `above` 1 or more: that CA
+    certificate of the chain alone (row CE5)."""
     url = f"{base}/acme/cert/{serial.hex()}/{to_text(order_id)}"
-    return url if alternate == 0 else f"{url}/{alternate}"
+    return url + (f"/{alternate}" if alternate else "") + (f"/up/{above}" if above else "")
 
 
 def directory_object(
     base: str, *, terms_of_service: str, website: str, caa_identities: list[str], profiles: dict[str, str],
-    external_account_required: bool
+    external_account_required: bool, pre_authorization: bool
 ) -> dict[str, Any]:
     """The directory (RFC 8555 7.1.1). An endpoint that does not exist and a value that is empty are left out."""
     meta: dict[str, Any] = {"termsOfService": terms_of_service, "website": website, "caaIdentities": caa_identities,
@@ -166,6 +180,7 @@ def directory_object(
         "newNonce": f"{base}/acme/new-nonce",
         "newAccount": f"{base}/acme/new-account",
         "newOrder": f"{base}/acme/new-order",
+        **({"newAuthz": f"{base}/acme/new-authz"} if pre_authorization else {}),
         "revokeCert": f"{base}/acme/revoke-cert",
         "keyChange": f"{base}/acme/key-change",
         "renewalInfo": f"{base}/acme/renewal-info",

@@ -11,7 +11,7 @@ from re import compile as compile_pattern
 from typing import Any, Final
 
 from acme_api.protocol.order import OrderRequest
-from acme_api.protocol.problem import Subproblem, from_subproblems, malformed, problem_from_refusal
+from acme_api.protocol.problem import Problem, Subproblem, from_subproblems, malformed, problem_from_refusal
 from acme_api.protocol.renewal_info import parse_replaces
 from ca.pki.identifier import Identifier, IdentifierError, NamePolicy, parse_identifier, require_permitted
 from ca.pki.name_scope import require_in_scope
@@ -48,6 +48,22 @@ def parse_new_order(
     replaces = parse_replaces(payload["replaces"]) if "replaces" in payload else None
     return OrderRequest(identifiers=identifiers, profile=profile.name, not_before=not_before, not_after=not_after,
                         replaces=replaces)
+
+
+def parse_new_authorization(
+    payload: Mapping[str, Any], policy: NamePolicy, *, scope: Sequence[str] = ()
+) -> Identifier:
+    """The identifier that newAuthz asks for (RFC 8555 7.4.1, row OR17). Raises Problem; a wildcard needs an order."""
+    kind, value = _pair(payload.get("identifier"))
+    try:
+        identifier = parse_identifier(kind, value)
+        if identifier.is_wildcard:
+            raise malformed("a wildcard is authorized by an order alone (RFC 8555 7.4.1)")
+        require_permitted(identifier, policy)
+        require_in_scope(identifier, scope)
+    except IdentifierError as fault:
+        raise Problem(fault.code, fault.detail) from fault
+    return identifier
 
 
 def _identifiers(

@@ -205,8 +205,8 @@ def plan_order(
         reused = reusable.get(identifier)
         if reused is None:
             start = ENTROPY_PER_ORDER_BYTES + number * ENTROPY_PER_NAME_BYTES
-            made = _new_authorization(identifier, account_id, now, whole_second + lives.authorization,
-                                      entropy[start:start + ENTROPY_PER_NAME_BYTES], persist=persist)
+            made = plan_authorization(identifier, account_id=account_id, now=now, life=lives.authorization,
+                                      entropy=entropy[start:start + ENTROPY_PER_NAME_BYTES], persist=persist)
             new.append(made)
             reused = ReusableAuthorization(id=made.id, facts=made.facts)
         chosen.append(reused)
@@ -219,10 +219,11 @@ def plan_order(
     return OrderPlan(order=order, new_authorizations=tuple(new))
 
 
-def _new_authorization(
-    identifier: Identifier, account_id: bytes, now: datetime, expires_at: datetime, entropy: bytes, *, persist: bool
+def plan_authorization(
+    identifier: Identifier, *, account_id: bytes, now: datetime, life: timedelta, entropy: bytes, persist: bool
 ) -> Authorization:
-    """One pending authorization; each challenge that has a token has one of its own (row CH2)."""
+    """One pending authorization; each challenge that has a token has one of its own (row CH2). `entropy` is
+    ENTROPY_PER_NAME_BYTES."""
     size = challenge.TOKEN_BYTES
     tokens = (entropy[start:start + size] for start in range(_ID_RANDOM_BYTES, len(entropy), size))
     types = challenge.offered(identifier.type, wildcard=identifier.is_wildcard, persist=persist)
@@ -232,7 +233,7 @@ def _new_authorization(
         challenges=tuple(
             Challenge(type=kind, token=None if kind in challenge.WITHOUT_TOKEN else base64url.encode(next(tokens)))
             for kind in types),
-        facts=AuthorizationFacts(expires_at=expires_at))
+        facts=AuthorizationFacts(expires_at=now.replace(microsecond=0) + life))
 
 
 def order_object(base: str, order: Order, now: datetime) -> dict[str, Any]:

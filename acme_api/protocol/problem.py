@@ -90,6 +90,7 @@ class Problem(Exception):
         retry_after_s: int | None = None,
         allow: str | None = None,
         terms_of_service: str | None = None,
+        instance: str | None = None,
         help_url: str | None = None,
     ) -> None:
         super().__init__(f"{type}: {detail}")
@@ -102,12 +103,15 @@ class Problem(Exception):
         self.retry_after_s = retry_after_s
         self.allow = allow
         self.terms_of_service = terms_of_service
+        self.instance = instance
         self.help_url = help_url
 
     def to_json(self) -> dict[str, Any]:
         """The document; `status` is always there, because lego 4.9 retries badNonce only if it is (row P1)."""
         document: dict[str, Any] = {"type": URN + self.type, "detail": self.detail[:_MAX_DETAIL_CHARS],
                                     "status": self.status}
+        if self.instance is not None:
+            document["instance"] = self.instance
         if self.algorithms:
             document["algorithms"] = list(self.algorithms)
         if self.subproblems:

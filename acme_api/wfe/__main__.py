@@ -13,6 +13,7 @@ import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from acme_api.protocol.account import TermsRule
 from acme_api.protocol.directory import directory_object
 from acme_api.protocol.dns_persist import issuer_domain_names
 from acme_api.protocol.new_order import OrderPolicy
@@ -21,6 +22,7 @@ from acme_api.protocol.order import Lives
 from acme_api.wfe import tls
 from acme_api.wfe.accept import ProxyProtocol
 from acme_api.wfe.app import App
+from acme_api.wfe.authorization_store import AuthorizationStore
 from acme_api.wfe.certificate_store import CertificateStore
 from acme_api.wfe.client_address import parse_networks
 from acme_api.wfe.context import Context, ForwardedHeader
@@ -124,6 +126,14 @@ def read_nonce_key(path: Path) -> bytes:
     return key
 
 
+def terms_rule(acme: AcmeSettings) -> TermsRule | None:
+    """When the operator insists that changed terms are agreed to again."""
+    if acme.terms_agreed_since is None:
+        return None
+    return TermsRule(url=acme.terms_of_service, agreed_since=acme.terms_agreed_since,
+                     instructions=acme.terms_instructions or acme.terms_of_service)
+
+
 def make_context(
     settings: Settings, ambient: Ambient, log: FilteringBoundLogger, *, nonce_key: bytes, reads: Pool, writes: Pool
 ) -> Context:
@@ -140,6 +150,7 @@ def make_context(
     directory = directory_object(
         acme.base_url, terms_of_service=acme.terms_of_service, website=acme.website,
         caa_identities=settings.va.caa_identities, external_account_required=acme.external_account_required,
+        pre_authorization=acme.pre_authorization,
         profiles={name: profile.description for name, profile in profiles.items()})
     read_sessions, write_sessions = Sessions(reads, size=SESSIONS), Sessions(writes, size=SESSIONS)
     store = Store(reads=read_sessions, writes=write_sessions)
@@ -154,7 +165,7 @@ def make_context(
         order_policy=OrderPolicy(names=names, default_profile=settings.ca.default_profile, profiles=profiles),
         lives=Lives(order=timedelta(seconds=acme.order_life_s),
                     authorization=timedelta(seconds=acme.authorization_life_s)),
-        terms_of_service=acme.terms_of_service,
+        terms_of_service=acme.terms_of_service, terms_rule=terms_rule(acme), pre_authorization=acme.pre_authorization,
         external_account_required=acme.external_account_required, finalize_wait_s=acme.finalize_wait_ms / 1000,
         max_body_bytes=acme.max_body_bytes, max_in_flight=acme.max_in_flight, read_timeout_s=acme.read_timeout_s,
         limits=Limits(limits, LimitStore(reads=read_sessions, transactions=writes), log),
@@ -162,6 +173,7 @@ def make_context(
         forwarded=None if header is None else ForwardedHeader(
             header=header, trusted=parse_networks(acme.trusted_proxies)),
         ambient=ambient, store=store,
+        authorizations=AuthorizationStore(writes=write_sessions),
         certificates=CertificateStore(reads=read_sessions, writes=write_sessions, transactions=writes),
         renewals=RenewalStore(reads=read_sessions), waiters=Waiters(), notifier=Notifier(store, log), log=log)
 

@@ -6,6 +6,7 @@ is 500 with an id that the log explains. Nothing that a client sends can make th
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
@@ -14,7 +15,16 @@ from acme_api.protocol import nonce, problem
 from acme_api.protocol.directory import Resource, Target, parse_path
 from acme_api.protocol.problem import Problem
 from acme_api.protocol.rate_limit import IpAddress, LimitName, limited
-from acme_api.wfe import accounts, authorizations, certificates, key_change, orders, renewals, revocations
+from acme_api.wfe import (
+    accounts,
+    authorizations,
+    certificates,
+    key_change,
+    orders,
+    pre_authorizations,
+    renewals,
+    revocations,
+)
 from acme_api.wfe.client_address import behind_proxies
 from acme_api.wfe.context import Context
 from acme_api.wfe.flood import Flood
@@ -53,6 +63,7 @@ _HANDLERS: Final[dict[Resource, tuple[Signer, _Handler]]] = {
     Resource.NEW_NONCE: (Signer.ACCOUNT, _new_nonce),
     Resource.NEW_ACCOUNT: (Signer.NEW_KEY, accounts.new_account),
     Resource.NEW_ORDER: (Signer.ACCOUNT, orders.new_order),
+    Resource.NEW_AUTHORIZATION: (Signer.ACCOUNT, pre_authorizations.new_authorization),
     Resource.REVOKE_CERT: (Signer.EITHER, revocations.revoke_cert),
     Resource.KEY_CHANGE: (Signer.ACCOUNT, key_change.key_change),
     Resource.ACCOUNT: (Signer.ACCOUNT, accounts.account),
@@ -117,7 +128,7 @@ class App:
         if sum(len(name) + len(value) + 4 for name, value in http.raw_headers) > MAX_HEADER_BYTES:
             raise RequestAborted(problem.malformed("the header is too large", status=431))
         target = parse_path(path.partition("?")[0])
-        if target is None:
+        if target is None or (target.resource is Resource.NEW_AUTHORIZATION and not self._context.pre_authorization):
             raise problem.not_found("there is nothing at this URL")
         if http.method == "POST" and target.resource not in _UNSIGNED:
             if self._in_flight > self._context.max_in_flight:
@@ -171,6 +182,8 @@ class App:
         signer, handler = _HANDLERS[target.resource]
         body = await read_body(http, self._context.max_body_bytes, timeout_s=self._context.read_timeout_s)
         post = await authenticate(self._context, body, target=target, path=path, signer=signer, client=client)
+        if target.resource is Resource.CERTIFICATE:
+            post = replace(post, accept=", ".join(http.headers.getall("Accept", [])))
         if post.account is not None:
             http[_ACCOUNT] = to_text(post.account.id)
         reply = await handler(self._context, post)

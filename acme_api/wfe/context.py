@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
+from acme_api.protocol.account import TermsRule
 from acme_api.protocol.new_order import OrderPolicy
 from acme_api.protocol.order import Lives
+from acme_api.wfe.authorization_store import AuthorizationStore
 from acme_api.wfe.certificate_store import CertificateStore
 from acme_api.wfe.client_address import IpNetwork
 from acme_api.wfe.limits import Limits
@@ -44,6 +46,8 @@ class Context:
     order_policy: OrderPolicy
     lives: Lives
     terms_of_service: str
+    terms_rule: TermsRule | None
+    pre_authorization: bool
     external_account_required: bool
     finalize_wait_s: float
     max_body_bytes: int
@@ -53,6 +57,7 @@ class Context:
     forwarded: ForwardedHeader | None
     ambient: Ambient
     store: Store
+    authorizations: AuthorizationStore
     certificates: CertificateStore
     limits: Limits
     renewals: RenewalStore

@@ -1,12 +1,13 @@
 """newOrder, an order, finalize (RFC 8555 7.4)."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from acme_api.protocol import directory, problem
+from acme_api.protocol.account import require_current_terms
 from acme_api.protocol.jws import jwk_of_public_key, thumbprint
 from acme_api.protocol.new_order import parse_new_order
 from acme_api.protocol.order import (
@@ -47,6 +48,7 @@ _REUSE_LEFT: Final = timedelta(hours=1)
 
 async def new_order(context: Context, post: Post) -> Reply:
     """Plans and stores an order with its authorizations (rows OR1 to OR9, OR15, AR7 to AR10). Always 201 (row W1)."""
+    require_current_terms(post.owner, context.terms_rule)
     now = context.ambient.now()
     scope = () if post.owner.eab_kid is None else await context.store.allowed_names(post.owner.eab_kid)
     request = parse_new_order(post.json(), context.order_policy, now, scope=scope)
@@ -137,12 +139,22 @@ async def finalize(context: Context, post: Post) -> Reply:
                 return _order_reply(context, found)
 
 
+async def require_unblocked_names(context: Context, identifiers: Sequence[Identifier]) -> None:
+    """Raises rejectedIdentifier for names that an operator has blocked."""
+    blocked, _ = await context.certificates.obstacles(lookup_names(identifiers), "")
+    _require_unblocked(identifiers, blocked)
+
+
 async def _require_possible(context: Context, identifiers: Sequence[Identifier], profile: str) -> None:
     """Raises rejectedIdentifier for names that an operator has blocked, and invalidProfile while the profile is
     switched off; the CA looks again before it signs."""
     blocked, disabled = await context.certificates.obstacles(lookup_names(identifiers), profile)
     if disabled:
         raise problem.Problem("invalidProfile", f"certificates of profile {profile} are not issued at present")
+    _require_unblocked(identifiers, blocked)
+
+
+def _require_unblocked(identifiers: Sequence[Identifier], blocked: Mapping[str, bool]) -> None:
     try:
         require_unblocked(identifiers, blocked)
     except Refusal as refusal:

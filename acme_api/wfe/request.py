@@ -45,7 +45,8 @@ class RequestAborted(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
     """An authenticated request. `account` None: it is signed by `jwk`, which is no account's. `loaded` is the
-    authorization or order of the target, if there is one, whoever owns it. `address` is the client's."""
+    authorization or order of the target, if there is one, whoever owns it. `address` is the client's, `accept` its
+    Accept header where that is looked at."""
 
     target: Target
     query: str
@@ -55,6 +56,7 @@ class Post:
     account: Account | None
     loaded: Authorization | Order | None
     address: IpAddress | None
+    accept: str = ""
 
     @property
     def is_read(self) -> bool:

@@ -17,6 +17,7 @@ from acme_api.protocol.problem import Problem
 JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
 TEXT: Final = "text/plain; charset=utf-8"
+PKIX_CERT: Final = "application/pkix-cert"
 PEM_CHAIN: Final = "application/pem-certificate-chain"
 _EXPOSED: Final = "Link, Location, Replay-Nonce, Retry-After"
 _PREFLIGHT_LIFE_S: Final = 86_400

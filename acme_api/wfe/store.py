@@ -24,8 +24,9 @@ READ_OPTIONS: Final = {"synchronous_commit": "off", "plan_cache_mode": "force_ge
 WRITE_OPTIONS: Final = {"plan_cache_mode": "force_generic_plan"}
 
 _SIGNER: Final = """signer.id AS signer_id, signer.thumbprint AS signer_thumbprint, signer.jwk AS signer_jwk,
-    signer.contacts AS signer_contacts, signer.terms_agreed_at AS signer_terms_agreed_at,
-    signer.deactivated_at AS signer_deactivated_at, signer.revoked_at AS signer_revoked_at,
+    signer.contacts AS signer_contacts, signer.deactivated_at AS signer_deactivated_at,
+    signer.revoked_at AS signer_revoked_at,
+    greatest(signer.terms_agreed_at, signer.terms_confirmed_at) AS signer_terms_agreed_at,
     signer.dns_persist_allowed_at AS signer_dns_persist_allowed_at, signer.eab_kid AS signer_eab_kid,
     signer.eab AS signer_eab"""
 # Burns the nonce, and loads the account and what the request is about, in one round trip. The commit does not wait for

@@ -76,6 +76,8 @@ tls_key = "tls/key.pem"
 # The server's own certificate is issued by this CA for these names and renewed by itself.
 service_names = ["localhost"]
 nonce_key = "secrets/nonce.key"
+# newAuthz: clients may have names authorized before they order a certificate (RFC 8555 7.4.1).
+pre_authorization = true
 workers = 1
 
 [va]

@@ -200,8 +200,8 @@ def _authorization(row: Record, caa_checks: tuple[CaaCheck, ...]) -> Authorizati
 
 # --- accounts -----------------------------------------------------------------------------------------------------
 
-_ACCOUNT_COLUMNS = """id, created_at, thumbprint, jwk, contacts, terms_agreed_at, deactivated_at, revoked_at,
-    dns_persist_allowed_at, eab_kid"""
+_ACCOUNT_COLUMNS = """id, created_at, thumbprint, jwk, contacts, deactivated_at, revoked_at, dns_persist_allowed_at,
+    eab_kid, greatest(terms_agreed_at, terms_confirmed_at) AS terms_agreed_at"""
 ACCOUNTS = f"""
 SELECT {_ACCOUNT_COLUMNS} FROM accounts
 WHERE $1 = '' OR strpos(lower(array_to_string(contacts, ' ')), lower($1)) > 0

@@ -7,6 +7,7 @@ never in it: it holds the paths of files that do.
 import ipaddress
 import tomllib
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -59,6 +60,9 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
     """The ACME web front end. With `tls = false` a proxy terminates TLS; every URL still starts with `base_url`.
 
     `client_address`: where a client's address is read, when the connection comes from one of `trusted_proxies`.
+    `terms_agreed_since`: accounts that agreed to the terms before this time order nothing until they have agreed again;
+    `terms_instructions` is the URL of a page that says how (empty: the terms themselves). `pre_authorization` offers
+    newAuthz.
     """
 
     base_url: str
@@ -70,6 +74,9 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
     service_names: list[str] = []
     nonce_key: Path
     terms_of_service: str = ""
+    terms_agreed_since: datetime | None = None
+    terms_instructions: str = ""
+    pre_authorization: bool = False
     external_account_required: bool = False
     website: str = ""
     order_life_s: int = 604_800
@@ -359,6 +366,11 @@ def _require_sensible(settings: Settings, path: Path) -> None:
                 f"expected an http:// URL without a slash at its end (BR 7.1.2.7.7), got {url!r}")
     require(settings.ca.default_profile in settings.ca.profiles, "ca.default_profile",
             f"expected one of ca.profiles ({', '.join(settings.ca.profiles)}), got {settings.ca.default_profile!r}")
+    since = settings.acme.terms_agreed_since
+    require(since is None or since.tzinfo is not None, "acme.terms_agreed_since",
+            "expected a time with a zone, such as 2026-12-01T00:00:00Z")
+    require(since is None or bool(settings.acme.terms_of_service), "acme.terms_of_service",
+            "expected the URL of the terms, because acme.terms_agreed_since is set")
     if settings.acme.tls:
         require(settings.acme.tls_certificate is not None and settings.acme.tls_key is not None,
                 "acme.tls_certificate, acme.tls_key", "expected two file paths, because acme.tls is true")

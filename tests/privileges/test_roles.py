@@ -42,6 +42,7 @@ _ACTS = {
     "open an account": (_INSERT_ACCOUNT, "acme_wfe"),
     "change an account's key": ("UPDATE accounts SET thumbprint = thumbprint", "acme_wfe"),
     "let an account use dns-persist-01": ("UPDATE accounts SET dns_persist_allowed_at = now()", "ca_admin"),
+    "say that a subscriber agreed to new terms": ("UPDATE accounts SET terms_confirmed_at = now()", "ca_admin"),
     "revoke an account": ("UPDATE accounts SET revoked_at = now()", "ca_admin"),
     "say that a name was validated": (_INSERT_VALIDATION, "acme_va"),
     "say that CAA permits": (_INSERT_CAA_CHECK, "acme_va"),

@@ -7,17 +7,20 @@ from acme_api.protocol.account import account_status
 from acme_api.protocol.challenge import DNS_PERSIST_01
 from acme_api.protocol.directory import account_url
 from ca.admin import store
+from ca.admin.block_store import act
 from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command, yes_option
 from ca.admin.output import Column, moment, moment_json, print_facts, print_json, print_line, print_table, relative
 from ca.admin.records import Account
 from ca.admin.reference import parse_id
+from ca.admin.revoke import operator_name
+from ca.admin.terms_store import confirm_terms
 from ca.pki.object_id import to_text
 from ca.process.postgres import Connection
 
 
 @click.group()
 def account() -> None:
-    """Accounts: list, show, revoke, allow, forbid."""
+    """Accounts: list, show, revoke, allow, forbid, agree."""
 
 
 def account_state(found: Account) -> str:
@@ -130,6 +133,28 @@ async def revoke(context: AdminContext, account_id: str, yes: bool) -> ExitCode:
                    "certificates stay as they are")
     if not yes:
         raise CommandError("nothing was done: say --yes to revoke it", ExitCode.REFUSED)
+    return ExitCode.OK
+
+
+@account.command()
+@click.argument("account_id", metavar="ACCOUNT")
+@click.option("--comment", default="", help="How it is known, for those who ask later.")
+@admin_command
+async def agree(context: AdminContext, account_id: str, comment: str) -> ExitCode:
+    """Record that a subscriber has agreed to the terms of service as they are now (see acme.terms_agreed_since)."""
+    wanted = parse_id(account_id, of="account")
+    now = context.ambient.now()
+    async with context.connection() as connection:
+        found = await find_account(connection, wanted)
+        async with connection.transaction():
+            await confirm_terms(connection, found.id, now)
+            await act(connection, context.ambient, operator=operator_name(), act="agree to terms",
+                      subject=to_text(found.id), detail={"terms": context.settings.acme.terms_of_service,
+                                                         "comment": comment})
+    if context.output == "json":
+        print_json({"id": to_text(found.id), "terms_agreed_at": moment_json(now)})
+    else:
+        print_line(f"account {to_text(found.id)} has agreed to the terms of service at {moment(now)}")
     return ExitCode.OK
 
 

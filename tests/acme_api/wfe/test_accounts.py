@@ -3,13 +3,14 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from acme_api.protocol.jws import link_of_key_change
-from tests.acme_api.wfe.running import BASE, OtherProcesses, RunningWfe, id_of, issued
+from tests.acme_api.wfe.running import BASE, Clock, OtherProcesses, RunningWfe, id_of, issued
 from tests.acme_client import ABSENT, JOSE_JSON, AcmeClient, Answer, SigningKey, flatten
 
 _Start = Callable[..., Awaitable[RunningWfe]]
@@ -238,3 +239,30 @@ async def test_t13_ids_are_random(wfe: RunningWfe) -> None:
     assert len(set(ids)) == 20
     assert {len(each) for each in ids} == {16}
     assert all("example.com" not in json.dumps(answer.json["authorizations"] + [answer.location]) for answer in answers)
+
+
+async def test_p7_changed_terms(start: _Start, others: OtherProcesses, clock: Clock) -> None:
+    """Row P7: since the operator insists on new terms, who agreed before orders nothing: userActionRequired with a link
+    to the terms and an instance that says how to agree; everything else goes on; an operator's record lets it order
+    again, and a new account agrees by being made."""
+    before = await start(terms_of_service=_TERMS)
+    client = await before.subscriber()
+    order = (await client.order("a.example.com")).require(201)
+    clock.shift += timedelta(seconds=2)
+    after = await start(terms_of_service=f"{_TERMS}/2", terms_agreed_since=clock.now(), pre_authorization=True,
+                        terms_instructions="https://ca.example/agree")
+    clock.shift += timedelta(seconds=2)
+    moved = after.client(client.key)
+    moved.kid = client.kid
+    for path, payload in (("/acme/new-order", {"identifiers": [{"type": "dns", "value": "b.example.com"}]}),
+                          ("/acme/new-authz", {"identifier": {"type": "dns", "value": "b.example.com"}})):
+        refused = (await moved.post(path, payload)).require(403, "userActionRequired")
+        assert refused.link("terms-of-service") == [f"{_TERMS}/2"]
+        assert refused.json["instance"] == "https://ca.example/agree"
+    assert (await moved.post(moved.kid)).require(200).json["termsOfServiceAgreed"] is True
+    (await moved.post(moved.kid, {"termsOfServiceAgreed": True})).require(200)
+    (await moved.order("b.example.com")).require(403, "userActionRequired")
+    (await moved.post(order.location)).require(200)
+    await others.run("ca_admin", ("UPDATE accounts SET terms_confirmed_at = $1", clock.now()))
+    (await moved.order("b.example.com")).require(201)
+    (await (await after.subscriber()).order("c.example.com")).require(201)

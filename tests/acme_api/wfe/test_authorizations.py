@@ -26,7 +26,8 @@ async def _pending(client: AcmeClient, name: str = "a.example.com") -> tuple[str
 
 
 async def test_ch3_ch8_answering_a_challenge(wfe: RunningWfe, others: OtherProcesses) -> None:
-    """Rows CH3, CH8, CH9, E80: 200 processing with up link and Location; the VA is given the key's thumbprint."""
+    """Rows CH3, CH6, CH8, CH9, E80: 200 processing with up link and Location, without an error as long as it goes on;
+    the VA is given the key's thumbprint."""
     client = await wfe.subscriber()
     authorization, challenges = await _pending(client)
     connection = await others.database.connect("acme_va")
@@ -49,7 +50,10 @@ async def test_ch3_ch8_answering_a_challenge(wfe: RunningWfe, others: OtherProce
     assert shown.json["status"] == "pending"
     assert int(shown.headers["Retry-After"]) >= 1
     assert [each["status"] for each in shown.json["challenges"]] == ["processing", "pending", "pending", "pending"]
-    assert (await client.post(challenges["http-01"])).require(200).json["status"] == "processing"
+    polled = (await client.post(challenges["http-01"])).require(200)
+    assert polled.json["status"] == "processing"
+    assert int(polled.headers["Retry-After"]) >= 1
+    assert not any("error" in each for each in (polled.json, *shown.json["challenges"]))
 
 
 async def test_az3_ch1_ch7_decided_authorizations(wfe: RunningWfe, others: OtherProcesses) -> None:

@@ -57,7 +57,8 @@ async def test_ce3_alternate_chains(wfe: RunningWfe, others: OtherProcesses) -> 
         chain = x509.load_pem_x509_certificates(answer.body)
         assert (len(chain), chain[0]) == (number + 2, _leaf(first))
     (await client.post(f"{url}/99")).require(404, "malformed")
-    for accept in ("text/html", "*/*;q=0", "application/pkix-cert"):
+    for accept in ("text/html", "*/*;q=0", "application/pem-certificate-chain, application/pkix-cert",
+                   "application/pkix-cert;q=0", "application/pkix-cert;q=x", "application/pkix-cert;q=nan", ",;,"):
         body = await client.signed(url)
         answer = (await client.send("POST", url, data=body, headers=JOSE_JSON | {"Accept": accept})).require(200)
         assert answer.headers["Content-Type"] == "application/pem-certificate-chain"
@@ -82,6 +83,33 @@ async def test_ce3_another_chain_comes_first(wfe: RunningWfe, others: OtherProce
     await others.run("ca_admin", ("UPDATE chain_preferences SET profile = 'tlsserver'",))
     assert await lengths() == [2, 3, 4]
     (await client.post(f"{url}/3")).require(404, "malformed")
+
+
+async def test_ce5_one_certificate_in_der(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """Rows CE4, CE5, E97: application/pkix-cert gets the leaf in DER with a link to its issuer, and so on to the end of
+    the chain, for each variant; a stranger gets none of it."""
+    others.chains = 2
+    client, stranger = await wfe.subscriber(), await wfe.subscriber()
+    order, first = await issued(client, others, "a.example.com")
+    url = order.json["certificate"]
+    for variant, length in ((url, 2), (f"{url}/1", 3)):
+        found = []
+        next_url = [variant]
+        while next_url:
+            body = await client.signed(next_url[0])
+            answer = (await client.send("POST", next_url[0], data=body, headers=JOSE_JSON | {
+                "Accept": "application/pkix-cert, application/pem-certificate-chain;q=0.5, */*;q=0.1"})).require(200)
+            assert answer.headers["Content-Type"] == "application/pkix-cert"
+            assert answer.link("alternate") == []
+            found.append(x509.load_der_x509_certificate(answer.body))
+            next_url = answer.link("up")
+        assert len(found) == length
+        assert found[0] == _leaf(first)
+        found[0].verify_directly_issued_by(found[1])
+    (await client.post(f"{url}/up/1")).require(200)
+    (await client.post(f"{url}/up/2")).require(404, "malformed")
+    (await client.post(f"{url}/2/up/1")).require(404, "malformed")
+    (await stranger.post(f"{url}/up/1")).require(403, "unauthorized")
 
 
 async def test_ce6_served_later_and_to_the_owner_alone(wfe: RunningWfe, others: OtherProcesses, clock: Clock) -> None:

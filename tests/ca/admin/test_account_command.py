@@ -66,7 +66,20 @@ async def test_revoke(seed: Seed, command_line: CommandLine) -> None:
     assert "is revoked since" in again.stderr
 
 
-@pytest.mark.parametrize("verb", ["show", "revoke"])
+async def test_agree(seed: Seed, command_line: CommandLine) -> None:
+    """P7: an operator records that the subscriber agreed to the present terms; the act is on record."""
+    account = await seed.account()
+    assert (await command_line.json("account", "show", to_text(account)))["terms_agreed_at"] is None
+    said = await command_line.run("account", "agree", to_text(account), "--comment", "letter of today")
+    assert "has agreed to the terms" in said.stdout
+    assert (await command_line.json("account", "show", to_text(account)))["terms_agreed_at"].endswith("Z")
+    owner = await seed.database.connect()
+    acts = await owner.fetch("SELECT act, subject, detail FROM operator_acts")
+    await owner.close()
+    assert [(row["act"], row["subject"]) for row in acts] == [("agree to terms", to_text(account))]
+
+
+@pytest.mark.parametrize("verb", ["show", "revoke", "agree"])
 async def test_unknown_and_wrong_ids(seed: Seed, command_line: CommandLine, verb: str) -> None:
     """3 for an account that is not there, 2 for what is no id."""
     await command_line.run("account", verb, to_text(seed.new_id()), exit_code=3)
