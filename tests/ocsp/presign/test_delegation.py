@@ -16,6 +16,7 @@ from ca.pki.ocsp_responder import Delegation, require_responder_key, tbs_respond
 from ca.pki.tbs import assemble
 from ca.pki.validity import Validity
 from ca.process.ambient import system_ambient
+from ca.process.audit_reader import read_chain
 from ca.process.postgres import create_pool
 from ca.process.settings import OcspSettings
 from hsm.generate import KeySpec, generate_key
@@ -121,7 +122,7 @@ async def test_slow_issuers_are_answered_for_by_certified_responders(
             assert stored is not None
             assert (stored["profile"], stored["has_ocsp"]) == ("ocsp-responder", False)
             assert x509.load_der_x509_certificate(row["certificate"]).tbs_certificate_bytes == stored["tbs"]
-        assert '"signing"' in ca.log.read_text()
+        assert "signing" in {record.event for record in read_chain(config.parent / "audit" / "ca.0")}
 
 
 async def _until_good_without(certificates: Certificates) -> None:
