@@ -23,6 +23,7 @@ from loadtest.scenario_acme import AcmeOptions, run_acme
 from loadtest.scenario_ocsp import OcspOptions, run_ocsp
 from loadtest.scenario_presign import PresignOptions, run_presign
 from loadtest.scenario_revoke import RevokeOptions, run_revoke
+from loadtest.scenario_sizes import SizesOptions, run_sizes
 from loadtest.scenario_storage import StorageOptions, run_storage
 from loadtest.scenario_validation import ValidationOptions, run_validation
 from loadtest.session import Running, Session
@@ -52,6 +53,16 @@ def _accounts(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ..
         raise click.BadParameter("expected numbers with commas, as in 1,8,32") from fault
     if not found or min(found) < 1 or max(found) > 1000:
         raise click.BadParameter("expected numbers from 1 to 1000")
+    return found
+
+
+def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(sorted({int(part) for part in text.split(",") if part}))
+    except ValueError as fault:
+        raise click.BadParameter("expected numbers with commas, as in 10000,1000000") from fault
+    if (found and not 40_000 <= found[-1] <= 100_000_000) or (found and found[0] < 10_000):
+        raise click.BadParameter("expected numbers from 10000, the largest from 40000 to 100000000")
     return found
 
 
@@ -92,8 +103,11 @@ _OPTIONS: dict[str, Sequence[Callable[[_Command], _Command]]] = {
         click.option("--certificates", type=_COUNT, default=300, show_default=True, help="Issued to be asked about."),
         click.option("--revocations", type=click.IntRange(1, 1000), default=50, show_default=True),
         click.option("--wrk-seconds", type=_SECONDS, default=5, show_default=True, help="Length of a wrk run."),
-        click.option("--responses", type=click.IntRange(0, 100_000_000), default=0, show_default=True,
-                     help="Measure again with this many made-up responses held (10000000 takes an hour)."),
+        click.option("--sizes", callback=_sizes, default="", metavar="N,N,...",
+                     help="Measure again at each of these numbers of made-up certificates, and draw the plot: "
+                          "10000,100000,1000000,10000000 takes two hours and 20 GB."),
+        click.option("--signed", type=click.IntRange(10_000, 100_000_000), default=2_000_000, show_default=True,
+                     help="How many of them are really signed; the others get signatures of noise."),
         click.option("--connections", type=click.IntRange(1, 1000), default=32, show_default=True),
     ),
 }
@@ -165,9 +179,17 @@ def _revoke(options: dict[str, Any]) -> _Scenario:
 def _ocsp(options: dict[str, Any]) -> _Scenario:
     chosen = OcspOptions(certificates=options["certificates"], revocations=options["revocations"],
                          rounds=options["rounds"], seconds=options["wrk_seconds"],
-                         connections=options["connections"], peer=options["peer"],
-                         responses=options["responses"])
-    return lambda session: run_ocsp(session, chosen)
+                         connections=options["connections"], peer=options["peer"])
+    sizes = SizesOptions(sizes=options["sizes"], signed=options["signed"], rounds=options["rounds"],
+                         seconds=options["wrk_seconds"], connections=options["connections"], peer=options["peer"],
+                         revocations=options["revocations"])
+
+    async def run(session: Session) -> None:
+        origin, answer_bytes = await run_ocsp(session, chosen)
+        if sizes.sizes:
+            await run_sizes(session, sizes, origin, answer_bytes)
+
+    return run
 
 
 @cli.command()

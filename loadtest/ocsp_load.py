@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -123,6 +124,23 @@ def verify(response: ocsp.OCSPResponse, issuer: x509.Certificate) -> None:
         raise OcspFault("the answer is signed by a key of another kind")
 
 
+async def rate_one_by_one(origin: Origin, requests: Sequence[bytes], *, seconds_s: float) -> float:
+    """Answers a second with one connection after another, for a server that knows no more than one. Raises OcspFault.
+
+    wrk cannot ask openssl's responder: it opens a connection first on which nothing is asked, and openssl waits for it.
+    """
+    count, started = 0, time.perf_counter()
+    while (elapsed_s := time.perf_counter() - started) < seconds_s:
+        reader, writer = await asyncio.open_connection(origin.address, origin.port)
+        writer.write(f"GET {get_path(requests[count % len(requests)])} HTTP/1.0\r\nHost: x\r\n\r\n".encode("ascii"))
+        answer = await asyncio.wait_for(reader.read(), _TIMEOUT_S)
+        writer.close()
+        if b" 200 " not in answer[:20]:
+            raise OcspFault(f"the server says {answer[:40]!r}")
+        count += 1
+    return count / elapsed_s
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrkResult:
     """What wrk counted."""
@@ -178,7 +196,12 @@ async def run_wrk(script: Path, origin: Origin, *, connections: int, seconds: in
                               "--timeout", "5s", "-s", str(script), f"http://{origin.address}:{origin.port}/"]
     process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL,
                                                    stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
-    output = (await process.communicate())[0].decode("utf-8", errors="replace")
+    try:
+        output = (await process.communicate())[0].decode("utf-8", errors="replace")
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
     return wrk_result(output)
 
 

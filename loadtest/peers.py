@@ -96,6 +96,51 @@ class Pebble:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpensslResponder:
+    """openssl's own responder: it signs each answer when it is asked, with a P-256 key in memory."""
+
+    url: str
+    issuer: x509.Certificate
+    serials: tuple[int, ...]
+    server: Program
+
+    @staticmethod
+    def missing() -> str | None:
+        """The name of the program when it is not there."""
+        return None if find_program("openssl") else "openssl"
+
+    @classmethod
+    async def start(cls, work: Path, certificates: int) -> Self:
+        """Raises ProgramFault. It knows this many good certificates, from the text file that `openssl ca` keeps."""
+        certificate, key = write_self_signed(work)
+        serials = tuple(range(1 << 140, (1 << 140) + certificates))
+        index = work / "index.txt"
+        index.write_text("".join(f"V\t301231235959Z\t\t{serial:036X}\tunknown\t/CN=x{serial:x}\n"
+                                 for serial in serials), "ascii")
+        port = free_port()
+        server = Program("openssl", [
+            str(find_program("openssl")), "ocsp", "-index", str(index), "-CA", str(certificate), "-rsigner",
+            str(certificate), "-rkey", str(key), "-port", str(port), "-ignore_err", "-resp_no_certs"],
+            work / "openssl.log", environ=os.environ)
+        try:
+            # Not by a connection: it would wait for a request on it, and serve nobody else.
+            await server.wait_for_output("waiting for OCSP client connections")
+        except BaseException:
+            server.stop()
+            raise
+        return cls(url=f"http://127.0.0.1:{port}", server=server, serials=serials,
+                   issuer=x509.load_pem_x509_certificate(certificate.read_bytes()))
+
+    def cpu_s(self) -> float:
+        """Processor seconds so far."""
+        return sum(tree_cpu_s([self.server.pid]).values())
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.server.stop()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Nginx:
     """nginx with one worker that answers everything with one constant body from memory."""
 

@@ -79,6 +79,15 @@ class Program:
         """The last lines that it wrote."""
         return " | ".join(self._log.read_text("utf-8", errors="replace").strip().splitlines()[-4:])[-1500:]
 
+    async def wait_for_output(self, text: str, *, timeout_s: float = 15.0) -> None:
+        """Returns when it has written this. Raises ProgramFault."""
+        give_up_at = time.monotonic() + timeout_s
+        while text not in self.output_end():
+            self.require_running()
+            if time.monotonic() > give_up_at:
+                raise ProgramFault(f"{self.name} does not say {text!r}: {self.output_end()}")
+            await asyncio.sleep(0.02)
+
     async def wait_for_port(self, port: int, *, timeout_s: float = 15.0) -> None:
         """Returns when it accepts connections on 127.0.0.1. Raises ProgramFault."""
         give_up_at = time.monotonic() + timeout_s

@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509 import ocsp
 
 from loadtest.acme_round import Target, closed_round, open_accounts, prepare_orders
-from loadtest.database import connected
 from loadtest.http_connection import HttpConnection, HttpFault, Origin, loopback_origin
 from loadtest.ocsp_load import (
     OcspFault,
@@ -31,10 +30,8 @@ from loadtest.process_cpu import memory_bytes
 from loadtest.program import ProgramFault, find_program
 from loadtest.report import Row, median, percentile
 from loadtest.session import Session, Steps
-from loadtest.synthetic import active_issuers, require_own, sign_made_up
 from loadtest.targets import (
     OCSP_GET,
-    OCSP_MANY_RESPONSES,
     OCSP_POST,
     RESPONDER_MEMORY_MB,
     REVOCATION_SEEN_P99_MS,
@@ -47,8 +44,6 @@ _ISSUE_TIMEOUT_S = 180.0
 _SEEN_PATIENCE_S = 10.0
 _CHECKED = 50
 _SAMPLE_LIMIT = 200_000
-_FEW_RESPONSES = 10_000
-_FILL_CHUNK = 200_000
 _KEY_COMPROMISE = 1
 
 
@@ -62,24 +57,25 @@ class OcspOptions:
     seconds: int
     connections: int
     peer: bool
-    responses: int      # 0, or how many the responder has to hold for a second measurement
 
 
-async def run_ocsp(session: Session, options: OcspOptions) -> None:
-    """Measures and adds rows. Raises ProgramFault when Chancery cannot be started."""
+async def run_ocsp(session: Session, options: OcspOptions) -> tuple[Origin, int]:
+    """Measures and adds rows; returns where the responder is, and the usual length of an answer.
+
+    Raises ProgramFault when Chancery cannot be started.
+    """
     chains = await _issue(session, options.certificates)
     origin = loopback_origin(responder_url(chains[0]))
     real = [subject_of(chain) for chain in chains]
     subjects = (real + session.synthetic)[:_SAMPLE_LIMIT]
-    answer_bytes = await _check_answers(real[:_CHECKED] + session.synthetic[-_CHECKED:], origin)
+    answer_bytes = await check_answers(real[:_CHECKED] + session.synthetic[-_CHECKED:], origin)
     if find_program("wrk") is None:
         session.report.note("ocsp: answers a second not measured: wrk is not on this machine")
     else:
         await _load(session, options, origin, subjects, answer_bytes)
-        if options.responses:
-            await _many_responses(session, options, origin)
     await _memory(session)
     await _revocations(session, options, origin)
+    return origin, answer_bytes
 
 
 async def _issue(session: Session, count: int) -> list[bytes]:
@@ -97,7 +93,7 @@ async def _issue(session: Session, count: int) -> list[bytes]:
     return found.certificates
 
 
-async def _check_answers(subjects: Sequence[Subject], origin: Origin) -> int:
+async def check_answers(subjects: Sequence[Subject], origin: Origin) -> int:
     """Both methods and both hashes give a proved answer for each; returns the usual length of one."""
     maker, connection = RequestMaker(), HttpConnection(origin, None)
     lengths: list[float] = []
@@ -133,7 +129,7 @@ async def _patient_answer(connection: HttpConnection, subject: Subject, request:
 
 async def _load(session: Session, options: OcspOptions, origin: Origin, subjects: Sequence[Subject],
                 answer_bytes: int) -> None:
-    maker, work, responder_cpu_s = RequestMaker(), session.peer_work(), await _responder_cpu_s(session)
+    maker, work, cpu_s = RequestMaker(), session.peer_work(), await responder_cpu_s(session)
     requests = [maker.request(subject, hashes.SHA1()) for subject in subjects]  # noqa: S303
     nginx = None
     if options.peer and Nginx.missing() is None:
@@ -150,9 +146,9 @@ async def _load(session: Session, options: OcspOptions, origin: Origin, subjects
                 theirs: list[WrkResult] = []
                 for number in range(options.rounds):
                     where = f"ocsp {method}, round {number + 1} of {options.rounds}"
-                    mine.append(await _one_run(steps, f"{where}, Chancery", options, origin, script, responder_cpu_s))
+                    mine.append(await one_run(steps, f"{where}, Chancery", options, origin, script, cpu_s))
                     if nginx is not None:
-                        theirs.append(await _one_run(steps, f"{where}, nginx", options, loopback_origin(nginx.url),
+                        theirs.append(await one_run(steps, f"{where}, nginx", options, loopback_origin(nginx.url),
                                                      script, nginx.cpu_s))
                 _report_load(session, method, len(subjects), answer_bytes, mine, theirs, bound)
     finally:
@@ -160,13 +156,27 @@ async def _load(session: Session, options: OcspOptions, origin: Origin, subjects
             nginx.stop()
 
 
-async def _responder_cpu_s(session: Session) -> Callable[[], float]:
+async def responder_cpu_s(session: Session) -> Callable[[], float]:
+    """What tells the processor seconds of the responder's workers."""
     chancery = await session.chancery()
     return lambda: chancery.cpu_s().get("ocsp", 0.0)
 
 
-async def _one_run(steps: Steps, name: str, options: OcspOptions, origin: Origin, script: Path,
-                   cpu_s: Callable[[], float]) -> WrkResult:
+class WrkOptions(Protocol):
+    """How wrk is run."""
+
+    @property
+    def connections(self) -> int:
+        """At once."""
+
+    @property
+    def seconds(self) -> int:
+        """A run."""
+
+
+async def one_run(steps: Steps, name: str, options: WrkOptions, origin: Origin, script: Path,
+                  cpu_s: Callable[[], float]) -> WrkResult:
+    """One run of wrk against a server whose processor time is read before and after."""
     steps.now(name)
     before = cpu_s()
     found = await run_wrk(script, origin, connections=options.connections, seconds=options.seconds)
@@ -193,37 +203,6 @@ def _report_load(session: Session, method: str, serials: int, answer_bytes: int,
     session.report.add(Row(scenario=_SCENARIO, figure=f"{method} p99", unit="ms", peer=peer,
                            value=median([one.p99_ms for one in mine]),
                            peer_value=median([one.p99_ms for one in theirs])))
-
-
-async def _many_responses(session: Session, options: OcspOptions, origin: Origin) -> None:
-    """GET with few responses in the store, and again with many. Raises ProgramFault."""
-    chancery = await session.chancery()
-    require_own(chancery)
-    maker, work, rates = RequestMaker(), session.peer_work(), []
-    responder_cpu_s = await _responder_cpu_s(session)
-    async with connected(chancery) as connection:
-        issuer = next(one for one in await active_issuers(connection) if one.key_type == "ec")
-        held = await connection.fetchval("SELECT COALESCE(sum(count), 0)::bigint FROM ocsp_batches")
-        for wanted in (_FEW_RESPONSES, options.responses):
-            chunks = range(held, wanted, _FILL_CHUNK)
-            sample: list[Subject] = []
-            with session.steps(f"ocsp: {wanted} responses", len(chunks) + options.rounds) as steps:
-                for first in chunks:
-                    part = sample if first == chunks[-1] else []
-                    await sign_made_up(connection, chancery, issuer, min(_FILL_CHUNK, wanted - first), part)
-                    steps.done()
-                held = max(held, wanted)
-                session.synthetic = sample or session.synthetic
-                await _check_answers(session.synthetic[-_CHECKED:], origin)
-                script = write_script(work, "GET", [
-                    maker.request(one, hashes.SHA1()) for one in session.synthetic])  # noqa: S303
-                runs = [await _one_run(steps, f"ocsp: GET among {wanted}", options, origin, script,
-                                       responder_cpu_s)
-                        for _ in range(options.rounds)]
-            rates.append((held, median([one.per_s for one in runs])))
-    (few, few_per_s), (many, many_per_s) = rates
-    session.report.add(Row(scenario=_SCENARIO, figure=f"GET answers/s, {many:,} responses held", unit="",
-                           peer=f"with {few:,}", value=many_per_s, peer_value=few_per_s, target=OCSP_MANY_RESPONSES))
 
 
 async def _memory(session: Session) -> None:

@@ -45,7 +45,7 @@ async def run_presign(session: Session, options: PresignOptions) -> None:
     require_own(chancery)
     settings = chancery.settings()
     processes = int(settings.get("ocsp", {}).get("presign_workers", 1))
-    token = await _token(session, settings["hsm"]) if options.peer else None
+    token = await signing_token(session, settings["hsm"]) if options.peer else None
     async with connected(chancery) as connection:
         issuers = await active_issuers(connection)
         with session.steps("presign", len(issuers) * options.rounds * 2) as steps:
@@ -66,7 +66,8 @@ async def run_presign(session: Session, options: PresignOptions) -> None:
                 await _report(session, settings, issuer, bare, signed, processes)
 
 
-async def _token(session: Session, hsm: dict[str, str]) -> Token | None:
+async def signing_token(session: Session, hsm: dict[str, str]) -> Token | None:
+    """A token for bare loops, of the kind that the pre-signer uses; None, with a note, when it cannot be made."""
     try:
         if "softhsm" not in Path(hsm["module"]).name:
             raise ProgramFault(f"{hsm['module']} is not SoftHSM, so no token for a bare loop can be made")

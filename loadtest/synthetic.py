@@ -6,6 +6,7 @@ Only in a Chancery that the load test started itself: these rows have no certifi
 import asyncio
 import os
 import secrets
+import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +89,49 @@ async def request_responses(connection: Connection, issuer: Issuer, serials: Seq
         await connection.copy_records_to_table("ocsp_requests", records=rows, columns=[
             "serial", "version", "issuer_id", "request_id", "requested_at"])
         await connection.execute("NOTIFY ocsp_due")
+
+
+_BATCH_HEADER = struct.Struct(">BHIII")
+_BATCH_RECORD = struct.Struct(">HHBBBII")
+_BATCH_RECORDS = 4_000
+_SIGNATURE_BYTES = 71
+
+
+async def publish_unsigned(connection: Connection, issuer: Issuer, count: int) -> list[bytes]:
+    """Certificates with batches in the log whose signatures are noise: a responder holds and serves them as any other.
+
+    For sizes that no signer could reach in the time; what is signed is measured elsewhere. Returns the serial numbers.
+    """
+    now = datetime.now(UTC)
+    serials = sorted(make_serials(count, now))
+    await insert_certificates(connection, issuer, serials)
+    now_s, life_s, not_after_s = int(now.timestamp()), 604_800, int((now + timedelta(days=90)).timestamp())
+    header = _BATCH_HEADER.pack(2, 0, now_s, now_s - now_s % 60, now_s - now_s % 60 + life_s - 1)
+    record = _BATCH_RECORD.pack(_SIGNATURE_BYTES, _SIGNATURE_BYTES, 0, 0, 0, 0, not_after_s)
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtext('chancery ocsp batches'))")
+        for first in range(0, count, _BATCH_RECORDS):
+            part = serials[first:first + _BATCH_RECORDS]
+            noise = os.urandom(2 * _SIGNATURE_BYTES * len(part))
+            payload = header + b"".join(
+                serial + record + noise[at * 2 * _SIGNATURE_BYTES:(at + 1) * 2 * _SIGNATURE_BYTES]
+                for at, serial in enumerate(part))
+            await connection.execute(
+                "INSERT INTO ocsp_batches VALUES (nextval('ocsp_batch_id'), $1, $2, $3, $4, $5)", now, issuer.id,
+                len(part), now + timedelta(seconds=life_s), payload)
+        await connection.execute("NOTIFY ocsp_batch")
+    return serials
+
+
+async def revoke_made_up(connection: Connection, issuer: Issuer, serial: bytes) -> None:
+    """Revokes as the CA does: fact and request in one transaction, then the wake-up."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    async with connection.transaction():
+        await connection.execute("INSERT INTO revocations (serial, revoked_at, reason, version, authority, evidence)"
+                                 " VALUES ($1, $2, 4, 1, 'operator', '{}')", serial, now)
+        await connection.execute("INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at)"
+                                 " VALUES ($1, 1, $2, $3, $4)", serial, issuer.id, serial + b"load", now)
+    await connection.execute("NOTIFY ocsp_due")
 
 
 async def sign_made_up(connection: Connection, chancery: Chancery, issuer: Issuer, count: int,

@@ -67,6 +67,8 @@ class Tail:
         self._issuers_due_at = 0.0
         self._forget_behind = b""
         self._responders: frozenset[int] = frozenset()
+        self._begun_s = 0.0
+        self._read = 0                  # responses since then
         self._ahead: tuple[int, asyncio.Task[tuple[list[StoredBatch], bool]]] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -110,7 +112,7 @@ class Tail:
 
     async def _write(self, stop: asyncio.Event) -> None:
         self._log.info("this worker writes the memory")
-        self._connected = False
+        self._begun_s, self._read, self._connected = asyncio.get_running_loop().time(), 0, False
         pool = await create_pool(self._database, ROLE, process="ocsp", max_size=2)
         self._connected = True
         async with pool, Listener(self._database, ROLE, "ocsp", {"ocsp_batch": lambda _: self._wake.set()}):
@@ -148,8 +150,11 @@ class Tail:
             self._issuers_due_at = 0.0
             await self._read_issuers(pool)
         if batches or not self._memory.complete:
-            await self._in_thread(self._apply, batches, mark, at_end)
+            self._read += await self._in_thread(self._apply, batches, mark, at_end)
             return mark, False
+        if not self.current.is_set():
+            self._log.info("the log has been read", responses=self._read, batch_id=mark.batch_id,
+                           took_s=round(asyncio.get_running_loop().time() - self._begun_s, 3))
         self._set_current()
         await self._look_after(pool)
         return mark, True
@@ -177,8 +182,8 @@ class Tail:
             self._ahead[1].cancel()
             self._ahead = None
 
-    def _apply(self, batches: list[StoredBatch], mark: Mark, at_end: bool) -> None:
-        """In the thread: all in one write, in the order of the log."""
+    def _apply(self, batches: list[StoredBatch], mark: Mark, at_end: bool) -> int:
+        """In the thread: all in one write, in the order of the log. Returns how many responses there were."""
         items: list[tuple[bytes, bytes]] = []
         for batch in batches:
             try:
@@ -186,6 +191,7 @@ class Tail:
             except BatchError as fault:
                 self._log.error("a batch cannot be read and is left out", batch_id=batch.id, fault=str(fault))
         self._memory.apply(items, mark=mark, complete=at_end)
+        return len(items)
 
     async def _starting_point(self, pool: Pool) -> Mark:
         """Where the log was left; its beginning, with an empty memory, when the memory is of another log."""
