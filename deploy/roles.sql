@@ -75,6 +75,8 @@ GRANT SELECT ON issuers, crls, published_files TO ca_reader;
 GRANT SELECT ON issuers, certificates, revocations, ocsp_requests, ocsp_shards, ocsp_batches, ocsp_responder_keys,
     ocsp_responders TO ocsp_signer;
 GRANT INSERT ON ocsp_responder_keys TO ocsp_signer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ocsp_signers TO ocsp_signer;
+GRANT SELECT, DELETE ON ocsp_resign_requests TO ocsp_signer;
 GRANT UPDATE (leased_by, leased_until), DELETE ON ocsp_requests TO ocsp_signer;
 GRANT INSERT, UPDATE, DELETE ON ocsp_shards TO ocsp_signer;
 GRANT INSERT ON ocsp_batches TO ocsp_signer;
@@ -93,6 +95,7 @@ GRANT SELECT (kid, created_at, created_by, comment, single_use, expires_at, allo
 GRANT INSERT, UPDATE (revoked_at) ON eab_credentials TO ca_admin;
 GRANT UPDATE (revoked_at, dns_persist_allowed_at, terms_confirmed_at) ON accounts TO ca_admin;
 GRANT INSERT ON revocation_requests TO ca_admin;
+GRANT INSERT ON ocsp_resign_requests TO ca_admin;
 GRANT INSERT (id, acted_at, operator, act, subject, detail) ON operator_acts TO ca_admin;
 GRANT INSERT, DELETE ON blocked_names TO ca_admin;
 GRANT INSERT, DELETE ON disabled_profiles TO ca_admin;

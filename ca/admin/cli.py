@@ -39,6 +39,7 @@ _COMMANDS = {
     "key": "ca.admin.commands.key",
     "limit": "ca.admin.commands.limit",
     "name": "ca.admin.commands.name",
+    "ocsp": "ca.admin.commands.ocsp",
     "order": "ca.admin.commands.order",
     "profile": "ca.admin.commands.profile",
     "revoke": "ca.admin.commands.revoke",

@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography import x509
 
 from ca.admin import store
+from ca.admin.ocsp_outlook import Outlook, outlook
 from ca.admin.output import Column, day, distance, moment, moment_json, relative, size, span
 from ca.admin.records import CrlFreshness, Facts, Issuer, Queue
 from ca.pki.ct_log_list import parse_log_list
@@ -50,6 +51,7 @@ class Status:
 
     looked_at: datetime
     facts: Facts
+    outlook: Outlook
     processes: tuple[str, ...]         # those that should run
     reasons: tuple[Reason, ...]
 
@@ -72,8 +74,10 @@ async def look(
     facts = await store.facts(connection, now=now, serials_from=(256 + (day - _SERIAL_EPOCH).days).to_bytes(2, "big"),
                               signed_after=now - timedelta(days=1))
     processes = EXPECTED_PROCESSES if log_list is None else EXPECTED_PROCESSES + _CT_PROCESSES
-    found = reasons(facts, processes, now=now, ocsp=ocsp)
-    return Status(looked_at=now, facts=facts, processes=processes,
+    ahead = await outlook(connection, now=now)
+    found = (*reasons(facts, processes, now=now, ocsp=ocsp),
+             *(Reason(code=code, text=text) for code, text in ahead.alarms(now)))
+    return Status(looked_at=now, facts=facts, processes=processes, outlook=ahead,
                   reasons=found if log_list is None else (*found, *log_list_reasons(log_list, now)))
 
 

@@ -23,14 +23,15 @@ from ocsp.presign import store
 from ocsp.presign.gate import SigningGate
 from ocsp.presign.round import Presigner
 from ocsp.presign.signers import Signers, living
+from ocsp.presign.tell import tell
 from ocsp.protocol.schedule import ScheduleError, require_lawful
 
 _ROLE = "ocsp_signer"
 _POLL_S = 1.0
 _DUE_POLL_S = 5.0
 _ISSUERS_EVERY_S = 30.0
-# Three lanes with two rounds each, the issuers, and the audit log's head.
-_CONNECTIONS = 8
+# Three lanes with two rounds each, the issuers, the audit log's head, and what is told of this process.
+_CONNECTIONS = 9
 # A round whose process hangs gives its rows back after this time; it signs for seconds.
 _ROUND_LIMIT_MS = 300_000
 # How long one thread may keep the interpreter from the other: the token's thread needs it between two signatures.
@@ -84,7 +85,7 @@ async def _sign(
     await _open(signers)
     presigner = Presigner(pool=pool, gate=SigningGate(thread, audit_log), signers=signers.by_issuer,
                           settings=settings.ocsp, ambient=ambient, log=log)
-    certified = asyncio.Event()
+    certified, again = asyncio.Event(), asyncio.Event()
 
     def wake(_payload: str) -> None:
         presigner.changed.wake.set()
@@ -92,11 +93,12 @@ async def _sign(
 
     lanes = ((presigner.changed, presigner.changed.full_step, _POLL_S),
              (presigner.new, presigner.new.full_step, _POLL_S), (presigner.due, presigner.due.step, _DUE_POLL_S))
-    channels = {"ocsp_due": wake, "ocsp_responder": lambda _: certified.set()}
+    channels = {"ocsp_due": wake, "ocsp_responder": lambda _: certified.set(), "ocsp_resign": lambda _: again.set()}
     async with Listener(settings.database, _ROLE, "presign", channels), asyncio.TaskGroup() as tasks:
         for lane, step, poll_s in lanes:
             tasks.create_task(run_claim_loop(wake=lane.wake, poll_s=poll_s, stop=stop, step=step, log=log))
         tasks.create_task(_follow_issuers(signers, certified, wake, stop, log))
+        tasks.create_task(tell(pool, presigner, again, stop, log))
         tasks.create_task(anchor_heads(pool, audit_log, stop, log))
         ready()
     for lane, _, _ in lanes:

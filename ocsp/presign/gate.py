@@ -90,6 +90,11 @@ class SigningGate:
         finally:
             request.abandoned = True
 
+    def signature_s(self, label: str, count: int) -> float | None:
+        """Seconds that so many signatures of a key take; None when it has not signed yet."""
+        each_s = self._signature_s.get(label)
+        return None if each_s is None else count * each_s
+
     def _enter(self, lane: _Lane, request: _Request) -> None:
         if not lane.waiting:
             # A lane that did not ask for a while has no claim to the time it did not use.

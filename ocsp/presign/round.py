@@ -20,6 +20,7 @@ from ocsp.presign.gate import LaneName, SigningGate
 from ocsp.presign.publish import PublishedBatch, Resigning, publish, schedule_day
 from ocsp.presign.signer import IssuerSigner, SignedBatch, sign_batch
 from ocsp.presign.store import ClaimedRequest, Shard, StatusOfCertificate
+from ocsp.protocol.batch import HASHES
 from ocsp.protocol.schedule import SHORTEST_LIFE, WARNING_AGE, SerialRange, is_settled, moment, split_after
 
 _ROUNDS_AT_ONCE: Final = 2
@@ -154,6 +155,11 @@ class Presigner:
                                                  life=self.life)) for issuer_id, items in by_issuer.items()]
         return [task.result() for task in made]
 
+    def speeds(self) -> list[tuple[int, int, float | None]]:
+        """(issuer, responder, seconds a certificate) as measured in the token; None before the first signature."""
+        return [(signer.id, signer.responder_id, self.gate.signature_s(signer.key.label, len(HASHES)))
+                for signer in self.signers.values()]
+
     def log_published(self, lane: LaneName, published: Sequence[PublishedBatch]) -> None:
         """BR 5.4.1: OCSP signing is logged, a line a batch; the batch itself says which status each serial got."""
         for batch in published:
@@ -258,7 +264,7 @@ class DueRound:
                                           signed_at=shard.signed_at)
         await store.reschedule_shard(connection, Shard(
             issuer_id=shard.issuer_id, first=shard.first, last=last, signed_at=signed_at,
-            due_at=presigner.resigning.due_at(signed_at, presigner.ambient)))
+            due_at=presigner.resigning.due_at(signed_at, presigner.ambient)), certificates=len(statuses))
 
     def committed(self) -> bool:
         """The audit line. The rest of the range, and whatever was due behind it, may be claimed."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from ca.pki.serial import serial_number
 from ca.process.postgres import Connection, Pool, Record
 
 _ISSUERS: Final = "SELECT id, name, certificate FROM issuers ORDER BY id"
@@ -66,7 +67,38 @@ SELECT issuer_id, first_serial, last_serial, due_at, signed_at FROM ocsp_shards
 WHERE due_at <= $1 AND issuer_id = ANY($2) ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
 """
 _RESCHEDULE_SHARD: Final = """
-UPDATE ocsp_shards SET last_serial = $3, due_at = $4, signed_at = $5 WHERE issuer_id = $1 AND first_serial = $2
+UPDATE ocsp_shards SET last_serial = $3, due_at = $4, signed_at = $5, certificates = $6
+WHERE issuer_id = $1 AND first_serial = $2
+"""
+_SHOW_SIGNER: Final = """
+INSERT INTO ocsp_signers (worker, issuer_id, responder_id, certificate_s, seen_at)
+SELECT $1, issuer_id, responder_id, certificate_s, $5
+FROM unnest($2::smallint[], $3::smallint[], $4::float8[]) AS t (issuer_id, responder_id, certificate_s)
+ON CONFLICT (worker, issuer_id) DO UPDATE SET responder_id = excluded.responder_id, seen_at = excluded.seen_at,
+    certificate_s = excluded.certificate_s
+"""
+_FORGET_SIGNERS: Final = "DELETE FROM ocsp_signers WHERE worker = $1 OR seen_at < $2"
+# Ranges that somebody signs at this moment are left: what they get is newer than what was asked for.
+_SIGN_AGAIN: Final = """
+WITH asked AS (
+    DELETE FROM ocsp_resign_requests RETURNING signed_before
+), old AS (
+    SELECT issuer_id, first_serial FROM ocsp_shards
+    WHERE signed_at < (SELECT max(signed_before) FROM asked) AND due_at > $1 FOR UPDATE SKIP LOCKED
+)
+UPDATE ocsp_shards SET due_at = $1 FROM old
+WHERE ocsp_shards.issuer_id = old.issuer_id AND ocsp_shards.first_serial = old.first_serial
+"""
+# One range of a day that is over and that was not signed again yet: later its signing says how much it holds.
+_COUNT_RANGE: Final = """
+WITH unknown AS (
+    SELECT issuer_id, first_serial, last_serial FROM ocsp_shards
+    WHERE certificates = 0 AND last_serial < $1 ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+UPDATE ocsp_shards SET certificates = greatest(1, (
+    SELECT count(*) FROM certificates c WHERE c.serial >= unknown.first_serial AND c.serial <= unknown.last_serial
+        AND c.issuer_id = unknown.issuer_id))
+FROM unknown WHERE ocsp_shards.issuer_id = unknown.issuer_id AND ocsp_shards.first_serial = unknown.first_serial
 """
 _DROP_SHARD: Final = "DELETE FROM ocsp_shards WHERE issuer_id = $1 AND first_serial = $2"
 
@@ -238,10 +270,33 @@ async def claim_shard(connection: Connection, issuer_ids: Collection[int], *, no
                                           last=row["last_serial"], due_at=row["due_at"], signed_at=row["signed_at"])
 
 
-async def reschedule_shard(connection: Connection, shard: Shard) -> None:
-    """The range, which may have become shorter, is signed again at its new time."""
+async def reschedule_shard(connection: Connection, shard: Shard, *, certificates: int) -> None:
+    """The range, which may have become shorter and holds so many certificates, is signed again at its new time."""
     await connection.execute(_RESCHEDULE_SHARD, shard.issuer_id, shard.first, shard.last, shard.due_at,
-                             shard.signed_at)
+                             shard.signed_at, certificates)
+
+
+async def sign_again(pool: Pool, *, now: datetime) -> bool:
+    """Makes everything due that an operator wants signed again; whether there was anything."""
+    return await pool.execute(_SIGN_AGAIN, now) != "UPDATE 0"
+
+
+async def count_range(pool: Pool, *, now: datetime) -> None:
+    """Counts what a range holds, so that its signing can be foretold."""
+    await pool.execute(_COUNT_RANGE, serial_number(now, bytes(16)))
+
+
+async def show_signer(
+    pool: Pool, *, worker: str, speeds: Sequence[tuple[int, int, float | None]], now: datetime
+) -> None:
+    """Says that this process runs, and for each (issuer, responder) how many seconds a certificate takes it."""
+    await pool.execute(_SHOW_SIGNER, worker, [issuer for issuer, _, _ in speeds],
+                       [responder for _, responder, _ in speeds], [seconds for _, _, seconds in speeds], now)
+
+
+async def forget_signers(pool: Pool, *, worker: str, before: datetime) -> None:
+    """Takes away what a process said, and what others said that are long gone."""
+    await pool.execute(_FORGET_SIGNERS, worker, before)
 
 
 async def drop_shard(connection: Connection, shard: Shard) -> None:

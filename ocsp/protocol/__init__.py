@@ -1,2 +1,3 @@
 """OCSP without I/O: `request` (strict parser, GET path), `response` (template encoder), `batch` (what pre-signer and
-responder exchange), `schedule` (what is due, and which times a response carries)."""
+responder exchange), `schedule` (what is due, and which times a response carries), `forecast` (when a backlog is done).
+"""

@@ -176,6 +176,8 @@ class OcspConnection(asyncio.Protocol):
             path = head.target.partition(b"?")[0]
             if path == b"/healthz":
                 text, content = self._server.health()
+            elif path == b"/metrics" and self._is_local():
+                text, content = self._server.metrics()
             else:
                 if path.startswith(_PREFIX):
                     path = path[len(_PREFIX) - 1:]
@@ -191,6 +193,10 @@ class OcspConnection(asyncio.Protocol):
         elif head.minor_version == 0:
             text += b"Connection: keep-alive\r\n"
         self._write(b"".join((text, b"\r\n", content)))
+
+    def _is_local(self) -> bool:
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        return peer is not None and peer[0] in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
     def _render(self, head: Head, answer: Answer) -> tuple[bytes, bytes]:
         """Header lines without the empty one, and the content."""

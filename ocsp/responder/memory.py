@@ -86,6 +86,17 @@ class ResponseMemory:
             found = transaction.get(_MARK)
         return Mark(*_MARK_FORM.unpack(found)) if found else Mark()
 
+    def read_to_the_end(self) -> None:
+        """Says that at this moment nothing was missing of the log. Only the writer calls this."""
+        (self._directory / "read").touch(mode=0o600)
+
+    def read_at_s(self) -> float:
+        """When nothing was missing of the log for the last time, whichever worker reads it; Unix seconds, 0 never."""
+        try:
+            return (self._directory / "read").stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def issuers(self) -> bytes:
         """What `set_issuers` was given last, so that a responder starts while the database is away."""
         with self._environment.begin() as transaction:

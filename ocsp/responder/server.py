@@ -80,6 +80,17 @@ class OcspServer:
         return b"HTTP/1.1 %b\r\nContent-Type: text/plain\r\nCache-Control: no-store\r\n%bContent-Length: %d\r\n" % (
             b"200 OK" if complete else b"503 Service Unavailable", self.second.date, len(content)), content
 
+    def metrics(self) -> tuple[bytes, bytes]:
+        """For Prometheus and `chancery ocsp status`, from this machine alone: header lines and content."""
+        mark, read_at_s = self._memory.mark(), self._memory.read_at_s()
+        values = {
+            "complete": float(self._memory.complete), "batch_id": float(mark.batch_id),
+            "lag_seconds": max(0.0, self._now().timestamp() - read_at_s), "held": float(self._memory.entries()),
+            "withheld_total": float(self._answers.past_next_update), "connections": float(len(self._connections))}
+        content = "".join(f"chancery_ocsp_responder_{name} {value:.10g}\n" for name, value in values.items()).encode()
+        return (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
+                b"Cache-Control: no-store\r\n%bContent-Length: %d\r\n") % (self.second.date, len(content)), content
+
     def admit(self, connection: Client) -> bool:
         """Whether there is room for one more."""
         if len(self._connections) >= MAX_CONNECTIONS:

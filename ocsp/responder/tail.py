@@ -156,6 +156,7 @@ class Tail:
             self._log.info("the log has been read", responses=self._read, batch_id=mark.batch_id,
                            took_s=round(asyncio.get_running_loop().time() - self._begun_s, 3))
         self._set_current()
+        self._memory.read_to_the_end()
         await self._look_after(pool)
         return mark, True
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ca.admin.ocsp_outlook import Outlook, certificate_seconds
 from ca.admin.page.watch import View
 from ca.admin.records import Facts
 from ca.admin.status import not_after
@@ -45,6 +46,7 @@ class _ViewCollector(Collector):
         if view.status is not None:
             yield _one("chancery_looked_at_timestamp_seconds", "When these facts were read.",
                        view.status.looked_at.timestamp())
+            yield from _of_outlook(view.status.outlook)
             yield from _of_facts(view.status.facts, view.status.processes, view.status.looked_at)
 
 
@@ -88,6 +90,31 @@ def _of_facts(facts: Facts, processes: Sequence[str], looked_at: datetime) -> It
     if facts.partitions_until is not None:
         yield _one("chancery_partitions_until_timestamp_seconds", "After this moment a table has no partition.",
                    datetime.combine(facts.partitions_until, time(), UTC).timestamp())
+
+
+def _of_outlook(ahead: Outlook) -> Iterable[Metric]:
+    backlog = ahead.forecast
+    yield _one("chancery_ocsp_certificates", "Certificates whose responses are signed again and again.",
+               ahead.certificates)
+    yield _one("chancery_ocsp_backlog_certificates", "Certificates that are due to be signed again.", backlog.overdue)
+    yield _one("chancery_ocsp_forecast_oldest_seconds", "The age that a response will reach before it is replaced.",
+               backlog.oldest.total_seconds())
+    if backlog.done_at is not None:
+        yield _one("chancery_ocsp_backlog_done_timestamp_seconds", "When nothing is overdue any more.",
+                   backlog.done_at.timestamp())
+    if backlog.breach_at is not None:
+        yield _one("chancery_ocsp_breach_timestamp_seconds", "When a response gets older than BR 4.9.9 allows.",
+                   backlog.breach_at.timestamp())
+    if ahead.new_done_in is not None:
+        yield _one("chancery_ocsp_new_done_seconds", "Until every new certificate has its first response.",
+                   ahead.new_done_in.total_seconds())
+    yield _labelled("chancery_ocsp_certificates_per_second", "What all pre-signers together can sign.", "issuer_id",
+                    [(str(issuer_id), 1 / seconds) for issuer_id, seconds in
+                     certificate_seconds(ahead.signers).items()])
+    yield _labelled("chancery_ocsp_responder_not_after_timestamp_seconds", "When a delegated responder ends.",
+                    "issuer_id", [(str(issuer_id), until.timestamp())
+                                  for issuer_id, (_, until) in ahead.responders.items()])
+    yield _one("chancery_ocsp_last_batch_id", "The end of the batch log.", ahead.last_batch_id)
 
 
 def _one(name: str, help_text: str, value: float) -> Metric:
