@@ -15,7 +15,7 @@ from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
 from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
 from ca.pki.tbs import assemble
-from ca.process.postgres import Pool
+from ca.process.postgres import Pool, Record
 
 # The order's authorizations with the latest look at CAA, whether any account has the key of the CSR (row FI5), and
 # whether it is blocked (row RV6).
@@ -50,8 +50,9 @@ SELECT order_id FROM finalized
 _FINALIZE: Final = without_limits(_FINALIZE_TEXT)
 # Nothing is taken for the second of two requests that finalize one order.
 _LIMITED_FINALIZE: Final = with_limits(_FINALIZE_TEXT, first=13, gate="finalized")
-# Variant 0 is the chain that is preferred for the profile; the others follow in their order.
-_CHAIN: Final = """
+# The certificate of an order with one of its chains, once it is published; store.py reads it with the nonce. Variant 0
+# is the chain that is preferred for the profile; the others follow in their order.
+CHAIN: Final = """
 SELECT c.account_id, coalesce(f.tbs, c.tbs) AS tbs, s.signature, chain.certificates,
     (SELECT max(position) FROM issuer_chains WHERE issuer_id = c.issuer_id) AS last_position
 FROM issuances i
@@ -60,9 +61,10 @@ JOIN certificate_signatures s ON s.serial = i.serial
 LEFT JOIN final_certificates f ON f.serial = i.serial
 LEFT JOIN chain_preferences preferred ON preferred.issuer_id = c.issuer_id AND preferred.profile = c.profile
 LEFT JOIN issuer_chains chain ON chain.issuer_id = c.issuer_id AND chain.position = CASE
-    WHEN $3 = 0 THEN coalesce(preferred.position, 0) WHEN $3 <= preferred.position THEN $3 - 1 ELSE $3 END
-WHERE i.request_id = $1 AND i.serial = $2
-    AND NOT EXISTS (SELECT FROM ocsp_requests q WHERE q.serial = $2 AND q.version = 0)
+    WHEN {variant} = 0 THEN coalesce(preferred.position, 0)
+    WHEN {variant} <= preferred.position THEN {variant} - 1 ELSE {variant} END
+WHERE i.request_id = {order} AND i.serial = {serial}
+    AND NOT EXISTS (SELECT FROM ocsp_requests q WHERE q.serial = {serial} AND q.version = 0)
 """
 _CERTIFICATE: Final = """
 SELECT c.account_id, c.not_after, coalesce(f.tbs, c.tbs) AS tbs, s.signature, c.tbs AS first_tbs,
@@ -77,11 +79,7 @@ _KEY_FACTS: Final = """
 SELECT EXISTS (SELECT FROM certificates WHERE spki_sha256 = $1 AND not_after > $2) AS in_live_certificate,
     EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $1) AS blocked
 """
-# The kill switch of the order's profile comes as a name that cannot be one.
-_OBSTACLES: Final = """
-SELECT name, and_below FROM blocked_names WHERE name = ANY($1::text[])
-UNION ALL SELECT '', true FROM disabled_profiles WHERE profile = $2
-"""
+_BLOCKED_NAMES: Final = "SELECT name, and_below FROM blocked_names WHERE name = ANY($1::text[])"
 _AUTHORIZED: Final = """
 SELECT DISTINCT v.identifier_type, v.identifier_value, v.wildcard
 FROM unnest($2::text[], $3::text[], $4::boolean[]) AS w (type, value, wildcard)
@@ -213,15 +211,6 @@ class CertificateStore:
             [request_id for request_id, _ in rechecks], [control.authorization_id for _, control in rechecks],
             [control.challenge_type for _, control in rechecks], [control.thumbprint for _, control in rechecks])
 
-    async def chain(self, order_id: bytes, serial: bytes, *, position: int) -> Chain | None:
-        """The certificate of an order with one of its chains, once it is published."""
-        row = await self._reads.fetchrow(_CHAIN, order_id, serial, position)
-        if row is None:
-            return None
-        return Chain(account_id=row["account_id"], certificate=assemble(row["tbs"], row["signature"]),
-                     above=None if row["certificates"] is None else tuple(row["certificates"]),
-                     last_position=row["last_position"] or 0)
-
     async def certificate(self, serial: bytes) -> StoredCertificate | None:
         """What was signed under a serial number."""
         row = await self._reads.fetchrow(_CERTIFICATE, serial)
@@ -239,10 +228,9 @@ class CertificateStore:
             raise AssertionError("the statement gives one row")
         return KeyFacts(in_live_certificate=row["in_live_certificate"], blocked=row["blocked"])
 
-    async def obstacles(self, names: Sequence[str], profile: str) -> tuple[dict[str, bool], bool]:
-        """Those of the names that are blocked, and whether all below them is; whether the profile is switched off."""
-        found = {row["name"]: row["and_below"] for row in await self._reads.fetch(_OBSTACLES, list(names), profile)}
-        return found, found.pop("", False)
+    async def blocked_names(self, names: Sequence[str]) -> dict[str, bool]:
+        """Those of the names that are blocked, and whether everything below them is."""
+        return {row["name"]: row["and_below"] for row in await self._reads.fetch(_BLOCKED_NAMES, list(names))}
 
     async def authorized(
         self, account_id: bytes, identifiers: Sequence[Identifier], *, now: datetime
@@ -284,3 +272,12 @@ class CertificateStore:
             return ServiceResult(refusal=None if row is None else row["refusal"], chain=None)
         return ServiceResult(refusal=None, chain=(assemble(row["tbs"], row["signature"]),
                                                   *(row["certificates"] or ())))
+
+
+def chain_of(row: Record) -> Chain | None:
+    """The row of CHAIN, if there is such a certificate."""
+    if row["tbs"] is None:
+        return None
+    return Chain(account_id=row["account_id"], certificate=assemble(row["tbs"], row["signature"]),
+                 above=None if row["certificates"] is None else tuple(row["certificates"]),
+                 last_position=row["last_position"] or 0)

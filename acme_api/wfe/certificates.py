@@ -6,6 +6,7 @@ from typing import Final
 
 from acme_api.protocol import directory, problem
 from acme_api.protocol.directory import Target
+from acme_api.wfe.certificate_store import Chain
 from acme_api.wfe.context import Context
 from acme_api.wfe.request import Post
 from acme_api.wfe.response import PEM_CHAIN, PKIX_CERT, Reply
@@ -18,8 +19,8 @@ async def certificate(context: Context, post: Post) -> Reply:
     """The PEM chain, or one certificate in DER for who asks for that (rows CE1 to CE6). It never changes, and is still
     served when expired."""
     target = post.target
-    found = await context.certificates.chain(target.object_id, target.serial, position=target.alternate)
-    if found is None or found.above is None:
+    found = post.loaded
+    if not isinstance(found, Chain) or found.above is None:
         raise problem.not_found("there is no such certificate")
     if found.account_id != post.owner.id:
         raise problem.unauthorized("this certificate belongs to another account")

@@ -7,7 +7,7 @@ learns at once. An order that renews by ARI is exempt, and the same names again 
 
 import asyncio
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -75,7 +75,8 @@ def limit_policy(settings: Settings) -> LimitPolicy:
 
 
 class Limits:
-    """The policy, the overrides that are in force, and the questions that handlers ask."""
+    """The policy, the overrides that are in force, and the questions that handlers ask. Unless the limits
+    `concern_names` there is nothing to ask about the names of an order."""
 
     def __init__(self, policy: LimitPolicy, store: LimitStore, log: FilteringBoundLogger) -> None:
         self.policy = policy
@@ -83,7 +84,7 @@ class Limits:
         self._log = log
         self._overrides: Mapping[tuple[str, str], Override] = {}
         self._networks: Mapping[LimitName, Sequence[tuple[IpNetwork, Override]]] = {}
-        self._overridden: frozenset[LimitName] = frozenset()
+        self.concern_names = self._concern_names(())
         self._changed = asyncio.Event()
 
     # --- overrides ---
@@ -98,7 +99,7 @@ class Limits:
         for found in networks.values():
             found.sort(key=lambda pair: -pair[0].prefixlen)
         self._networks = networks
-        self._overridden = frozenset(LimitName(limit) for limit, _ in self._overrides)
+        self.concern_names = self._concern_names(limit for limit, _ in self._overrides)
 
     def changed(self, _payload: str) -> None:
         """Called when somebody has changed an override, or may have."""
@@ -131,11 +132,10 @@ class Limits:
                 return override.rate
         return self.policy.rates.get(limit)
 
-    @property
-    def concern_names(self) -> bool:
+    def _concern_names(self, overridden: Iterable[str]) -> bool:
         """Whether any limit has to do with the names of an order."""
         return bool(self.policy.pause_after_failures or _BY_NAME & self.policy.rates.keys()
-                    or _BY_NAME & self._overridden)
+                    or {name.value for name in _BY_NAME} & set(overridden))
 
     # --- what requests take ---
 

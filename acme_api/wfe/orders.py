@@ -29,6 +29,7 @@ from acme_api.wfe.context import Context
 from acme_api.wfe.renewals import require_predecessor
 from acme_api.wfe.request import Post
 from acme_api.wfe.response import Reply, json_reply
+from acme_api.wfe.store import Prospects
 from acme_api.wfe.waiters import wait_for
 from ca.pki.blocked_name import lookup_names, require_unblocked
 from ca.pki.csr import Csr, CsrError, parse_csr, require_names
@@ -52,25 +53,26 @@ async def new_order(context: Context, post: Post) -> Reply:
     now = context.ambient.now()
     scope = () if post.owner.eab_kid is None else await context.store.allowed_names(post.owner.eab_kid)
     request = parse_new_order(post.json(), context.order_policy, now, scope=scope)
-    await _require_possible(context, request.identifiers, request.profile)
     if request.replaces is not None:
         request = replace(request, renews=await require_predecessor(
             context, request.replaces, post.owner.id, request.identifiers))
     # A validation that is fresh enough belongs to an authorization that was made at most so long ago.
     oldest = now - context.lives.authorization - _REUSE_CAA - _REUSE_LEFT
     persist = post.owner.dns_persist_allowed or request.profile in context.dns_persist_profiles
-    finding = context.store.reusable(
+    finding = context.store.prospects(
         post.owner.id, request.identifiers, made_after=object_id(oldest, bytes(16)), valid_until=now + _REUSE_LEFT,
-        caa_after=now - _REUSE_CAA, persist=persist, least_corroborated=context.perspectives.least_voices(now))
+        caa_after=now - _REUSE_CAA, persist=persist, least_corroborated=context.perspectives.least_voices(now),
+        lookup_names=lookup_names(request.identifiers), profile=request.profile)
     if context.limits.concern_names:
-        reusable, _, _ = await asyncio.gather(
+        prospects, _, _ = await asyncio.gather(
             finding, context.limits.require_promising(post.owner.id, request.identifiers, now),
             context.limits.require_certificate_room(request.identifiers, now, exempt=request.renews))
     else:
-        reusable = await finding
+        prospects = await finding
+    _require_possible(request.identifiers, request.profile, prospects)
     entropy = context.ambient.random_bytes(
         ENTROPY_PER_ORDER_BYTES + len(request.identifiers) * ENTROPY_PER_NAME_BYTES)
-    plan = plan_order(request, account_id=post.owner.id, reusable=reusable, now=now, lives=context.lives,
+    plan = plan_order(request, account_id=post.owner.id, reusable=prospects.reusable, now=now, lives=context.lives,
                       entropy=entropy, persist=persist)
     await _store(context, plan, now)
     return _order_reply(context, plan.order, status=201)
@@ -134,24 +136,22 @@ async def finalize(context: Context, post: Post) -> Reply:
         while True:
             left_s = (deadline - context.ambient.now()).total_seconds()
             woken = left_s > 0 and await wait_for(changed, timeout_s=left_s)
-            found = await context.store.order(found.id) or found
+            found = await context.store.progress(found)
             if not woken or order_status(found.facts, context.ambient.now()) is not OrderStatus.PROCESSING:
                 return _order_reply(context, found)
 
 
 async def require_unblocked_names(context: Context, identifiers: Sequence[Identifier]) -> None:
     """Raises rejectedIdentifier for names that an operator has blocked."""
-    blocked, _ = await context.certificates.obstacles(lookup_names(identifiers), "")
-    _require_unblocked(identifiers, blocked)
+    _require_unblocked(identifiers, await context.certificates.blocked_names(lookup_names(identifiers)))
 
 
-async def _require_possible(context: Context, identifiers: Sequence[Identifier], profile: str) -> None:
+def _require_possible(identifiers: Sequence[Identifier], profile: str, prospects: Prospects) -> None:
     """Raises rejectedIdentifier for names that an operator has blocked, and invalidProfile while the profile is
     switched off; the CA looks again before it signs."""
-    blocked, disabled = await context.certificates.obstacles(lookup_names(identifiers), profile)
-    if disabled:
+    if prospects.profile_disabled:
         raise problem.Problem("invalidProfile", f"certificates of profile {profile} are not issued at present")
-    _require_unblocked(identifiers, blocked)
+    _require_unblocked(identifiers, prospects.blocked)
 
 
 def _require_unblocked(identifiers: Sequence[Identifier], blocked: Mapping[str, bool]) -> None:

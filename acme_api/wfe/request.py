@@ -21,6 +21,7 @@ from acme_api.protocol.json_strict import JsonError, JsonObject, decode_object
 from acme_api.protocol.jws import SignedRequest, parse_flattened, thumbprint, verify
 from acme_api.protocol.order import Order
 from acme_api.protocol.rate_limit import IpAddress
+from acme_api.wfe.certificate_store import Chain
 from acme_api.wfe.context import Context
 
 _MEDIA_TYPE: Final = "application/jose+json"
@@ -45,8 +46,8 @@ class RequestAborted(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
     """An authenticated request. `account` None: it is signed by `jwk`, which is no account's. `loaded` is the
-    authorization or order of the target, if there is one, whoever owns it. `address` is the client's, `accept` its
-    Accept header where that is looked at."""
+    authorization, order or certificate of the target, if there is one, whoever owns it. `address` is the client's,
+    `accept` its Accept header where that is looked at."""
 
     target: Target
     query: str
@@ -54,7 +55,7 @@ class Post:
     body: bytes
     jwk: str
     account: Account | None
-    loaded: Authorization | Order | None
+    loaded: Authorization | Order | Chain | None
     address: IpAddress | None
     accept: str = ""
 

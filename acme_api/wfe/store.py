@@ -5,7 +5,7 @@ Two kinds of sessions: `reads` do not wait for the disk (synchronous_commit off)
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from acme_api.protocol.directory import Resource, Target
 from acme_api.protocol.nonce import issued_at_s
 from acme_api.protocol.order import Order, OrderFacts, ReusableAuthorization
 from acme_api.protocol.rate_limit import Take
+from acme_api.wfe.certificate_store import CHAIN, Chain, chain_of
 from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
 from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
@@ -114,21 +115,35 @@ CROSS JOIN LATERAL (
     LEFT JOIN authorizations a ON a.id = u.id
     LEFT JOIN validations v ON v.authorization_id = u.id) z
 """
-_ORDER_BY_ID: Final = _ORDER + "WHERE o.id = $1"
+# What may still change of an order that is finalized.
+_PROGRESS: Final = """
+SELECT r.problem AS refusal, i.serial, s.serial IS NOT NULL AND NOT EXISTS (
+    SELECT FROM ocsp_requests q WHERE q.serial = i.serial AND q.version = 0) AS published
+FROM (VALUES ($1::bytea)) AS o (id)
+LEFT JOIN refusals r ON r.request_id = o.id
+LEFT JOIN issuances i ON i.request_id = o.id
+LEFT JOIN certificate_signatures s ON s.serial = i.serial
+"""
 _ORDERS_OF_ACCOUNT: Final = _ORDER + """
 WHERE o.account_id = $1 AND ($2::bytea IS NULL OR o.id < $2) ORDER BY o.id DESC LIMIT $3
 """
 _OWNS_ORDER: Final = "SELECT EXISTS (SELECT FROM orders WHERE id = $1 AND account_id = $2)"
-_REUSABLE: Final = """
-SELECT DISTINCT ON (w.position) w.position, a.id, a.expires_at, a.deactivated_at, v.challenge_type, v.validated_at,
-    v.valid_until, v.problem
-FROM unnest($2::text[], $3::text[], $4::boolean[]) WITH ORDINALITY AS w (type, value, wildcard, position)
-JOIN authorizations a ON a.account_id = $1 AND a.identifier_value = w.value AND a.identifier_type = w.type
-    AND a.wildcard = w.wildcard AND a.id >= $5 AND a.deactivated_at IS NULL
-JOIN validations v ON v.authorization_id = a.id AND v.problem IS NULL AND v.valid_until > $6
-    AND v.validated_at < a.expires_at AND (v.caa_checked_at > $7 OR a.identifier_type = 'ip')
-    AND ($8 OR v.challenge_type <> 'dns-persist-01') AND v.remotes_corroborated >= $9
-ORDER BY w.position, v.caa_checked_at DESC NULLS LAST
+# What newOrder has to know of its names, one row at least: those that are blocked, whether the profile is switched off,
+# and authorizations to be used again.
+_PROSPECTS: Final = """
+SELECT blocked.names, blocked.below, EXISTS (SELECT FROM disabled_profiles WHERE profile = $11) AS profile_disabled, r.*
+FROM (SELECT array_agg(name) AS names, array_agg(and_below) AS below FROM blocked_names WHERE name = ANY($10::text[]))
+    AS blocked
+LEFT JOIN LATERAL (
+    SELECT DISTINCT ON (w.position) w.position, a.id, a.expires_at, a.deactivated_at, v.challenge_type, v.validated_at,
+        v.valid_until, v.problem
+    FROM unnest($2::text[], $3::text[], $4::boolean[]) WITH ORDINALITY AS w (type, value, wildcard, position)
+    JOIN authorizations a ON a.account_id = $1 AND a.identifier_value = w.value AND a.identifier_type = w.type
+        AND a.wildcard = w.wildcard AND a.id >= $5 AND a.deactivated_at IS NULL
+    JOIN validations v ON v.authorization_id = a.id AND v.problem IS NULL AND v.valid_until > $6
+        AND v.validated_at < a.expires_at AND (v.caa_checked_at > $7 OR a.identifier_type = 'ip')
+        AND ($8 OR v.challenge_type <> 'dns-persist-01') AND v.remotes_corroborated >= $9
+    ORDER BY w.position, v.caa_checked_at DESC NULLS LAST) AS r ON true
 """
 _INSERT_ORDER_TEXT: Final = """
 WITH {room}, authorized AS (
@@ -167,9 +182,11 @@ _NOTIFY: Final = "SELECT pg_notify(channel, '') FROM unnest($1::text[]) AS chann
 
 _SPEND_BY_ID: Final = _SPEND % ("", "id", "")
 _SPEND_BY_THUMBPRINT: Final = _SPEND % ("", "thumbprint", "")
-_LOADED: Final = " LEFT JOIN LATERAL (%s = $5) AS loaded ON true"
-_SPEND_AND_AUTHORIZATION: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{_AUTHORIZATION} WHERE a.id")
-_SPEND_AND_ORDER: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{_ORDER} WHERE o.id")
+_LOADED: Final = " LEFT JOIN LATERAL (%s) AS loaded ON true"
+_SPEND_AND_AUTHORIZATION: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{_AUTHORIZATION} WHERE a.id = $5")
+_SPEND_AND_ORDER: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{_ORDER} WHERE o.id = $5")
+_SPEND_AND_CHAIN: Final = _SPEND % (", loaded.*", "id", _LOADED % CHAIN.format(
+    order="$5", serial="$6", variant="$7"))
 
 
 class KeyTaken(Exception):
@@ -187,7 +204,16 @@ class SpentNonce:
 
     fresh: bool
     account: Account | None
-    loaded: Authorization | Order | None
+    loaded: Authorization | Order | Chain | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospects:
+    """What newOrder has to know of its names. `blocked`: name -> whether everything below it is blocked, too."""
+
+    blocked: Mapping[str, bool]
+    profile_disabled: bool
+    reusable: Mapping[Identifier, ReusableAuthorization]
 
 
 class Store:
@@ -210,9 +236,9 @@ class Store:
 
     async def spend_nonce(self, nonce: bytes | None, *, account_id: bytes | None, target: Target) -> SpentNonce:
         """Burns the nonce (None: there is nothing to burn) and loads the account by its id, and with it the
-        authorization or order that the request is about."""
+        authorization, order or certificate that the request is about."""
         arguments = nonce, None if nonce is None else float(issued_at_s(nonce)), account_id, self._no_nonce_before
-        loaded: Authorization | Order | None = None
+        loaded: Authorization | Order | Chain | None = None
         match target.resource:
             case Resource.AUTHORIZATION | Resource.CHALLENGE:
                 row = await self._one_row(_SPEND_AND_AUTHORIZATION, *arguments, target.object_id)
@@ -220,6 +246,10 @@ class Store:
             case Resource.ORDER | Resource.FINALIZE:
                 row = await self._one_row(_SPEND_AND_ORDER, *arguments, target.object_id)
                 loaded = None if row["id"] is None else _order(row)
+            case Resource.CERTIFICATE:
+                row = await self._one_row(_SPEND_AND_CHAIN, *arguments, target.object_id, target.serial,
+                                          target.alternate)
+                loaded = chain_of(row)
             case _:
                 row = await self._one_row(_SPEND_BY_ID, *arguments)
         return SpentNonce(fresh=row["fresh"], account=_signer(row), loaded=loaded)
@@ -290,10 +320,11 @@ class Store:
                 raise
             raise KeyTaken(owner.id) from None
 
-    async def order(self, order_id: bytes) -> Order | None:
-        """An order with all its facts."""
-        row = await self._reads.fetchrow(_ORDER_BY_ID, order_id)
-        return None if row is None else _order(row)
+    async def progress(self, order: Order) -> Order:
+        """An order that was finalized a moment ago, with what has become of it."""
+        row = await self._one_row(_PROGRESS, order.id)
+        return replace(order, serial=row["serial"], facts=replace(
+            order.facts, finalized=True, refusal=row["refusal"], published=row["published"]))
 
     async def orders_of_account(self, account_id: bytes, *, before: bytes | None, limit: int) -> list[Order]:
         """The account's orders with all their facts, newest first, older than the order `before`."""
@@ -303,18 +334,22 @@ class Store:
         """Whether the order exists and is the account's."""
         return bool(await self._reads.fetchval(_OWNS_ORDER, order_id, account_id))
 
-    async def reusable(
+    async def prospects(
         self, account_id: bytes, identifiers: Sequence[Identifier], *, made_after: bytes, valid_until: datetime,
-        caa_after: datetime, persist: bool, least_corroborated: int,
-    ) -> Mapping[Identifier, ReusableAuthorization]:
-        """Valid authorizations of the account for identifiers, by identifier (row OR15); those that rest on a
-        persistent record only where `persist` lets them, and none that too few perspectives saw for the policy now."""
+        caa_after: datetime, persist: bool, least_corroborated: int, lookup_names: Sequence[str], profile: str,
+    ) -> Prospects:
+        """What is known of a new order's names and profile: valid authorizations of the account (row OR15), those that
+        rest on a persistent record only where `persist` lets them, and none that too few perspectives saw for the
+        policy now; which of `lookup_names` are blocked; whether the profile is switched off."""
         rows = await self._reads.fetch(
-            _REUSABLE, account_id, [each.type for each in identifiers], [each.base for each in identifiers],
+            _PROSPECTS, account_id, [each.type for each in identifiers], [each.base for each in identifiers],
             [each.is_wildcard for each in identifiers], made_after, valid_until, caa_after, persist,
-            least_corroborated)
-        return {identifiers[row["position"] - 1]: ReusableAuthorization(id=row["id"], facts=_facts(row))
-                for row in rows}
+            least_corroborated, lookup_names, profile)
+        return Prospects(
+            blocked=dict(zip(rows[0]["names"] or (), rows[0]["below"] or (), strict=True)),
+            profile_disabled=rows[0]["profile_disabled"],
+            reusable={identifiers[row["position"] - 1]: ReusableAuthorization(id=row["id"], facts=_facts(row))
+                      for row in rows if row["position"] is not None})
 
     async def insert_order(
         self, order: Order, new: Sequence[Authorization], *, expires_at: datetime, now: datetime,

@@ -98,7 +98,7 @@ async def show(context: AdminContext, subject: str) -> ExitCode:
             buckets = await store.buckets(connection, key)
             failing = await store.failing(connection, account_id, since=now - timedelta(days=90))
         else:
-            key = str(network) if network is not None else registered_domain(parse_name(subject))
+            key = subject if network is not None else registered_domain(parse_name(subject))
             buckets = await store.buckets(connection, *_keys_of_network(network) if network is not None else (key,))
             failing = []
         found = [each for each in overrides if each.subject == key or _covers(each.subject, network)]
@@ -112,12 +112,13 @@ async def show(context: AdminContext, subject: str) -> ExitCode:
             "failing": [{"name": name, "failures": count, "last_at": moment_json(last)}
                         for name, count, last in failing]})
         return ExitCode.OK
-    print_table(
-        [Column(title="limit", whole=True), Column(title="of", whole=True), Column(title="used", right=True),
-         Column(title="rate"), Column(title="all free again")],
-        [(each.limit.value, each.subject, f"{_used(each, rates.get(each.limit), now):,}",
-          _says(each.limit, rates.get(each.limit)), relative(each.full_at, now)) for each in buckets])
-    if not buckets:
+    if buckets:
+        print_table(
+            [Column(title="limit", whole=True), Column(title="of", whole=True), Column(title="used", right=True),
+             Column(title="rate"), Column(title="all free again")],
+            [(each.limit.value, each.subject, f"{_used(each, rates.get(each.limit), now):,}",
+              _says(each.limit, rates.get(each.limit)), relative(each.full_at, now)) for each in buckets])
+    else:
         print_line(f"{key} has used nothing of any limit that is counted")
     if failing:
         pause = rates.get(LimitName.PAUSED_NAMES)
