@@ -6,7 +6,7 @@ Remote perspectives are asked only after the primary has confirmed. Where they m
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from acme_api.protocol.problem import Problem
 from acme_api.va.evidence import Evidence
@@ -16,11 +16,19 @@ from acme_api.va.methods import Proof, Question
 from acme_api.va.store import ClaimedRequest, Outcome
 from ca.pki.corroboration import ALONE, Corroboration
 from ca.pki.identifier import Identifier
-from ca.pki.policy import longest_reuse_s
+from ca.pki.policy import BR_VERSION, longest_reuse_s, rules_of
 from ca.process.ambient import Ambient
 
+_CAA_SECTION: Final = "3.2.2.8"
 Corroborate: TypeAlias = Callable[[Kind, Question, Evidence], Awaitable[Corroboration]]
 """Asks the remote perspectives; raises ValidationFailure when too few of them confirm."""
+
+
+def describe(evidence: Evidence, kind: Kind, question: Question) -> None:
+    """Says at the head of the evidence what it is the record of."""
+    rules = (rules_of(question.identifier.type, question.method) if kind == "challenge"
+             else f"BR {BR_VERSION} {_CAA_SECTION}")
+    evidence.set_about(rules=rules, adn=question.identifier.value if question.wildcard else None)
 
 
 class Checker:
@@ -46,8 +54,10 @@ class Checker:
     async def check(self, request: ClaimedRequest) -> Outcome:
         """The outcome of one request; every failure that is the subscriber's to know is in it, none is raised."""
         evidence = Evidence(self._ambient.now)
+        question = self._question(request)
+        describe(evidence, request.kind, question)
         try:
-            proof, corroboration = await self._confirm(request.kind, self._question(request), evidence)
+            proof, corroboration = await self._confirm(request.kind, question, evidence)
         except ValidationFailure as failure:
             return self._failed(request, evidence, failure)
         now = self._ambient.now()

@@ -25,8 +25,14 @@ class Evidence:
         self._chars = 0
         self._left_out = 0
         self._perspectives: list[dict[str, Any]] = []
+        self._about: dict[str, Any] = {}
         self.phase = "starting"
         self.waits_for_dns = False
+
+    def set_about(self, *, rules: str, adn: str | None) -> None:
+        """The rules that were followed and, where it is not the name itself, the Authorization Domain Name (BR 5.4.1,
+        SC-099). The name, the method and the account are columns beside the evidence."""
+        self._about = {"rules": rules} if adn is None else {"rules": rules, "adn": adn}
 
     def wait_for(self, phase: str, *, dns: bool = False) -> None:
         """Says what is waited for from now on; `dns` when a timeout there is the resolver's."""
@@ -52,7 +58,8 @@ class Evidence:
 
     def to_json(self) -> dict[str, Any]:
         """The document that is stored beside the outcome."""
-        document: dict[str, Any] = {"began_at": self._began_at.isoformat(timespec="milliseconds"), "facts": self._facts}
+        document: dict[str, Any] = {
+            **self._about, "began_at": self._began_at.isoformat(timespec="milliseconds"), "facts": self._facts}
         if self._left_out:
             document["left_out"] = self._left_out
         if self._perspectives:

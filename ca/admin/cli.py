@@ -45,6 +45,7 @@ _COMMANDS = {
     "revoke": "ca.admin.commands.revoke",
     "perspective": "ca.admin.commands.perspective",
     "status": "ca.admin.commands.status",
+    "validation": "ca.admin.commands.validation",
 }
 
 

@@ -166,6 +166,14 @@ WHERE authorization_id = ANY($1::bytea[]) ORDER BY checked_at
 """
 
 
+AUTHORIZATIONS_BY_NAME = """
+SELECT authorization_id FROM validations
+WHERE hashtext(identifier_value) = hashtext($1) AND identifier_value = $1
+ORDER BY validated_at DESC LIMIT $2
+"""
+ACCOUNTS_OF_AUTHORIZATIONS = "SELECT id, account_id FROM authorizations WHERE id = ANY($1::bytea[])"
+
+
 async def order(connection: Connection, order_id: bytes) -> Order | None:
     """An order with every later fact about it."""
     row = await connection.fetchrow(ORDER, order_id)
@@ -196,6 +204,16 @@ def _authorization(row: Record, caa_checks: tuple[CaaCheck, ...]) -> Authorizati
                "queued_type", "attempts", "leased_by", "caa_queued_at")
     return Authorization(challenge_types=tuple(row["challenge_types"]), validation=validation, caa_checks=caa_checks,
                          **{name: row[name] for name in columns})
+
+
+async def validated_authorizations(connection: Connection, name: str, *, limit: int) -> list[bytes]:
+    """The newest authorizations with an outcome for this name or address, written without `*.`."""
+    return [row["authorization_id"] for row in await connection.fetch(AUTHORIZATIONS_BY_NAME, name, limit)]
+
+
+async def accounts_of_authorizations(connection: Connection, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Authorization id -> account id."""
+    return {row["id"]: row["account_id"] for row in await connection.fetch(ACCOUNTS_OF_AUTHORIZATIONS, ids)}
 
 
 # --- accounts -----------------------------------------------------------------------------------------------------

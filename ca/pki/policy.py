@@ -57,6 +57,21 @@ LOG_LIST_WARNING_S: Final = 30 * DAY_S
 CLOCK_TOLERANCE_S: Final = 60
 
 
+# The Baseline Requirements that this program follows, and the section of each method for names and for addresses.
+BR_VERSION: Final = "2.2.8"
+_SECTIONS: Final = {
+    ("dns", "http-01"): "3.2.2.4.19", ("dns", "dns-01"): "3.2.2.4.7", ("dns", "tls-alpn-01"): "3.2.2.4.20",
+    ("dns", "dns-account-01"): "3.2.2.4.21", ("dns", "dns-persist-01"): "3.2.2.4.22",
+    ("ip", "http-01"): "3.2.2.5.6", ("ip", "tls-alpn-01"): "3.2.2.5.7",
+}
+
+
+def rules_of(identifier_type: str, method: str) -> str:
+    """The rule that a validation by this method follows, as its record says it; "" for what no rule knows."""
+    section = _SECTIONS.get((identifier_type, method))
+    return "" if section is None else f"BR {BR_VERSION} {section}"
+
+
 def longest_reuse_s(method: str, moment: datetime) -> int:
     """How old a validation by this method may be for something signed at `moment` (row RU1)."""
     longest_s = limits_at(moment).longest_validation_reuse_s

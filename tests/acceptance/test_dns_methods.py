@@ -50,6 +50,9 @@ def test_da1_an_order_by_dns_account(demo: Demo, acceptance_dns: DnsProgram, nam
     session.wait_for(order, "valid")
     assert certificate_names(session.download(order)) == [name]
     assert owner in demo.run("order", "explain", order.uri)
+    record = demo.run("validation", "show", name)
+    assert owner in record
+    assert "BR 2.2.8 3.2.2.4.21" in record
 
 
 @pytest.mark.parametrize("name", ["persist.dns.example", "*.persist-wild.dns.example"])

@@ -70,6 +70,26 @@ async def test_success_says_until_when_and_keeps_small_evidence(mock_dns: MockDn
     assert len(msgspec.json.encode(outcome.evidence)) < 900
 
 
+@pytest.mark.parametrize(("changes", "rules", "adn"), [
+    ({}, "BR 2.2.8 3.2.2.4.19", None),
+    ({"challenge_type": "dns-01", "wildcard": True}, "BR 2.2.8 3.2.2.4.7", "a.example"),
+    ({"challenge_type": "tls-alpn-01"}, "BR 2.2.8 3.2.2.4.20", None),
+    ({"challenge_type": "dns-account-01"}, "BR 2.2.8 3.2.2.4.21", None),
+    ({"challenge_type": "dns-persist-01", "token": None, "persist_allowed": True}, "BR 2.2.8 3.2.2.4.22", None),
+    ({"identifier_type": "ip", "identifier_value": "10.0.0.1"}, "BR 2.2.8 3.2.2.5.6", None),
+    ({"identifier_type": "ip", "identifier_value": "10.0.0.1", "challenge_type": "tls-alpn-01"},
+     "BR 2.2.8 3.2.2.5.7", None),
+    ({"kind": "caa"}, "BR 2.2.8 3.2.2.8", None)], ids=str)
+async def test_the_record_names_the_rule_and_the_authorization_domain_name(
+    mock_dns: MockDns, changes: dict[str, Any], rules: str, adn: str | None
+) -> None:
+    """BR 5.4.1, SC-099: whatever came out of it, the record says which rule was followed, and the Authorization Domain
+    Name where it is not the name itself."""
+    outcome = await checker_for(mock_dns).check(request(**changes))
+    assert outcome.evidence["rules"] == rules
+    assert outcome.evidence.get("adn") == adn
+
+
 async def test_ch5_what_may_pass_is_tried_three_times(mock_dns: MockDns) -> None:
     """CH5: a name that does not resolve is tried three times, and the third answer is the one that counts."""
     outcome = await checker_for(mock_dns).check(REQUEST)

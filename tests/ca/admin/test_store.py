@@ -47,7 +47,8 @@ async def test_the_reader_may_do_nothing_of_the_operators(database: TestDatabase
 
 @pytest.mark.parametrize(("name", "index"), [
     ("SERIALS_BY_NAME", "certificate_names"), ("SERIALS_BY_ACCOUNT", "certificates"),
-    ("SERIALS_BY_KEY", "certificates"), ("SERIALS_BY_RANGE", "certificates"), ("ORDER", "orders")])
+    ("SERIALS_BY_KEY", "certificates"), ("SERIALS_BY_RANGE", "certificates"), ("ORDER", "orders"),
+    ("AUTHORIZATIONS_BY_NAME", "validations")])
 async def test_look_ups_use_an_index(database: TestDatabase, name: str, index: str) -> None:
     """With 10 million certificates a look-up must not read them all."""
     connection = await database.connect("ca_admin")
