@@ -284,8 +284,14 @@ async def ready_order(client: AcmeClient, others: OtherProcesses, *names: str) -
 
 async def issued(client: AcmeClient, others: OtherProcesses, *names: str, key: Any = None) -> tuple[Answer, Answer]:
     """A valid order and its certificate, as the client sees them."""
-    key = key or ec.generate_private_key(ec.SECP256R1())
     order = await ready_order(client, others, *names)
+    done = await completed(client, others, order, *names, key=key)
+    return done, (await client.post(done.json["certificate"])).require(200)
+
+
+async def completed(client: AcmeClient, others: OtherProcesses, order: Answer, *names: str, key: Any = None) -> Answer:
+    """A ready order for the names, finalized and issued: valid, as the client sees it."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
     finalizing = asyncio.create_task(finalize(client, order, make_csr(*names, key=key)))
     order_id = id_of(order.location)
     await others.until("SELECT EXISTS (SELECT FROM issuance_requests WHERE id = $1)", order_id)
@@ -294,7 +300,7 @@ async def issued(client: AcmeClient, others: OtherProcesses, *names: str, key: A
     if done.json["status"] == "processing":     # A busy machine: the answer did not wait long enough.
         done = (await client.post(order.location)).require(200)
     assert done.json["status"] == "valid", done.json
-    return done, (await client.post(done.json["certificate"])).require(200)
+    return done
 
 
 async def finalize(client: AcmeClient, order: Answer, csr: bytes) -> Answer:

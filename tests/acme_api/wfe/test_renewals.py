@@ -1,6 +1,5 @@
 """renewalInfo and orders that replace a certificate, at the server (rows AR1 to AR10, E66, E102)."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -8,12 +7,11 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.process.limit_settings import LimitsSettings, RateSettings
-from tests.acme_api.wfe.running import BASE, Clock, OtherProcesses, RunningWfe, finalize, id_of, issued, ready_order
-from tests.acme_client import Answer, b64, make_csr
+from tests.acme_api.wfe.running import BASE, Clock, OtherProcesses, RunningWfe, completed, id_of, issued, ready_order
+from tests.acme_client import Answer, b64
 
 _Start = Callable[..., Awaitable[RunningWfe]]
 _PATH = "/acme/renewal-info/"
@@ -115,15 +113,6 @@ async def test_ar6_what_has_to_be_replaced_now(wfe: RunningWfe, others: OtherPro
     assert (await client.send("GET", urls[3])).json == before[3]
 
 
-async def _renewed(client: Any, others: OtherProcesses, order: Answer, *names: str) -> Answer:
-    """The order, finalized and issued."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    finalizing = asyncio.create_task(finalize(client, order, make_csr(*names, key=key)))
-    await others.until("SELECT EXISTS (SELECT FROM issuance_requests WHERE id = $1)", id_of(order.location))
-    await others.issue(id_of(order.location), names, key.public_key(), account_id=id_of(client.kid))
-    return (await finalizing).require(200)
-
-
 async def test_ar7_ar8_replaced_when_the_order_is_valid(wfe: RunningWfe, others: OtherProcesses) -> None:
     """Rows AR7, AR8, E66, CB4, SH5, Z3: `replaces` is shown at each look; a second order is accepted until the first is
     valid, whatever became of others before; then it is 409 alreadyReplaced, and an order without `replaces` works."""
@@ -139,13 +128,13 @@ async def test_ar7_ar8_replaced_when_the_order_is_valid(wfe: RunningWfe, others:
         assert order.json["replaces"] == wanted
         assert order.json["status"] == "ready"
         assert (await client.post(order.location)).json["replaces"] == wanted
-    done = await _renewed(client, others, first, "a.example.com")
+    done = await completed(client, others, first, "a.example.com")
     assert (done.json["status"], done.json["replaces"]) == ("valid", wanted)
     refused = (await client.order("a.example.com", replaces=wanted)).require(409, "alreadyReplaced")
     assert "ARI 'replaces'" in refused.json["detail"]
     assert "Location" not in refused.headers
     # The other order was made in time: it keeps its right to a certificate.
-    assert (await _renewed(client, others, second, "b.example.com", "a.example.com")).json["status"] == "valid"
+    assert (await completed(client, others, second, "b.example.com", "a.example.com")).json["status"] == "valid"
     (await client.order("a.example.com", replaces=wanted)).require(409, "alreadyReplaced")
     (await client.order("a.example.com")).require(201)
     # What replaced it can be replaced in turn.
@@ -176,7 +165,7 @@ async def test_ar9_whose_certificate(wfe: RunningWfe, others: OtherProcesses) ->
         for _ in range(2):
             order = (await client.order("a.example.com", replaces=foreign)).require(201)
             assert order.json["replaces"] == foreign
-            await _renewed(client, others, await ready_order(client, others, "a.example.com"), "a.example.com")
+            await completed(client, others, await ready_order(client, others, "a.example.com"), "a.example.com")
 
 
 async def test_ar10_an_order_that_renews_in_time(wfe: RunningWfe, others: OtherProcesses, clock: Clock) -> None:
@@ -208,7 +197,7 @@ async def test_ar10_a_renewal_passes_the_limits(start: _Start, others: OtherProc
     await others.run("ca_admin", (
         "INSERT INTO revocation_requests VALUES ($1, $2, 4, 'operator', '{}', now())", bytes(22), serial))
     order = (await client.order("a.example.com", replaces=wanted)).require(201)
-    assert (await _renewed(client, others, order, "a.example.com")).json["status"] == "valid"
+    assert (await completed(client, others, order, "a.example.com")).json["status"] == "valid"
 
 
 async def test_e102_too_many_requests(start: _Start) -> None:

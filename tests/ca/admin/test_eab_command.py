@@ -1,4 +1,4 @@
-"""`chancery eab`: a credential is shown once, listed without its key, and ended with --yes (rows AC14, NM9)."""
+"""`chancery eab`: a credential is shown once, listed without its key, and ended with --yes (rows AC14, NM9, L6)."""
 
 import re
 
@@ -18,7 +18,7 @@ async def _account_of(seed: Seed, kid: str) -> bytes:
 
 
 async def test_create_shows_the_key_once(seed: Seed, command_line: CommandLine) -> None:
-    """Row AC14: kid and key in base64url without padding, the lines to type, and never again."""
+    """Rows AC14, L6: kid and key in base64url without padding, 64 bytes, the lines to type, and never again."""
     text = (await command_line.run("eab", "create", "--comment", "for ada", "--name", "Example.com")).stdout
     kid = re.search(r"--eab-kid ([A-Za-z0-9_-]{20}) ", text)
     key = re.search(r"--eab-hmac-key ([A-Za-z0-9_-]{86})\n", text)
