@@ -187,11 +187,13 @@ class OcspSettings(_Section, frozen=True, kw_only=True):
 
     Caches keep an answer for `max_age_s`: one hour, because nobody purges them at a revocation. `delegation`: for
     which issuers a P-256 responder key of the pre-signer's signs ("slow": RSA above 2048 and P-384); issuers that are
-    named are always, or never, delegated.
+    named are always, or never, delegated. `database_url`: where responders read, for example a streaming replica near
+    them; empty: `[database] url`.
     """
 
     listen: list[str]
     store_dir: Path
+    database_url: str = ""
     map_size_gib: int = 16
     workers: int = 1
     presign_workers: int = 1

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 
+import msgspec
 import structlog
 
 from ca.process.ambient import Ambient, system_ambient
@@ -35,7 +36,9 @@ async def respond(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> 
         memory = ResponseMemory(directory, map_size_gib=settings.ocsp.map_size_gib)
     except (MemoryFault, OSError) as fault:
         raise StartupError(f"the responder's store {directory} cannot be opened: {fault}") from fault
-    tail = Tail(settings.database, memory, directory, ambient=ambient, log=log)
+    database = (msgspec.structs.replace(settings.database, url=settings.ocsp.database_url)
+                if settings.ocsp.database_url else settings.database)
+    tail = Tail(database, memory, directory, ambient=ambient, log=log)
     tailing = asyncio.create_task(tail.run(stop))
     tailing.add_done_callback(lambda _: stop.set())
     await wait_any(stop, tail.current)

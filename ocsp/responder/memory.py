@@ -86,9 +86,11 @@ class ResponseMemory:
             found = transaction.get(_MARK)
         return Mark(*_MARK_FORM.unpack(found)) if found else Mark()
 
-    def read_to_the_end(self) -> None:
+    def read_to_the_end(self, at_s: float) -> None:
         """Says that at this moment nothing was missing of the log. Only the writer calls this."""
-        (self._directory / "read").touch(mode=0o600)
+        path = self._directory / "read"
+        path.touch(mode=0o600)
+        os.utime(path, (at_s, at_s))
 
     def read_at_s(self) -> float:
         """When nothing was missing of the log for the last time, whichever worker reads it; Unix seconds, 0 never."""

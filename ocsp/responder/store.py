@@ -18,6 +18,12 @@ FROM (SELECT id, produced_at, sum(count) OVER (ORDER BY id) - count AS before, c
 JOIN ocsp_batches b ON b.id = n.id AND b.produced_at = n.produced_at
 WHERE n.before < $4 ORDER BY b.id
 """
+# Whether a standby has everything that it was sent is known only while it is connected to its primary.
+_REPLICATION: Final = """
+SELECT pg_is_in_recovery() AS is_standby, EXISTS (SELECT FROM pg_stat_wal_receiver) AS streams,
+    pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() AS is_replayed,
+    pg_last_xact_replay_timestamp() AS replayed_at
+"""
 _BATCH_TIME: Final = "SELECT produced_at FROM ocsp_batches WHERE id = $1"
 _LAST_ID: Final = "SELECT max(id) FROM ocsp_batches"
 
@@ -60,6 +66,26 @@ async def batches_after(pool: Pool, last_id: int, *, now: datetime) -> tuple[lis
     found = [StoredBatch(id=row["id"], produced_at=row["produced_at"], issuer_id=row["issuer_id"],
                          payload=row["payload"]) for row in rows]
     return found, not rows or len(rows) == rows[0]["found"] < _BATCHES_AT_ONCE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replication:
+    """Of the server that is read: whether it is a standby, and until when it has what its primary has. None: it is cut
+    off, so nobody knows; `now` when nothing is missing."""
+
+    is_standby: bool
+    as_of: datetime | None
+
+
+async def replication(pool: Pool, *, now: datetime) -> Replication:
+    """The state of the server."""
+    row = await pool.fetchrow(_REPLICATION)
+    assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+    if not row["is_standby"]:
+        return Replication(is_standby=False, as_of=now)
+    if not row["streams"]:
+        return Replication(is_standby=True, as_of=None)
+    return Replication(is_standby=True, as_of=now if row["is_replayed"] else row["replayed_at"])
 
 
 async def batch_time(pool: Pool, batch_id: int) -> datetime | None:

@@ -5,7 +5,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -29,6 +29,9 @@ _Result = TypeVar("_Result")
 ROLE: Final = "ocsp_reader"
 _CURRENT: Final = b"current"
 _POLL_S: Final = 1.0
+# A standby takes no LISTEN, so it is asked often: a revocation is to be seen within a second.
+_STANDBY_POLL_S: Final = 0.1
+_REPLICATION_EVERY_S: Final = 1.0
 _TAKE_OVER_S: Final = 0.25
 _DATABASE_PATIENCE_S: Final = 3.0
 _ISSUERS_EVERY_S: Final = 10.0
@@ -67,6 +70,8 @@ class Tail:
         self._issuers_due_at = 0.0
         self._forget_behind = b""
         self._responders: frozenset[int] = frozenset()
+        self._is_standby = False
+        self._replication_due_at = 0.0
         self._begun_s = 0.0
         self._read = 0                  # responses since then
         self._ahead: tuple[int, asyncio.Task[tuple[list[StoredBatch], bool]]] | None = None
@@ -115,7 +120,15 @@ class Tail:
         self._begun_s, self._read, self._connected = asyncio.get_running_loop().time(), 0, False
         pool = await create_pool(self._database, ROLE, process="ocsp", max_size=2)
         self._connected = True
-        async with pool, Listener(self._database, ROLE, "ocsp", {"ocsp_batch": lambda _: self._wake.set()}):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(pool)
+            self._replication_due_at = 0.0
+            await self._see_replication(pool)
+            if self._is_standby:
+                self._log.info("the batch log is read from a standby")
+            else:
+                await stack.enter_async_context(Listener(
+                    self._database, ROLE, "ocsp", {"ocsp_batch": lambda _: self._wake.set()}))
             mark: Mark | None = None
             while not stop.is_set():
                 self._wake.clear()
@@ -134,7 +147,7 @@ class Tail:
                     self._log.error("the memory cannot be written", fault=repr(fault))
                     mark, waiting = None, True
                 if waiting:
-                    await wait_any(self._wake, stop, timeout_s=_POLL_S)
+                    await wait_any(self._wake, stop, timeout_s=_STANDBY_POLL_S if self._is_standby else _POLL_S)
             self._fetch_no_more()
 
     async def _step(self, pool: Pool, mark: Mark) -> tuple[Mark, bool]:
@@ -156,7 +169,7 @@ class Tail:
             self._log.info("the log has been read", responses=self._read, batch_id=mark.batch_id,
                            took_s=round(asyncio.get_running_loop().time() - self._begun_s, 3))
         self._set_current()
-        self._memory.read_to_the_end()
+        await self._see_replication(pool)
         await self._look_after(pool)
         return mark, True
 
@@ -213,6 +226,17 @@ class Tail:
         self._issuers_due_at = 0.0
         await self._read_issuers(pool)
         return Mark()
+
+    async def _see_replication(self, pool: Pool) -> None:
+        """Notes as of when nothing is missing here. What a standby has not got yet is missing, too."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._replication_due_at:
+            return
+        found = await store.replication(pool, now=self._ambient.now())
+        self._is_standby = found.is_standby
+        if found.as_of is not None and self.current.is_set():
+            self._memory.read_to_the_end(found.as_of.timestamp())
+        self._replication_due_at = loop.time() + _REPLICATION_EVERY_S
 
     async def _look_after(self, pool: Pool) -> None:
         """What is done when there is nothing to do."""
