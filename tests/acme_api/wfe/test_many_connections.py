@@ -87,6 +87,27 @@ async def test_e5_e6_broken_requests_in_numbers(database: TestDatabase, tmp_path
             (await client.register()).require(201)
 
 
+async def test_more_connections_than_there_is_room_for(database: TestDatabase, tmp_path: Path) -> None:
+    """Rows E4, T11: a process has so many connections and no more; whoever comes then waits until one of them is over,
+    and no way in which a connection ends takes its place for ever."""
+    async with running_workers(database, tmp_path, 1, read_timeout_s=1.0, max_connections=5) as workers:
+        for _ in range(3):
+            silent = [await _connect(workers, tls=False) for _ in range(5)]
+            async with workers.client() as client:
+                (await client.send("GET", "/directory")).require(200)
+            for _, writer in silent:
+                writer.close()
+        for number in range(30):
+            reader, writer = await _connect(workers, tls=number % 3 == 0)
+            writer.write(b"\x00" * 50 if number % 2 else b"")
+            writer.close()
+            if number % 5 == 0:
+                await reader.read()
+        for _ in range(10):
+            async with workers.client() as client:
+                (await client.send("HEAD", "/acme/new-nonce")).require(200)
+
+
 async def test_clients_that_do_not_read(database: TestDatabase, tmp_path: Path) -> None:
     """Row E4's other half: twenty clients ask again and again and never read: each is cut off when its time is over,
     memory stays bounded, and others are served."""
