@@ -54,6 +54,44 @@ async def test_restarts_under_load_cut_no_request(database: TestDatabase, tmp_pa
         assert load.failures == []
 
 
+async def test_a_worker_that_stops_answers_what_it_has(database: TestDatabase, tmp_path: Path) -> None:
+    """After SIGTERM a request that had begun is answered, and so is one that comes on a connection that was idle then;
+    both answers say that they are the last of their connection, and the process ends."""
+    async with running_workers(database, tmp_path, 1) as workers, workers.client() as client:
+        (await client.register()).require(201)
+        idle, busy = [await asyncio.open_connection("localhost", workers.port, ssl=workers.trust()) for _ in range(2)]
+        assert not await _is_last_answer(*idle)
+        blocker = await database.connect()
+        transaction = blocker.transaction()
+        await transaction.start()
+        await blocker.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        begun = asyncio.create_task(client.order("a.example.com"))
+        while not await blocker.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        old = workers.pids()[0]
+        os.kill(old, signal.SIGTERM)
+        while not await _is_last_answer(*busy):
+            pass
+        assert await _is_last_answer(*idle)
+        await transaction.rollback()
+        await blocker.close()
+        (await begun).require(201)
+        for reader, writer in (idle, busy):
+            assert await asyncio.wait_for(reader.read(), 30) == b""
+            writer.close()
+        while old in workers.pids():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.02)
+
+
+async def _is_last_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """Whether the answer to a request on this connection, which has to come, says that the connection is over."""
+    writer.write(b"GET /directory HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).lower()
+    assert head.startswith(b"http/1.1 200")
+    await reader.readexactly(int(head.partition(b"content-length: ")[2].split()[0]))
+    return b"connection: close" in head
+
+
 async def _post(workers: Workers, body: bytes) -> Answer:
     """One request on a connection of its own."""
     async with workers.client() as client:
