@@ -34,7 +34,7 @@ from acme_api.wfe.waiters import wait_for
 from ca.pki.blocked_name import lookup_names, require_unblocked
 from ca.pki.csr import Csr, CsrError, parse_csr, require_names
 from ca.pki.identifier import Identifier
-from ca.pki.object_id import object_id
+from ca.pki.object_id import made_at, object_id
 from ca.pki.profile import require_profile
 from ca.pki.refusal import Refusal
 
@@ -119,7 +119,7 @@ async def finalize(context: Context, post: Post) -> Reply:
     if facts.key_is_an_accounts:
         raise problem.bad_csr("the key of the CSR is the key of an account; a certificate needs one of its own")
     rechecks = [(object_id(now, context.ambient.random_bytes(16)), control)
-                for control in facts.controls if _needs_recheck(control, now)]
+                for control in facts.controls if _needs_recheck(control, made_at(found.id), now)]
     with context.waiters.waiting_for(found.id) as changed:
         stored = await context.certificates.finalize(
             found.id, found.account_id, found.authorization_ids, signed=post.signed, jwk=post.jwk, rechecks=rechecks,
@@ -176,10 +176,11 @@ def _require_csr(context: Context, csr_der: bytes, found: Order) -> Csr:
     return csr
 
 
-def _needs_recheck(control: Control, now: datetime) -> bool:
+def _needs_recheck(control: Control, ordered_at: datetime, now: datetime) -> bool:
+    """Whether the last look at CAA is too old, or was for an earlier order (row CA9): the CA will not take it."""
     if control.identifier_type == "ip":
         return False  # RFC 8738 7: CAA is for names.
-    return control.caa_checked_at is None or control.caa_checked_at < now - _RECHECK_CAA
+    return control.caa_checked_at is None or control.caa_checked_at < max(now - _RECHECK_CAA, ordered_at)
 
 
 def _require_own(post: Post) -> Order:

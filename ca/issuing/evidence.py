@@ -24,6 +24,7 @@ from ca.pki.csr import CsrError, require_names
 from ca.pki.domain_control import Validation, require_domain_control
 from ca.pki.identifier import Identifier, IdentifierError, parse_identifier, require_permitted
 from ca.pki.name_scope import require_in_scope
+from ca.pki.object_id import made_at
 from ca.pki.profile import require_profile
 from ca.pki.refusal import IdentifierRefusal, Refusal, RefusalReason
 from ca.process.postgres import Connection
@@ -62,7 +63,7 @@ def judge_order(order: StoredOrder, evidence: Evidence, policy: IssuancePolicy, 
         account_id=order.account_id, identifiers=identifiers, validations=[each.validation for each in known],
         caa_checks=[each.caa_check for each in known if each.caa_check is not None],
         deactivated=[each.validation.authorization_id for each in known if each.deactivated],
-        requested_at=order.finalized_at,
+        ordered_at=made_at(order.id), requested_at=order.finalized_at,
         persist=order.dns_persist_allowed or order.profile in policy.dns_persist_profiles), now,
         policy.perspectives)
     csr_der = _require_signed_by_subscriber(order, control.validations, evidence, policy.acme_base_url)

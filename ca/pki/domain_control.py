@@ -57,6 +57,7 @@ class Evidence:
     validations: Collection[Validation]
     caa_checks: Collection[CaaCheck]
     deactivated: Collection[bytes]     # authorizations that the subscriber has ended
+    ordered_at: datetime
     requested_at: datetime             # of the finalize request
     persist: bool = False              # the operator lets this account or profile use dns-persist-01
 
@@ -151,7 +152,8 @@ def _newest(validations: Iterable[Validation]) -> Validation:
 def _caa_verdict(
     validation: Validation, evidence: Evidence, now: datetime, perspectives: PerspectivePolicy
 ) -> CaaCheck | None:
-    """The newest check that is not older than eight hours, or None when CAA has to be looked at again (row CA9).
+    """The newest check that is not older than eight hours nor than the order, or None when CAA has to be looked at
+    again (row CA9): an order that reuses an authorization looks for itself.
 
     A check that forbade counts only when it was made for this request: the subscriber may have changed the records
     since, and asks again. One that too few perspectives made counts as forbidding: to ask for it again and again would
@@ -163,6 +165,8 @@ def _caa_verdict(
                                refusal=None, corroboration=validation.corroboration))
     newest = max(checks, key=lambda check: check.checked_at, default=None)
     if newest is None or now - newest.checked_at > timedelta(seconds=CAA_CHECK_LIFE_S):
+        return None
+    if newest.checked_at < evidence.ordered_at:
         return None
     if newest.refusal is not None and newest.checked_at < evidence.requested_at:
         return None

@@ -7,7 +7,7 @@ moment together.
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NewType
 
 ObjectId = NewType("ObjectId", bytes)
@@ -21,6 +21,11 @@ def object_id(now: datetime, random16: bytes) -> ObjectId:
     if len(random16) != 16:
         raise ValueError("an object id takes 16 random bytes")
     return ObjectId(int(now.timestamp() * 1000).to_bytes(6, "big") + random16)
+
+
+def made_at(value: bytes) -> datetime:
+    """The moment in an identifier, to the millisecond, cut off."""
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=int.from_bytes(value[:6], "big"))
 
 
 def to_text(value: bytes) -> str:

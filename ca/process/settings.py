@@ -399,6 +399,8 @@ def _require_sensible(settings: Settings, path: Path) -> None:
                         ("ct.race_timeout_ms", settings.ct.race_timeout_ms), ("ct.stagger_ms", settings.ct.stagger_ms),
                         ("ct.concurrency", settings.ct.concurrency)):
         require(number >= 1, key, f"expected a number of at least 1, got {number}")
+    require(0 < settings.acme.authorization_life_s <= 2_592_000, "acme.authorization_life_s",
+            "expected 1 to 2592000 seconds: a token is good for 30 days at most (BR 3.2.2.4)")
     _require_validation(settings.va, require)
     _require_perspectives(settings.perspectives, require)
 

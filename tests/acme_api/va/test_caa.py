@@ -9,7 +9,7 @@ from acme_api.va.caa import CaaChecker
 from acme_api.va.failure import ValidationFailure
 from acme_api.va.resolver import Resolver, servers_of
 from ca.pki.identifier import Identifier
-from tests.acme_api.va.hostile import new_evidence
+from tests.acme_api.va.hostile import new_evidence, serve_bytes
 from tests.mock_dns import Kind, MockDns
 
 ACCOUNT = "https://ca.example/acme/account/AZ0"
@@ -138,3 +138,12 @@ async def test_ip4_addresses_and_exempt_names_are_not_looked_up(mock_dns: MockDn
     assert mock_dns.queries == [] or mock_dns.asked("CAA") == []
     await check(mock_dns, "xcorp.example", exempt=("corp.example",))
     assert "xcorp.example" in mock_dns.asked("CAA")
+
+
+async def test_ca10_no_reports_are_sent(mock_dns: MockDns) -> None:
+    """CA10: iodef addresses are strangers' URLs; whoever forbids issuance there gets no packet from us."""
+    async with serve_bytes(b"HTTP/1.1 200 OK\r\n\r\n") as server:
+        mock_dns.set("b.example", "CAA", '0 issue ";"', f'0 iodef "http://127.0.0.1:{server.port}/report"')
+        assert (await refused(mock_dns)).type == "caa"
+        await asyncio.sleep(0.2)
+        assert server.connections == 0

@@ -75,7 +75,7 @@ async def test_da1_caa_names_the_method(mock_dns: MockDns) -> None:
 
 
 async def test_dp2_a_record_lets_the_account_in(mock_dns: MockDns) -> None:
-    """DP2: strings are joined, other records ignored, aliases followed for the record alone."""
+    """DP2, DN5: strings are joined, other records ignored, aliases followed for the record alone."""
     mock_dns.set(PERSIST, "CNAME", "records.elsewhere.example.")
     mock_dns.set("records.elsewhere.example", "TXT", "v=spf1 -all", [RECORD[:20], RECORD[20:]])
     assert (await check(mock_dns, persist_request())).problem is None

@@ -75,6 +75,15 @@ async def test_h1_request_is_exactly_what_the_rfc_says(mock_dns: MockDns) -> Non
         "Accept-Encoding: identity\r\nConnection: close\r\n\r\n".encode()]
 
 
+async def test_sf5_no_proxy_of_the_environment_is_used(mock_dns: MockDns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SF5: whatever proxies the environment names, the connection goes to the judged address and nowhere else."""
+    async with serve_bytes(reply()) as server, serve_bytes(reply()) as proxy:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        await validate(mock_dns, server.port)
+        assert (server.connections, proxy.connections) == (1, 0)
+
+
 ACCEPTED = {
     "plain": reply(),
     "CR LF after it (E85)": reply(EXPECTED + "\r\n"),

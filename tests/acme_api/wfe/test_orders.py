@@ -293,6 +293,21 @@ async def test_ca9_an_old_look_at_caa_is_renewed(wfe: RunningWfe, others: OtherP
         ("caa", id_of(first), "http-01")]
 
 
+async def test_ca9_an_order_that_reuses_an_authorization_looks_for_itself(
+    wfe: RunningWfe, others: OtherProcesses
+) -> None:
+    """Row CA9: a look at CAA that was made for an earlier order, however young, is renewed when this one is finalized;
+    none is needed for a new authorization."""
+    client = await wfe.subscriber()
+    first = await ready_order(client, others, "a.example.com")
+    (await finalize(client, first, make_csr("a.example.com"))).require(200)
+    assert await others.count("validation_requests") == 0
+    again = (await client.order("a.example.com")).require(201)
+    assert (again.json["status"], again.json["authorizations"]) == ("ready", first.json["authorizations"])
+    (await finalize(client, again, make_csr("a.example.com"))).require(200)
+    assert await others.value("SELECT kind FROM validation_requests") == "caa"
+
+
 async def test_finalize_racing_a_deactivation(wfe: RunningWfe, others: OtherProcesses) -> None:
     """Row OR10: whichever is first, the order never leaves invalid again."""
     client = await wfe.subscriber()

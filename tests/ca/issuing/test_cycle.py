@@ -467,6 +467,31 @@ async def test_stale_caa_waits_for_the_validation_authority(world: World) -> Non
     await world.check()
 
 
+async def test_ca9_an_order_that_reuses_an_authorization_looks_at_caa_for_itself(world: World) -> None:
+    """CA9: the look of the first order, seconds old, does not count for the second one; a new look does, and one that
+    forbids ends the order with caa."""
+    subscriber = await world.subscriber()
+    first = await world.ordered("a.example.com", subscriber=subscriber)
+    await issue_batch(world.process(), 8)
+    await world.issued(first.id)
+    for problem in (None, {"type": "urn:ietf:params:acme:error:caa", "detail": "no", "status": 403}):
+        order = await world.order(subscriber, "a.example.com", authorization_ids=first.authorization_ids)
+        await world.finalize(order)
+        await issue_batch(world.process(), 8)
+        assert await world.certificate(order.id) is None
+        assert await world.owner.fetchval("SELECT count(*) FROM validation_requests WHERE kind = 'caa'") == 1
+        await world.run("acme_va", "DELETE FROM validation_requests")
+        await world.run("acme_va", "INSERT INTO caa_checks VALUES ($1, $2, $3, '{}')", first.authorization_ids[0],
+                        world.now(), problem)
+        await world.owner.execute("UPDATE issuance_requests SET leased_until = '-infinity'")
+        await issue_batch(world.process(), 8)
+        if problem is None:
+            await world.issued(order.id)
+        else:
+            assert (await world.refusal(order.id) or {})["type"] == problem["type"]
+    await world.check()
+
+
 async def test_mp1_a_va_that_was_configured_down_shows(world: World) -> None:
     """MP1: the CA counts the perspectives by its own configuration: what too few of them saw is refused, validation and
     later look at CAA alike, and what enough of them saw is issued."""

@@ -185,7 +185,7 @@ class World:
                     not_before: datetime | None = None, not_after: datetime | None = None,
                     authorization_ids: Sequence[ObjectId] | None = None) -> TestOrder:
         """An order for the names; with `validated`, each of them has its validation."""
-        ids = []
+        order_id, ids = self.new_id(), []
         for name in names if authorization_ids is None else ():
             kind, wildcard = ("ip" if name[0].isdigit() else "dns"), name.startswith("*.")
             authorization_id = self.new_id()
@@ -196,7 +196,7 @@ class World:
             ids.append(authorization_id)
             if validated:
                 await self.validate(authorization_id, subscriber, name)
-        made = TestOrder(self.new_id(), subscriber, names, tuple(authorization_ids or ids))
+        made = TestOrder(order_id, subscriber, names, tuple(authorization_ids or ids))
         await self.run(
             "acme_wfe", "INSERT INTO orders (id, account_id, expires_at, identifier_types, identifier_values,"
             " authorization_ids, profile, not_before, not_after) VALUES ($1, $2, now() + '7 days', $3, $4, $5, $6, $7,"

@@ -38,9 +38,10 @@ def _validation(name: str = "a.example", **changes: Any) -> Validation:
 
 
 def _evidence(*validations: Validation, names: tuple[Identifier, ...] = (_dns("a.example"),),
-              checks: tuple[CaaCheck, ...] = (), deactivated: tuple[bytes, ...] = ()) -> Evidence:
+              checks: tuple[CaaCheck, ...] = (), deactivated: tuple[bytes, ...] = (),
+              ordered_at: datetime = NOW - 300 * DAY) -> Evidence:
     return Evidence(account_id=A, identifiers=names, validations=validations, caa_checks=checks,
-                    deactivated=deactivated, requested_at=NOW - timedelta(minutes=1))
+                    deactivated=deactivated, ordered_at=ordered_at, requested_at=NOW - timedelta(minutes=1))
 
 
 def _refusal(evidence: Evidence, now: datetime = NOW) -> Refusal:
@@ -166,6 +167,19 @@ def test_caa_is_looked_at_again(at_validation: timedelta | None, checks: tuple[C
     validation = _validation(caa_checked_at=None if at_validation is None else NOW - at_validation)
     control = require_domain_control(_evidence(validation, checks=checks), NOW)
     assert control.stale_caa == ((validation,) if stale else ())
+
+
+@pytest.mark.parametrize(("checked_ago", "check", "stale"), [
+    (HOUR, None, True), (timedelta(minutes=10), None, False), (HOUR, timedelta(minutes=10), False),
+    (HOUR, timedelta(minutes=40), True)])
+def test_ca9_an_order_looks_at_caa_for_itself(
+    checked_ago: timedelta, check: timedelta | None, stale: bool
+) -> None:
+    """CA9: a look that was made for an earlier order, half an hour before this one, does not count for it."""
+    validation = _validation(caa_checked_at=NOW - checked_ago)
+    checks = () if check is None else (_check(check),)
+    evidence = _evidence(validation, checks=checks, ordered_at=NOW - timedelta(minutes=30))
+    assert require_domain_control(evidence, NOW).stale_caa == ((validation,) if stale else ())
 
 
 def test_caa_refuses() -> None:
