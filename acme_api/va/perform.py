@@ -22,6 +22,7 @@ _CLAIM_LIMIT: Final = 100
 _STORE_LIMIT: Final = 100
 _STORE_SLOW_LIMIT: Final = 20
 _QUICK_S: Final = 1.0
+_EXTEND_LIMIT: Final = 200
 _POLL_S: Final = 1.0
 _MAX_CLAIMS: Final = 5
 """A request that was claimed more often without an end has broken our own code each time."""
@@ -112,11 +113,13 @@ class Performer:
     async def _extend_leases(self) -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            if self._work:
-                try:
-                    await self._store.extend(list(self._work))
-                except Exception:
-                    self._log.exception("leases were not extended")
+            ids = list(self._work)
+            try:
+                # In parts: rows that are being extended are locked, and outcomes wait for them.
+                for start in range(0, len(ids), _EXTEND_LIMIT):
+                    await self._store.extend(ids[start:start + _EXTEND_LIMIT])
+            except Exception:
+                self._log.exception("leases were not extended")
 
     async def _drain(self) -> None:
         """Two seconds for what is nearly done; the rest may be claimed by others at once."""
