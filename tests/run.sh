@@ -16,6 +16,7 @@ if [ -n "$missing" ]; then
         "softhsm opensc p11-kit lego nginx openssl wrk httpd gnutls-utils curl unbound nsd ldns-utils iproute" \
         "softhsm opensc p11-kit lego nginx openssl wrk httpd gnutls curl unbound nsd ldns"
 fi
+command -v certutil >/dev/null 2>&1 || install_packages libnss3-tools nss-tools nss     # reads our chains as NSS does
 make_venv "$repository/deploy/requirements-test.lock"
 cd "$repository"
 # Much of the suite waits for processes that it started: one worker more than there are cores.

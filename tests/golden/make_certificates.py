@@ -7,6 +7,7 @@ as hexadecimal DER. Time, serial number and keys are fixed; ECDSA signatures are
 import subprocess
 import textwrap
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca.pki.crl import ca_issuers_url, shard_url
 from ca.pki.identifier import Identifier
+from ca.pki.precertificate import with_poison
 from ca.pki.profile import PROFILES
 from ca.pki.public_key import require_acceptable
 from ca.pki.serial import serial_number, shard
@@ -23,6 +25,7 @@ from tests.ca.pki.authority import NOW, Authority, Key, authority
 
 DIRECTORY = Path(__file__).parent / "certificates"
 SHARDS = 128
+PRECERTIFICATE = "-precertificate"
 IDENTIFIERS = (Identifier(type="dns", value="www.example.com"), Identifier(type="dns", value="*.example.com"),
                Identifier(type="dns", value="xn--bcher-kva.example.com"), Identifier(type="ip", value="1.1.1.1"),
                Identifier(type="ip", value="2606:4700::1111"))
@@ -47,28 +50,29 @@ def keys() -> dict[str, Key]:
             "p384": ec.derive_private_key(0x0DECAF, ec.SECP384R1()), "rsa2048": _rsa_key()}
 
 
-def golden_authority(kind: str) -> Authority:
+def golden_authority(kind: str, now: datetime = NOW) -> Authority:
     """The issuing CA with this key."""
-    return authority(keys()[kind], deterministic=True)
+    return authority(keys()[kind], now=now, deterministic=True)
 
 
-def cases() -> Iterator[tuple[str, bytes, Authority]]:
-    """(file stem, certificate DER, who issued it) for each profile x issuer key x leaf key."""
+def cases(now: datetime = NOW) -> Iterator[tuple[str, bytes, Authority]]:
+    """(file stem, certificate DER, who issued it) for each profile x issuer key x leaf key, and its precertificate."""
     for profile in PROFILES.values():
         for issuer_kind in keys():
-            issued_by = golden_authority(issuer_kind)
+            issued_by = golden_authority(issuer_kind, now)
             for leaf_kind, leaf in keys().items():
                 spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
                 issuer_name = f"Issuing {issuer_kind}"
                 tbs = tbs_certificate(
                     profile=profile, issuer=issued_by.issuer, serial=SERIAL, identifiers=IDENTIFIERS,
-                    validity=validity(NOW, length_s=profile.length_s, issuer=issued_by.issuer.validity),
+                    validity=validity(now, length_s=profile.length_s, issuer=issued_by.issuer.validity),
                     key=require_acceptable(spki),
                     urls=StatusUrls(ocsp="http://o.chancery.dev",
                                     ca_issuers=ca_issuers_url("http://i.chancery.dev", issuer_name),
                                     crl=shard_url("http://c.chancery.dev", issuer_name, shard(SERIAL, SHARDS))))
-                certificate = assemble(tbs, issued_by.sign(tbs, deterministic=True))
-                yield f"{profile.name}-{leaf_kind}-by-{issuer_kind}", certificate, issued_by
+                for suffix, made in (("", tbs), (PRECERTIFICATE, with_poison(tbs))):
+                    certificate = assemble(made, issued_by.sign(made, deterministic=True))
+                    yield f"{profile.name}-{leaf_kind}-by-{issuer_kind}{suffix}", certificate, issued_by
 
 
 def _text(certificate: bytes) -> str:
