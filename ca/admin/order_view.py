@@ -103,12 +103,19 @@ def _why_processing(view: OrderView) -> str:
     if order.queued_at is None:
         return "the finalize request is stored but not in the CA's queue: this must not be, tell the developers"
     waited = span(view.now - order.queued_at)
+    if order.precertificate_at is not None:
+        return (f"the precertificate is signed; {_logs(order.scts)} answered so far, and the CA has waited for "
+                f"{waited}: does `chancery run publisher` reach the logs?")
     if order.serial is not None:
         return f"the serial number is decided and the CA finishes the certificate; it has waited for {waited}"
     rechecks = [_name(one) for one in view.authorizations if one.caa_queued_at is not None]
     if rechecks:
         return f"the VA has to look at CAA of {', '.join(rechecks)} again; the CA has waited for {waited}"
     return f"the CA has the order for {waited}, taken up {order.attempts} times so far"
+
+
+def _logs(count: int) -> str:
+    return f"{count or 'no'} log{'' if count == 1 else 's'}"
 
 
 def story(view: OrderView) -> Iterator[Step]:
@@ -130,6 +137,9 @@ def story(view: OrderView) -> Iterator[Step]:
         yield Step(subject="CA", text=f"refused at {relative(order.refused_at, now)}", evidence=order.refusal)
     if order.serial is not None:
         yield Step(subject="CA", text=f"gave it the serial number {serial_hex(order.serial)}")
+    if order.precertificate_at is not None:
+        yield Step(subject="CT", text=f"precertificate signed at {relative(order.precertificate_at, now)}, "
+                   f"{_logs(order.scts)} answered")
     if order.signed_at is not None:
         yield Step(subject="CA", text=f"signed at {relative(order.signed_at, now)}")
         yield Step(subject="OCSP", text="none: the certificate is short-lived" if order.has_ocsp is False else

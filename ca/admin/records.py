@@ -79,6 +79,8 @@ class Order:
     attempts: int
     leased_by: str | None
     serial: bytes | None                        # the intent
+    precertificate_at: datetime | None          # None: Certificate Transparency was off, or it is not signed yet
+    scts: int                                   # stored answers of logs
     signed_at: datetime | None
     has_ocsp: bool | None                       # None: there is no intent
     ocsp_waits_since: datetime | None           # the first OCSP response is not published yet

@@ -137,12 +137,15 @@ async def revocation_progress(
 ORDER = """
 SELECT o.id, o.account_id, o.expires_at, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile,
     f.requested_at AS finalized_at, q.requested_at AS queued_at, coalesce(q.attempts, 0) AS attempts, q.leased_by,
-    i.serial, s.signed_at, c.has_ocsp, w.requested_at AS ocsp_waits_since, r.refused_at, r.problem AS refusal
+    i.serial, p.signed_at AS precertificate_at,
+    (SELECT count(*) FROM scts WHERE scts.serial = p.serial) AS scts,
+    s.signed_at, c.has_ocsp, w.requested_at AS ocsp_waits_since, r.refused_at, r.problem AS refusal
 FROM orders o
 LEFT JOIN finalizations f ON f.order_id = o.id
 LEFT JOIN issuance_requests q ON q.id = o.id
 LEFT JOIN issuances i ON i.request_id = o.id
 LEFT JOIN certificates c ON c.serial = i.serial
+LEFT JOIN precertificate_signatures p ON p.serial = i.serial
 LEFT JOIN certificate_signatures s ON s.serial = i.serial
 LEFT JOIN ocsp_requests w ON w.serial = i.serial AND w.version = 0
 LEFT JOIN refusals r ON r.request_id = o.id
@@ -180,7 +183,8 @@ async def order(connection: Connection, order_id: bytes) -> Order | None:
     if row is None:
         return None
     columns = ("id", "account_id", "expires_at", "profile", "finalized_at", "queued_at", "attempts", "leased_by",
-               "serial", "signed_at", "has_ocsp", "ocsp_waits_since", "refused_at", "refusal")
+               "serial", "precertificate_at", "scts", "signed_at", "has_ocsp", "ocsp_waits_since", "refused_at",
+               "refusal")
     return Order(identifiers=tuple(zip(row["identifier_types"], row["identifier_values"], strict=True)),
                  authorization_ids=tuple(row["authorization_ids"]), **{name: row[name] for name in columns})
 

@@ -48,6 +48,7 @@ def _document(context: AdminContext, view: OrderView) -> dict[str, object]:
         "finalized_at": moment_json(found.finalized_at), "refused_at": moment_json(found.refused_at),
         "queued_at": moment_json(found.queued_at), "attempts": found.attempts, "leased_by": found.leased_by,
         "serial": None if found.serial is None else serial_hex(found.serial),
+        "precertificate_at": moment_json(found.precertificate_at), "scts": found.scts,
         "signed_at": moment_json(found.signed_at), "ocsp_waits_since": moment_json(found.ocsp_waits_since),
     }
 

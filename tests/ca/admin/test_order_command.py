@@ -58,7 +58,7 @@ async def test_ready(seed: Seed, command_line: CommandLine) -> None:
 
 
 async def test_processing_names_who_has_it(seed: Seed, command_line: CommandLine) -> None:
-    """The CA's queue, then a CAA check of the VA, then the half-made certificate, then the pre-signer."""
+    """The CA's queue, then a CAA check of the VA, then the half-made certificate, CT logs, then the pre-signer."""
     await seed.issuer()
     account, authorization, order = await _order(seed, validated=True)
     await seed.finalization(order, queued=True)
@@ -69,6 +69,14 @@ async def test_processing_names_who_has_it(seed: Seed, command_line: CommandLine
     assert "look at CAA of a.example again" in (await _explain(command_line, order))["why"]
     certificate = await seed.certificate(order, account, ["a.example"], signed=False)
     assert "the serial number is decided" in (await _explain(command_line, order))["why"]
+    await seed.run("ca_issuer", "INSERT INTO precertificate_signatures VALUES ($1, $2, $3)", bytes_of(certificate),
+                   seed.now, certificate.signature)
+    assert "no logs answered so far" in (await _explain(command_line, order))["why"]
+    await seed.run("ca_publisher", "INSERT INTO scts VALUES ($1, $2, $3, $4)", bytes_of(certificate), b"log", seed.now,
+                   b"sct")
+    document = await _explain(command_line, order)
+    assert "1 log answered so far" in document["why"]
+    assert document["scts"] == 1
     await seed.run("ca_issuer", "INSERT INTO certificate_signatures VALUES ($1, $2, $3)", bytes_of(certificate),
                    seed.now, certificate.signature)
     await seed.ocsp_request(bytes_of(certificate), 0)
