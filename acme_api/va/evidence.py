@@ -10,6 +10,7 @@ _MAX_LIST_ITEMS = 8
 _MAX_TOTAL_CHARS = 6_000
 _MAX_DEPTH = 4
 _MAX_REMOTE_FACTS = 12
+_MAX_NUMBER = 2**53
 
 
 class Evidence:
@@ -74,6 +75,8 @@ def _cut_deep(value: Any, depth: int) -> Any:
         return {_cut(str(name)): _cut_deep(each, depth - 1) for name, each in items} if depth else "(…)"
     if isinstance(value, list | tuple):
         return [_cut_deep(each, depth - 1) for each in value[:_MAX_REMOTE_FACTS]] if depth else "(…)"
+    if isinstance(value, int) and abs(value) > _MAX_NUMBER:
+        return "(a number that is too large)"
     return _cut(value)
 
 

@@ -5,6 +5,7 @@ silence) is an outage of ours and never an opinion about the name that was asked
 """
 
 import asyncio
+import os
 import ssl
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -147,4 +148,7 @@ def _words(fault: Exception) -> str:
         return f"its certificate is not the pinned one: {fault.certificate_error}"[:200]
     if isinstance(fault, TimeoutError):
         return "no answer in time"
+    if isinstance(fault, aiohttp.ClientConnectorError):
+        number = fault.os_error.errno
+        return f"it cannot be reached: {os.strerror(number).lower() if number else fault.os_error}"[:200]
     return (str(fault) or type(fault).__name__)[:200]

@@ -18,6 +18,8 @@ MAX_QUESTION_BYTES: Final = 4_096
 MAX_FINDING_BYTES: Final = 32_768
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
 _Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=1_024)]
+# It is told to the subscriber and stored: printable, whoever the other end has become.
+_Printable: TypeAlias = Annotated[str, msgspec.Meta(max_length=1_024, pattern="^[ -~]*$")]
 
 
 _MessageT = TypeVar("_MessageT", bound="_Message")
@@ -63,7 +65,7 @@ class Failure(_Message, frozen=True, kw_only=True):
     """Why a perspective does not confirm; as ValidationFailure."""
 
     type: FailureType
-    detail: _Text
+    detail: _Printable
     transient: bool
 
 

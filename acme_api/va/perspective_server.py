@@ -22,19 +22,20 @@ from acme_api.va.perspective_client import HEALTH_PATH, LOOK_PATH
 from acme_api.va.perspective_message import Failure, Finding, Health, MessageError
 from ca.process.ambient import Ambient
 
-_HANDSHAKE_TIMEOUT_S: Final = 5.0
+HANDSHAKE_TIMEOUT_S: Final = 5.0
 _BODY_TIMEOUT_S: Final = 5.0
 _KEEP_ALIVE_S: Final = 60.0
 _CLIENT: Final = b"va"
 
 
 class PerspectiveServer:
-    """Answers for the perspective `name`."""
+    """Answers for the perspective `name`, at most `max_looks` questions at once."""
 
-    def __init__(self, *, name: str, looker: Looker, lanes: Lanes, ambient: Ambient) -> None:
+    def __init__(self, *, name: str, looker: Looker, lanes: Lanes, max_looks: int, ambient: Ambient) -> None:
         self._name = name
         self._looker = looker
         self._lanes = lanes
+        self._max_looks = max_looks
         self._ambient = ambient
         self._log = structlog.get_logger()
 
@@ -58,7 +59,7 @@ class PerspectiveServer:
         except MessageError as fault:
             self._log.warning("question refused", why=str(fault))
             return _json(400, message.encode({"error": str(fault)}))
-        if self._lanes.room == 0:
+        if self._lanes.in_flight >= self._max_looks:
             return _json(503, b'{"error": "too many questions at once"}')
         async with self._lanes.flight(_CLIENT):
             finding = await self._find(asked)
@@ -70,7 +71,7 @@ class PerspectiveServer:
         try:
             await self._looker.look(asked.kind, message.question_of(asked, self._ambient.now()), evidence)
         except ValidationFailure as fault:
-            failure = Failure(type=fault.type, detail=fault.detail[:1_024], transient=fault.transient)
+            failure = Failure(type=fault.type, detail=_printable(fault.detail), transient=fault.transient)
         except Exception:
             self._log.exception("a look broke", method=asked.method, identifier=asked.identifier_value)
             failure = Failure(type="serverInternal", detail="the look broke", transient=True)
@@ -80,7 +81,8 @@ class PerspectiveServer:
 
 
 async def serve(
-    server: PerspectiveServer, sockets: Sequence[socket.socket], context: ssl.SSLContext, stop: asyncio.Event
+    server: PerspectiveServer, sockets: Sequence[socket.socket], context: ssl.SSLContext, stop: asyncio.Event,
+    *, handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
 ) -> None:
     """Serves on the sockets until `stop` is set; a look that is going on is given up when its asker has gone."""
     runner = web.AppRunner(server.application(), access_log=None, handler_cancellation=True,
@@ -89,13 +91,18 @@ async def serve(
     assert runner.server is not None  # noqa: S101 - set by setup()
     loop = asyncio.get_running_loop()
     listening = [await loop.create_server(runner.server, sock=each, ssl=context,
-                                          ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S) for each in sockets]
+                                          ssl_handshake_timeout=handshake_timeout_s) for each in sockets]
     try:
         await stop.wait()
     finally:
         for each in listening:
             each.close()
         await runner.cleanup()
+
+
+def _printable(detail: str) -> str:
+    ascii_text = detail.encode("ascii", "backslashreplace").decode()
+    return "".join(character if character.isprintable() else "?" for character in ascii_text)[:1_024]
 
 
 def _json(status: int, body: bytes) -> web.Response:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from acme_api.protocol.quorum import Report, Verdict, decide, is_settled
 from acme_api.va import perspective_message as message
@@ -14,12 +14,12 @@ from acme_api.va.methods import Question
 from acme_api.va.perspective_client import PerspectiveAway, PerspectiveHealth, RemotePerspective
 from ca.pki.corroboration import Corroboration, CorroborationRule
 
-STRAGGLER_GRACE_S: Final = 0.5
-"""How long the others are waited for once they cannot change the decision: what they saw is good to know."""
-
 
 class Perspectives:
-    """Asks remote perspectives about what the primary one has confirmed. `rule` says what is enough at a moment."""
+    """Asks remote perspectives about what the primary one has confirmed. `rule` says what is enough at a moment.
+
+    Once they cannot change the decision the others are waited for `straggler_grace_s`: what they saw is good to know.
+    """
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Perspectives:
         *,
         rule: Callable[[datetime], CorroborationRule],
         now: Callable[[], datetime],
-        straggler_grace_s: float = STRAGGLER_GRACE_S,
+        straggler_grace_s: float,
     ) -> None:
         self._remotes = tuple(remotes)
         self._rule = rule

@@ -34,7 +34,7 @@ def make_perspectives(settings: Settings, ambient: Ambient) -> Perspectives | No
     if not settings.perspectives.remotes:
         return None
     return Perspectives([_remote(settings.perspectives, each, ambient) for each in settings.perspectives.remotes],
-                        rule=rule, now=ambient.now)
+                        rule=rule, now=ambient.now, straggler_grace_s=settings.perspectives.straggler_grace_s)
 
 
 def require_enough(perspectives: PerspectivesSettings, rule: CorroborationRule, *, public: bool) -> None:

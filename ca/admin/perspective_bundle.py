@@ -75,7 +75,7 @@ policy = {quote(settings.policy)}
 
 [perspective]
 name = {quote(new.name)}
-listen = ["0.0.0.0:{port}"]
+listen = ["0.0.0.0:{port}", "[::]:{port}"]
 certificate = "certificate.pem"
 key = "key.pem"
 # The certificates that the VA may show. While it gets a new one, the file holds both.

@@ -1,6 +1,6 @@
 """Is everything well? One look at the database, the reasons why it is not, and the same view for terminal and page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -66,9 +66,11 @@ class Section:
 
 
 async def look(
-    connection: Connection, *, now: datetime, ocsp: OcspSettings, log_list: Path | None = None
+    connection: Connection, *, now: datetime, ocsp: OcspSettings, log_list: Path | None = None,
+    notices: Iterable[Reason] = (),
 ) -> Status:
-    """Asks the database and judges the answer. `log_list`: the list of CT logs, when Certificate Transparency is on."""
+    """Asks the database and judges the answer. `log_list`: the list of CT logs, when Certificate Transparency is on.
+    `notices`: what else is known to be degraded."""
     # A certificate is signed within moments of its serial number; two days are enough for any half-issued one.
     day = (now.astimezone(UTC) - timedelta(days=2)).date()
     facts = await store.facts(connection, now=now, serials_from=(256 + (day - _SERIAL_EPOCH).days).to_bytes(2, "big"),
@@ -76,7 +78,7 @@ async def look(
     processes = EXPECTED_PROCESSES if log_list is None else EXPECTED_PROCESSES + _CT_PROCESSES
     ahead = await outlook(connection, now=now)
     found = (*reasons(facts, processes, now=now, ocsp=ocsp),
-             *(Reason(code=code, text=text) for code, text in ahead.alarms(now)))
+             *(Reason(code=code, text=text) for code, text in ahead.alarms(now)), *notices)
     return Status(looked_at=now, facts=facts, processes=processes, outlook=ahead,
                   reasons=found if log_list is None else (*found, *log_list_reasons(log_list, now)))
 

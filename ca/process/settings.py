@@ -126,13 +126,17 @@ class RemotePerspective(_Section, frozen=True, kw_only=True):
 
 
 class PerspectivesSettings(_Section, frozen=True, kw_only=True):
-    """The remote perspectives that the VA asks, and the client certificate that it shows to them."""
+    """The remote perspectives that the VA asks, and the client certificate that it shows to them.
+
+    Who can no longer change the outcome is waited for `straggler_grace_s` longer, for the sake of the evidence.
+    """
 
     certificate: Path | None = None
     key: Path | None = None
     distance_group: str = "primary"
     timeout_s: float = 22.0
     connect_timeout_s: float = 3.0
+    straggler_grace_s: float = 0.5
     probe_interval_s: float = 10.0
     longest_back_off_s: float = 60.0
     remotes: list[RemotePerspective] = []
@@ -151,7 +155,6 @@ class PerspectiveHost(_Section, frozen=True, kw_only=True):
     va_certificates: Path
     ca_hosts: list[str] = []
     website: str = ""
-    max_connections: int = 200
 
 
 class CaSettings(_Section, frozen=True, kw_only=True):
@@ -419,6 +422,7 @@ def _require_perspectives(perspectives: PerspectivesSettings, require: Callable[
                 "perspectives.certificate, perspectives.key", "expected two file paths, because there are remotes")
     for key, number in (("timeout_s", perspectives.timeout_s), ("connect_timeout_s", perspectives.connect_timeout_s),
                         ("probe_interval_s", perspectives.probe_interval_s),
+                        ("straggler_grace_s", perspectives.straggler_grace_s),
                         ("longest_back_off_s", perspectives.longest_back_off_s)):
         require(number > 0, f"perspectives.{key}", f"expected seconds above 0, got {number}")
     names = [remote.name for remote in perspectives.remotes]

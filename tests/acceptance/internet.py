@@ -4,7 +4,6 @@ subscriber's web server, and a hijacker who can take any of their routes to it (
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -128,11 +127,21 @@ class Internet:
             assert time.monotonic() < give_up_at, seen
             time.sleep(0.3)
 
+    def await_fault(self, position: int, words: str) -> dict[str, object]:
+        """The status of a perspective, as soon as its fault has these words."""
+        give_up_at = time.monotonic() + _PATIENCE_S
+        while True:
+            seen = self.perspective_status()
+            if len(seen) == len(NAMES) and words in str(seen[position]["fault"]):
+                return seen[position]
+            assert time.monotonic() < give_up_at, seen
+            time.sleep(0.3)
+
     def perspective_status(self) -> list[dict[str, object]]:
         """What `chancery status` says about each."""
-        done = subprocess.run([str(CHANCERY), "status", "--output", "json", "--config",
-                               str(self.demo.data_dir / "chancery.toml")], capture_output=True, text=True, check=False)
-        assert done.returncode in (0, 5), done.stderr
+        done = CliRunner().invoke(cli, ["status", "--output", "json", "--config",
+                                        str(self.demo.data_dir / "chancery.toml")])
+        assert done.exit_code in (0, 5), done.output
         found: list[dict[str, object]] = json.loads(done.stdout)["perspectives"]
         return found
 
@@ -150,7 +159,7 @@ def _enroll(demo: Demo) -> None:
     text = config.read_text("utf-8").replace("\n[va]\n", "\n[va]\nrequire_dnssec = true\n").replace(
         "\n[ca]\n", "\n[ca]\nleast_corroborated = 4\n")
     config.write_text(text, "utf-8")
-    often = "[perspectives]\nprobe_interval_s = 1.0\n"
+    often = "[perspectives]\nprobe_interval_s = 1.0\nstraggler_grace_s = 20.0\n"
     for position, name in enumerate(NAMES):
         shown = CliRunner().invoke(cli, [
             "perspective", "enroll", name, "--address", f"10.201.{position + 1}.1:{_PORT}", "--rir", RIRS[position],

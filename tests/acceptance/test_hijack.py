@@ -123,13 +123,11 @@ def test_e96_a_wrong_certificate_is_an_outage(internet: Internet, client: Client
     internet.demo.run("perspective", "enroll", "impostor", "--address", "10.201.2.1:8550", "--rir", "ARIN",
                       "--distance-group", "x", "--bundle", str(internet.directory / "impostor"))
     internet.start(1, bundle="impostor")
-    internet.await_status(away=1)
+    status = internet.await_fault(1, "certificate is not the pinned one")
     order = client.order("impostor.subscriber.lab", internet.true_site)
     assert client.issue(order) == ["impostor.subscriber.lab"]
     validation = _explained(internet, order)
     assert _verdicts(validation) == dict.fromkeys(NAMES, "corroborates") | {NAMES[1]: "absent"}
-    status = internet.perspective_status()[1]
-    assert "certificate is not the pinned one" in str(status["fault"])
     assert int(str(status["failures"])) >= 1
     assert status["retry_at"] is not None
     internet.stop(1)

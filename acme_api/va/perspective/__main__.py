@@ -5,7 +5,7 @@ import asyncio
 from acme_api.va.look import Looker
 from acme_api.va.perspective_server import PerspectiveServer, serve
 from acme_api.va.perspective_tls import server_context
-from acme_api.va.wiring import make_lanes, make_methods, remote
+from acme_api.va.wiring import make_lanes, make_methods, max_open, remote
 from ca.process.ambient import system_ambient
 from ca.process.http import bind_sockets
 from ca.process.lifecycle import ready, run_process
@@ -23,7 +23,8 @@ async def _run(settings: PerspectiveSettings, stop: asyncio.Event) -> None:
     context = server_context(certificate=host.certificate, key=host.key, clients=host.va_certificates)
     lanes = make_lanes(settings.va)
     looker = Looker(methods=make_methods(remote(settings), ambient), lanes=lanes, retry_delays_s=())
-    server = PerspectiveServer(name=host.name, looker=looker, lanes=lanes, ambient=ambient)
+    server = PerspectiveServer(name=host.name, looker=looker, lanes=lanes, ambient=ambient,
+                               max_looks=max_open(settings.va.concurrency))
     sockets = bind_sockets(host.listen, reuse_port=False)
     ready()
     await serve(server, sockets, context, stop)

@@ -1,7 +1,7 @@
 """Looks at the database for the page, the health check and the metrics; many viewers cost one look."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,7 @@ class Watch:
     def __init__(
         self, pool: Pool, ocsp: OcspSettings, maintenance: Maintenance, now: Callable[[], datetime],
         log_list: Path | None = None, crls: CrlWatch | None = None,
+        notices: Callable[[datetime], Iterable[Reason]] = lambda _now: (),
     ) -> None:
         self._pool = pool
         self._ocsp = ocsp
@@ -43,6 +44,7 @@ class Watch:
         self._now = now
         self._log_list = log_list
         self._crls = crls
+        self._notices = notices
         self._lock = asyncio.Lock()
         self._tried_at: datetime | None = None
         self._status: Status | None = None
@@ -61,7 +63,8 @@ class Watch:
         for _attempt in range(2):
             try:
                 async with asyncio.timeout(_PATIENCE_S), self._pool.acquire() as connection:
-                    self._status = await look(connection, now=now, ocsp=self._ocsp, log_list=self._log_list)
+                    self._status = await look(connection, now=now, ocsp=self._ocsp, log_list=self._log_list,
+                                              notices=self._notices(now))
             except TimeoutError:
                 self._fault = f"no answer within {_PATIENCE_S:.0f} s"
                 break

@@ -49,7 +49,7 @@ def identity(directory: Path, name: str, *, client: bool = False) -> Identity:
     return made
 
 
-def looker(dns: MockDns, *, port: int, retry_delays_s: Sequence[float] = (), concurrency: int = 20) -> Looker:
+def looker(dns: MockDns, *, port: int, retry_delays_s: Sequence[float] = ()) -> Looker:
     """Looks with this resolver at servers on this port."""
     resolver = Resolver(servers=servers_of(dns.address), random_bytes=os.urandom)
     dialer = Dialer(resolver=resolver, policy=open_policy())
@@ -58,7 +58,7 @@ def looker(dns: MockDns, *, port: int, retry_delays_s: Sequence[float] = (), con
         tls_alpn_01=TlsAlpn01(dialer=dialer, port=port),
         dns_persist_01=DnsPersist01(resolver=resolver, issuer_names=["ca.example"]),
         caa=CaaChecker(resolver=resolver, identities=frozenset({"ca.example"})))
-    return Looker(methods=methods, lanes=Lanes(concurrency=concurrency), retry_delays_s=retry_delays_s)
+    return Looker(methods=methods, lanes=Lanes(concurrency=20), retry_delays_s=retry_delays_s)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,7 +80,8 @@ class Host:
 
 @asynccontextmanager
 async def run_host(
-    name: str, *, directory: Path, va: Identity, port: int, concurrency: int = 20, shows: Identity | None = None
+    name: str, *, directory: Path, va: Identity, port: int, max_looks: int = 20, shows: Identity | None = None,
+    handshake_timeout_s: float = 5.0,
 ) -> AsyncIterator[Host]:
     """A remote perspective `name` that validates at `port`; it shows its own certificate unless `shows` is another."""
     own = identity(directory, name)
@@ -88,11 +89,11 @@ async def run_host(
     stop = asyncio.Event()
     async with MockDns() as dns:
         listening = [_listening()]
-        server = PerspectiveServer(name=name, looker=looker(dns, port=port, concurrency=concurrency),
-                                   lanes=Lanes(concurrency=concurrency, max_open=concurrency),
-                                   ambient=system_ambient())
+        server = PerspectiveServer(name=name, looker=looker(dns, port=port), lanes=Lanes(concurrency=20),
+                                   max_looks=max_looks, ambient=system_ambient())
         context = server_context(certificate=shown.certificate, key=shown.key, clients=va.certificate)
-        task = asyncio.create_task(serve(server, listening, context, stop))
+        task = asyncio.create_task(serve(server, listening, context, stop,
+                                         handshake_timeout_s=handshake_timeout_s))
         host = Host(name=name, dns=dns, address=f"127.0.0.1:{listening[0].getsockname()[1]}", identity=own, stop=stop,
                     task=task)
         try:
@@ -135,7 +136,7 @@ class World:
 @asynccontextmanager
 async def world(
     directory: Path, *, port: int, remotes: int = 5, rule: Callable[[datetime], CorroborationRule],
-    retry_delays_s: Sequence[float] = (), wrong_certificates: Sequence[int] = (),
+    retry_delays_s: Sequence[float] = (), wrong_certificates: Sequence[int] = (), straggler_grace_s: float = 20.0,
 ) -> AsyncIterator[World]:
     """Everything in one process, on loopback; `wrong_certificates` are positions that show one that is not pinned."""
     va = identity(directory, "va", client=True)
@@ -146,7 +147,7 @@ async def world(
             shows=identity(directory, f"wrong{number}") if number in wrong_certificates else None))
             for number in range(remotes)]
         perspectives = Perspectives([client(host, va, rir=RIRS[number % 5]) for number, host in enumerate(hosts)],
-                                    rule=rule, now=system_ambient().now)
+                                    rule=rule, now=system_ambient().now, straggler_grace_s=straggler_grace_s)
         stack.push_async_callback(perspectives.close)
         checker = Checker(
             looker=looker(dns, port=port, retry_delays_s=retry_delays_s), ambient=system_ambient(),

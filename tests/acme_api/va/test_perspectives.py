@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acme_api.protocol.challenge import key_authorization
+from acme_api.va.evidence import Evidence
 from acme_api.va.methods import Question
 from acme_api.va.perspective_client import LOOK_PATH, PerspectiveAway
 from acme_api.va.perspective_message import (
@@ -38,7 +39,7 @@ from ca.pki.identifier import Identifier
 from ca.process.ambient import Ambient, system_ambient
 from ca.process.lifecycle import StartupError
 from ca.process.settings import PerspectivesSettings, RemotePerspective
-from tests.acme_api.va.hostile import HostileServer, black_hole, serve, serve_bytes
+from tests.acme_api.va.hostile import HostileServer, black_hole, serve, serve_bytes, until
 from tests.acme_api.va.perspective_hosts import RIRS, Identity, client, identity, run_host, world
 from tests.acme_api.va.test_main import NO_DATABASE, settings_for
 
@@ -186,17 +187,14 @@ async def test_mp2_retries_start_from_zero(tmp_path: Path, right: HostileServer)
 
 
 async def test_stragglers_are_not_waited_for(tmp_path: Path, right: HostileServer) -> None:
-    """One that hangs does not hold up a decision that it cannot change; the evidence says that nobody waited."""
-    async with world(tmp_path, port=right.port, rule=public) as here:
+    """One that hangs does not hold up a decision that it cannot change: nobody waits until it differs."""
+    async with world(tmp_path, port=right.port, rule=public, straggler_grace_s=0.5) as here:
         here.resolve("a.example", "127.0.0.1")
         with black_hole("127.0.0.3", right.port):
             here.resolve("a.example", "127.0.0.3", at=[0])
-            began_s = asyncio.get_running_loop().time()
             outcome = await here.checker.check(REQUEST)
-            elapsed_s = asyncio.get_running_loop().time() - began_s
     assert outcome.problem is None
     assert _verdicts(outcome.evidence)[0] == "not waited for"
-    assert elapsed_s < 4.5
 
 
 async def test_who_does_not_hold_the_key_is_not_heard(tmp_path: Path, right: HostileServer) -> None:
@@ -243,6 +241,40 @@ async def test_a_question_that_is_none_is_refused(
                 method, f"https://{host.address}{path}", data=body, ssl=context) as response:
             assert response.status == status
         assert host.dns.queries == []
+
+
+async def test_a_busy_host_says_so(tmp_path: Path) -> None:
+    """SF6: more questions at once than a host is set up for are refused at once, which is an outage to who asks."""
+    va = identity(tmp_path, "va", client=True)
+
+    async def stall(*_streams: object) -> None:
+        await asyncio.sleep(600)
+
+    async with serve(stall) as slow, run_host("p", directory=tmp_path, va=va, port=slow.port, max_looks=1) as host:
+        host.dns.set("a.example", "A", "127.0.0.1")
+        first, second = client(host, va), client(host, va)
+        asking = asyncio.create_task(first.ask(BODY))
+        await until(lambda: slow.connections == 1)
+        with pytest.raises(PerspectiveAway, match="HTTP status 503"):
+            await second.ask(BODY)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        for each in (first, second):
+            await each.close()
+
+
+async def test_a_stranger_who_says_nothing_is_let_go(tmp_path: Path, right: HostileServer) -> None:
+    """A connection without a handshake is closed after some seconds, and holds nobody else up meanwhile."""
+    va = identity(tmp_path, "va", client=True)
+    async with run_host("p", directory=tmp_path, va=va, port=right.port, handshake_timeout_s=0.5) as host:
+        host.dns.set("a.example", "A", "127.0.0.1")
+        address, _, port = host.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(address, int(port))
+        friend = client(host, va)
+        assert (await friend.ask(BODY)).failure is None
+        assert await asyncio.wait_for(reader.read(1), 30) == b""
+        writer.close()
+        await friend.close()
 
 
 async def test_what_is_dialled_is_judged_there_again(tmp_path: Path) -> None:
@@ -390,6 +422,29 @@ def test_a_question_survives_the_way(
                         thumbprint=thumbprint, account_url="https://ca.example/1", persist=wildcard, now=QUESTION.now)
     message = decode_question(encode(message_of(kind, question)))
     assert (message.kind, question_of(message, QUESTION.now)) == (kind, question)
+
+
+_JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+                     | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=30)
+
+
+@given(evidence=st.dictionaries(st.text(max_size=20), _JSON, max_size=20), detail=st.text())
+def test_what_a_remote_host_says_can_always_be_stored(evidence: dict[str, Any], detail: str) -> None:
+    """Whoever the other end has become: evidence is stored printable and bounded, a detail is refused or printable."""
+    kept = Evidence(lambda: QUESTION.now)
+    kept.set_perspectives([{"began_at": evidence, "facts": [evidence, evidence]}])
+    stored = msgspec.json.encode(kept.to_json())
+    assert b"\\u0000" not in stored
+    assert len(stored) < 100_000
+    failure = {"type": "dns", "detail": detail, "transient": False}
+    body = msgspec.json.encode({"version": 1, "perspective": "p", "failure": failure, "evidence": {}})
+    try:
+        finding = decode_finding(body)
+    except MessageError:
+        return
+    assert finding.failure is not None
+    assert detail.isascii()
+    assert detail.isprintable()
 
 
 @given(body=st.binary(max_size=200) | st.builds(lambda cut: BODY[:cut], st.integers(0, len(BODY) - 1)))

@@ -4,10 +4,12 @@ import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
 from acme_api.va.perspective_tls import client_context, server_context
+from ca.admin.perspective_status import perspective_notices
 from ca.process.settings import SettingsError, load_perspective_settings, load_settings
 from tests.ca.admin.conftest import CommandLine
 from tests.ca.admin.seed import Seed
@@ -31,7 +33,8 @@ async def test_enroll_makes_two_ends_that_fit(offline: CommandLine) -> None:
     for remote in settings.remotes:
         bundle = here / remote.name
         host = load_perspective_settings(bundle / "perspective.toml", {})
-        assert (host.perspective.name, host.perspective.listen) == (remote.name, ["0.0.0.0:8550"])
+        assert (host.perspective.name, host.perspective.listen) == (
+            remote.name, ["0.0.0.0:8550", "[::]:8550"])
         assert host.va.caa_identities == ["chancery.example"]
         assert stat.S_IMODE((bundle / "key.pem").stat().st_mode) == 0o600
         server_context(certificate=host.perspective.certificate, key=host.perspective.key,
@@ -86,6 +89,23 @@ def test_a_host_needs_no_more_than_its_own_file(tmp_path: Path) -> None:
                                      '[hsm]\nmodule = "x"\n', "ascii")
     with pytest.raises(SettingsError, match="hsm"):
         load_perspective_settings(tmp_path / "p.toml", {})
+
+
+async def test_what_will_soon_be_wrong_is_degraded(offline: CommandLine) -> None:
+    """MP1: 60 days before a date of the BR with too few perspectives, before a pinned certificate ends, and after."""
+    shown = await offline.run("perspective", "enroll", "fra1", *_OPTIONS)
+    offline.config.write_text(offline.config.read_text("utf-8") + shown.stdout.partition("\n\n")[2], "utf-8")
+    settings = load_settings(offline.config, {})
+    november = datetime(2026, 11, 25, tzinfo=UTC)
+    assert not list(perspective_notices(settings, november))
+    public = msgspec.structs.replace(settings, policy="public")
+    assert [each.code for each in perspective_notices(public, november)] == ["perspectives_few"]
+    assert not list(perspective_notices(public, november - timedelta(days=60)))
+    later = datetime.now(UTC) + timedelta(days=1_800)
+    texts = [each.text for each in perspective_notices(public, later)]
+    assert [text.partition(" ends at ")[0] for text in texts] == [
+        "the certificate of the VA", "the certificate of perspective fra1"]
+    assert all(" ended at " in each.text for each in perspective_notices(settings, later + timedelta(days=60)))
 
 
 async def test_status_shows_perspectives(seed: Seed, command_line: CommandLine) -> None:
