@@ -6,13 +6,13 @@
 
 missing=
 for tool in softhsm2-util lego pebble nginx openssl wrk apache2 ocsptool curl unbound nsd ldns-signzone ip \
-    uacme dehydrated acme-tiny caddy proot; do
+    uacme dehydrated acme-tiny caddy proot p11-kit; do
     command -v "$tool" >/dev/null 2>&1 || [ -x "/usr/sbin/$tool" ] || missing="$missing $tool"
 done
 if [ -n "$missing" ]; then
     say "missing:$missing"
-    install_packages "softhsm2 opensc p11-kit-modules lego pebble nginx-light openssl wrk apache2-bin gnutls-bin curl unbound nsd ldnsutils \
-        iproute2 uacme dehydrated acme-tiny caddy proot" \
+    install_packages "softhsm2 opensc lego pebble nginx-light openssl wrk apache2-bin gnutls-bin curl unbound nsd ldnsutils \
+        iproute2 uacme dehydrated acme-tiny caddy proot p11-kit p11-kit-modules" \
         "softhsm opensc p11-kit lego nginx openssl wrk httpd gnutls-utils curl unbound nsd ldns-utils iproute" \
         "softhsm opensc p11-kit lego nginx openssl wrk httpd gnutls curl unbound nsd ldns"
 fi

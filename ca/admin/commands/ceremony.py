@@ -26,12 +26,15 @@ from ca.admin.ceremony.result import CeremonyResult
 from ca.admin.ceremony.store import record_ceremony
 from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command, output_option, yes_option
 from ca.admin.output import Column, print_facts, print_json, print_line, print_table
-from ca.process.ambient import system_ambient
+from ca.process.ambient import Ambient, system_ambient
 from ca.process.settings import HsmSettings
 from hsm.errors import HsmError
+from hsm.softhsm import default_module, initialise_softhsm_token
 
 _Result = TypeVar("_Result")
 _OPERATORS = 2
+_PIN_BYTES = 12
+_LONGEST_ORGANIZATION = 64
 _MEMORY = Path("/dev/shm")  # noqa: S108 - only when it is there, in a private directory of a random name
 _directory = click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 _plan = click.argument("plan", type=click.Path(path_type=Path, dir_okay=False))
@@ -42,7 +45,7 @@ _ask_pins = click.option("--ask-pins", is_flag=True, help="Ask for the PINs inst
 
 @click.group()
 def ceremony() -> None:
-    """Key ceremonies: run, verify, show, record, discard."""
+    """Key ceremonies: rehearse, run, verify, show, record, discard."""
 
 
 @ceremony.command()
@@ -66,6 +69,42 @@ def run(plan: Path, out: Path, operators: tuple[str, ...], yes: bool, ask_pins: 
             parsed, out_dir=out, root_hsm=root_hsm, online_hsm=online_hsm, ambient=system_ambient(),
             progress=lambda line: click.echo(line, err=True), operators=operators, inputs={plan.name: text}))
     _print(result, output)
+
+
+@ceremony.command()
+@_plan
+@_out
+@click.option("--operator", "operators", multiple=True, metavar="NAME", help="Who is present; asked for otherwise.")
+@click.option("--yes", is_flag=True, help="Ask nothing.")
+@output_option
+def rehearse(plan: Path, out: Path, operators: tuple[str, ...], yes: bool, output: str) -> None:
+    """Hold the whole ceremony of PLAN with two SoftHSM tokens that are thrown away at the end.
+
+    For people to practise, and to see every output before the day. The plan's own tokens are not touched; all
+    certificates say REHEARSAL.
+    """
+    parsed, text = _guarded(lambda: _load(plan))
+    _guarded(lambda: require_new(out))
+    if any(root.certificate is not None for root in parsed.roots):
+        raise CommandError("the plan goes on from roots whose keys are in the real root token alone; `ceremony run` "
+                           "rehearses it with throw-away keys before it makes anything", ExitCode.USAGE)
+    if not yes:
+        operators = _confirmed(parsed, {plan.name: text}, operators)
+    ambient = system_ambient()
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as place:
+        root_hsm, online_hsm = _guarded(lambda: (_thrown_away_token(Path(place), "root", ambient),
+                                                 _thrown_away_token(Path(place), "online", ambient)))
+        practised = msgspec.structs.replace(parsed, title=f"REHEARSAL of {parsed.title}", organization=f"REHEARSAL "
+                                            f"{parsed.organization}"[:_LONGEST_ORGANIZATION])
+        result = _guarded(lambda: run_ceremony(
+            practised, out_dir=out, root_hsm=root_hsm, online_hsm=online_hsm, ambient=ambient,
+            progress=lambda line: click.echo(line, err=True), operators=operators, inputs={plan.name: text}))
+    _print(result, output)
+
+
+def _thrown_away_token(place: Path, name: str, ambient: Ambient) -> HsmSettings:
+    made = initialise_softhsm_token(place / name, f"rehearsal-{name}", ambient.random_bytes(_PIN_BYTES).hex())
+    return HsmSettings(module=default_module(), conf=made.conf, token_label=made.label, pin_file=made.pin_file)
 
 
 @ceremony.command()

@@ -74,6 +74,30 @@ def test_a_demonstration_from_plan_to_verified_outputs(tmp_path: Path) -> None:
     assert again.stderr.count("\n") == 1
 
 
+def test_a_rehearsal_touches_no_token_of_the_plan(tmp_path: Path) -> None:
+    """The whole act with tokens that are thrown away: outputs verify and say REHEARSAL, two people practise, the real
+    tokens stay empty, and the real ceremony can be held afterwards."""
+    plan, root, online = _make(tmp_path, demonstration=False)
+    digest = hashlib.sha256(plan.read_bytes()).hexdigest()[:8]
+    out = tmp_path / "rehearsal"
+    done = _run("rehearse", plan, "--out", out, stdin=f"Ada\n{digest}\nBob\n{digest}\n")
+    assert done.exit_code == 0, done.output
+    assert _run("verify", out).exit_code == 0
+    transcript = (out / "transcript.txt").read_text()
+    assert "REHEARSAL of Test ceremony" in transcript
+    assert "operators Ada, Bob" in transcript
+    certificate = str(out / "certificates" / "test-e1.pem")
+    subject = subprocess.run(["openssl", "x509", "-in", certificate, "-noout", "-subject"], check=True,
+                             capture_output=True, text=True).stdout
+    assert "REHEARSAL Chancery Tests" in subject
+    for token in (root, online):
+        with token.open() as opened:
+            assert opened.list_keys() == []
+    assert _run("rehearse", plan, "--out", out, "--yes").exit_code == 4
+    real = _run("run", plan, "--out", tmp_path / "out", stdin=f"Ada\n{digest}\nBob\n{digest}\n")
+    assert real.exit_code == 0, real.output
+
+
 def test_two_people_confirm_by_name(tmp_path: Path) -> None:
     """Both type their names and the plan's first digits; their names are in the transcript; nobody is two people."""
     plan, root, online = _make(tmp_path, demonstration=False)
