@@ -13,7 +13,7 @@ GRANT USAGE ON SCHEMA public TO acme_wfe, acme_va, ca_issuer, ca_publisher, ca_r
 GRANT SELECT ON accounts, key_changes, orders, authorizations, validation_requests, validations, caa_checks,
     finalizations, service_requests, issuance_requests, issuances, certificates, certificate_signatures, refusals,
     revocation_requests, revocations, issuers, issuer_chains, ocsp_requests, blocked_keys, blocked_names,
-    incidents, incident_serials, disabled_profiles, chain_preferences TO acme_wfe;
+    incidents, incident_serials, disabled_profiles, chain_preferences, weak_keys TO acme_wfe;
 GRANT INSERT (id, created_at, thumbprint, jwk, contacts, terms_agreed_at, eab_kid, eab, eab_single_use)
     ON accounts TO acme_wfe;
 -- To verify an external account binding, its HMAC key has to be read; nobody else may.
@@ -39,7 +39,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON perspective_health TO acme_va;
 GRANT SELECT ON accounts, key_changes, orders, authorizations, validations, caa_checks, validation_requests,
     finalizations, service_requests, issuance_requests, issuances, certificates, certificate_names,
     certificate_signatures, refusals, revocation_requests, revocations, issuers, crls, blocked_keys, blocked_names,
-    operator_acts, incident_serials, mass_revocations, disabled_profiles TO ca_issuer;
+    operator_acts, incident_serials, mass_revocations, disabled_profiles, weak_keys
+    TO ca_issuer;
 GRANT SELECT (kid, allowed_names) ON eab_credentials TO ca_issuer;
 GRANT UPDATE (leased_by, leased_until, attempts), DELETE ON issuance_requests TO ca_issuer;
 GRANT DELETE ON revocation_requests TO ca_issuer;
@@ -98,7 +99,7 @@ GRANT INSERT ON revocation_requests TO ca_admin;
 GRANT INSERT ON ocsp_resign_requests TO ca_admin;
 GRANT INSERT (id, acted_at, operator, act, subject, detail) ON operator_acts TO ca_admin;
 GRANT INSERT, DELETE ON blocked_names TO ca_admin;
-GRANT INSERT, DELETE ON disabled_profiles TO ca_admin;
+GRANT INSERT, DELETE ON disabled_profiles, weak_keys TO ca_admin;
 GRANT INSERT, UPDATE, DELETE ON chain_preferences TO ca_admin;
 GRANT INSERT, UPDATE (closed_at) ON incidents TO ca_admin;
 GRANT INSERT ON incident_serials TO ca_admin;

@@ -29,6 +29,7 @@ from acme_api.protocol.order import OrderStatus, order_status
 from acme_api.wfe.context import Context
 from acme_api.wfe.request import Post
 from acme_api.wfe.response import Reply, json_reply
+from ca.pki import weak_list
 from ca.pki.object_id import from_text, object_id
 from ca.pki.public_key import spki_sha256
 
@@ -86,7 +87,7 @@ async def _binding(context: Context, post: Post, payload: JsonObject) -> Binding
 async def require_unused_key(context: Context, jwk: str) -> None:
     """Raises badPublicKey when the key is blocked, or in a certificate: one key has one purpose (row E51)."""
     spki = load_key(jwk).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    facts = await context.certificates.key_facts(spki_sha256(spki), now=context.ambient.now())
+    facts = await context.certificates.key_facts(spki_sha256(spki), weak_list.digests(spki), now=context.ambient.now())
     if facts.blocked:
         raise problem.bad_public_key("this key is blocked, because it is compromised: use a new one")
     if facts.in_live_certificate:

@@ -23,7 +23,8 @@ _FINALIZE_FACTS: Final = """
 SELECT v.authorization_id, v.identifier_type, v.challenge_type, v.thumbprint, greatest(v.caa_checked_at, (
     SELECT max(k.checked_at) FROM caa_checks k WHERE k.authorization_id = v.authorization_id AND k.problem IS NULL
     )) AS caa_checked_at, EXISTS (SELECT FROM accounts WHERE thumbprint = $2) AS key_is_an_accounts,
-    EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $3) AS key_is_blocked
+    EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $3)
+    OR EXISTS (SELECT FROM weak_keys WHERE digest = ANY($4::bytea[])) AS key_is_blocked
 FROM unnest($1::bytea[]) AS u (id) JOIN validations v ON v.authorization_id = u.id
 """
 # One finalization an order, whatever happens in parallel (row FI10), and none when an authorization is deactivated at
@@ -77,7 +78,8 @@ WHERE c.serial = $1
 """
 _KEY_FACTS: Final = """
 SELECT EXISTS (SELECT FROM certificates WHERE spki_sha256 = $1 AND not_after > $2) AS in_live_certificate,
-    EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $1) AS blocked
+    EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $1)
+    OR EXISTS (SELECT FROM weak_keys WHERE digest = ANY($3::bytea[])) AS blocked
 """
 _BLOCKED_NAMES: Final = "SELECT name, and_below FROM blocked_names WHERE name = ANY($1::text[])"
 _AUTHORIZED: Final = """
@@ -185,10 +187,12 @@ class CertificateStore:
         self._transactions = transactions
 
     async def finalize_facts(
-        self, authorization_ids: Sequence[bytes], key_thumbprint: bytes, spki_sha256: bytes
+        self, authorization_ids: Sequence[bytes], key_thumbprint: bytes, spki_sha256: bytes, listed: Sequence[bytes]
     ) -> FinalizeFacts:
-        """The validations behind an order, and whether the key to be certified is some account's, or blocked."""
-        rows = await self._reads.fetch(_FINALIZE_FACTS, list(authorization_ids), key_thumbprint, spki_sha256)
+        """The validations behind an order, and whether the key to be certified is some account's, or blocked, or in a
+        list of weak keys by one of the digests that it may be `listed` by."""
+        rows = await self._reads.fetch(_FINALIZE_FACTS, list(authorization_ids), key_thumbprint, spki_sha256,
+                                       list(listed))
         return FinalizeFacts(
             controls=tuple(Control(
                 authorization_id=row["authorization_id"], identifier_type=row["identifier_type"],
@@ -221,9 +225,10 @@ class CertificateStore:
             account_id=row["account_id"], not_after=row["not_after"],
             forms=frozenset(assemble(tbs, signature) for tbs, signature in signed if signature is not None))
 
-    async def key_facts(self, spki_sha256: bytes, *, now: datetime) -> KeyFacts:
-        """Whether a certificate that has not expired holds this key (row E51), and whether it is blocked (row RV6)."""
-        row = await self._reads.fetchrow(_KEY_FACTS, spki_sha256, now)
+    async def key_facts(self, spki_sha256: bytes, listed: Sequence[bytes], *, now: datetime) -> KeyFacts:
+        """Whether a certificate that has not expired holds this key (row E51), and whether it is blocked (row RV6) or,
+        by one of the digests that it may be `listed` by, in a list of weak keys."""
+        row = await self._reads.fetchrow(_KEY_FACTS, spki_sha256, now, list(listed))
         if row is None:
             raise AssertionError("the statement gives one row")
         return KeyFacts(in_live_certificate=row["in_live_certificate"], blocked=row["blocked"])

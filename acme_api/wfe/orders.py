@@ -31,6 +31,7 @@ from acme_api.wfe.request import Post
 from acme_api.wfe.response import Reply, json_reply
 from acme_api.wfe.store import Prospects
 from acme_api.wfe.waiters import wait_for
+from ca.pki import weak_list
 from ca.pki.blocked_name import lookup_names, require_unblocked
 from ca.pki.csr import Csr, CsrError, parse_csr, require_names
 from ca.pki.identifier import Identifier
@@ -107,7 +108,8 @@ async def finalize(context: Context, post: Post) -> Reply:
     require_ready(found, now)
     csr = _require_csr(context, csr_der, found)
     reading = context.certificates.finalize_facts(
-        found.authorization_ids, thumbprint(jwk_of_public_key(csr.spki_der)), csr.key.sha256)
+        found.authorization_ids, thumbprint(jwk_of_public_key(csr.spki_der)), csr.key.sha256,
+        weak_list.digests(csr.spki_der))
     takes: Sequence[Take] = ()
     if context.limits.concern_names:
         facts, takes = await asyncio.gather(

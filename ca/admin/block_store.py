@@ -32,6 +32,15 @@ BLOCK_NAME: Final = """
 INSERT INTO blocked_names (name, and_below, blocked_at, operator, comment) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (name) DO NOTHING RETURNING name
 """
+ADD_WEAK: Final = """
+INSERT INTO weak_keys (digest, source) SELECT digest, $2 FROM unnest($1::bytea[]) AS t (digest) ON CONFLICT DO NOTHING
+"""
+DROP_WEAK: Final = "DELETE FROM weak_keys WHERE source = $1"
+WEAK_LISTS: Final = "SELECT source, count(*) AS keys FROM weak_keys GROUP BY 1 ORDER BY 1"
+WEAK_CERTIFICATES: Final = """
+SELECT count(*) FROM certificates c JOIN weak_keys w ON w.digest = '\\x02'::bytea || c.spki_sha256
+WHERE c.not_after >= $1
+"""
 UNBLOCK_NAME: Final = "DELETE FROM blocked_names WHERE name = $1 RETURNING name"
 BLOCKED_NAMES: Final = """
 SELECT name, and_below, blocked_at, operator, comment FROM blocked_names
@@ -116,6 +125,27 @@ async def account_with_key(connection: Connection, thumbprint: bytes) -> Account
     row = await connection.fetchrow(ACCOUNT_WITH_KEY, thumbprint)
     return None if row is None else AccountWithKey(id=row["id"], contacts=tuple(row["contacts"]),
                                                    closed_at=row["closed_at"])
+
+
+async def add_weak(connection: Connection, digests: list[bytes], source: str) -> int:
+    """Adds digests of weak keys; how many are new."""
+    return int((await connection.execute(ADD_WEAK, digests, source)).rpartition(" ")[2])
+
+
+async def drop_weak(connection: Connection, source: str) -> int:
+    """Takes a list out; how many digests it had alone."""
+    return int((await connection.execute(DROP_WEAK, source)).rpartition(" ")[2])
+
+
+async def weak_lists(connection: Connection) -> dict[str, int]:
+    """Source -> how many keys are known from it."""
+    return {row["source"]: row["keys"] for row in await connection.fetch(WEAK_LISTS)}
+
+
+async def weak_certificates(connection: Connection, *, now: datetime) -> int:
+    """How many unexpired certificates have a key of a list in the form spki-sha256."""
+    count: int = await connection.fetchval(WEAK_CERTIFICATES, now, timeout=600)
+    return count
 
 
 async def block_name(

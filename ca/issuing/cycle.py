@@ -25,6 +25,7 @@ from ca.issuing.service import judge_service
 from ca.issuing.signer import Signer
 from ca.issuing.store import ClaimedRequest, NewIntent, StoredIntent, Switches
 from ca.issuing.transparency import FIRST_WAIT_S, LogsUnavailable, Transparency, commit_finals
+from ca.pki import weak_list
 from ca.pki.blocked_name import lookup_names, require_unblocked
 from ca.pki.crl import ca_issuers_url, shard_url
 from ca.pki.lint import allowances, lint_certificate, require_clean
@@ -189,7 +190,7 @@ async def _judge(
         try:
             if grant.key.sha256 in refused_keys:
                 raise Refusal(RefusalReason.BAD_PUBLIC_KEY,
-                              "this key is compromised, blocked, an account's, or a CA's: use a new one")
+                              "this key is compromised, blocked, weak, an account's, or a CA's: use a new one")
             require_unblocked(grant.identifiers, blocked_names)
             kept.append(grant)
         except Refusal as refusal:
@@ -212,7 +213,10 @@ async def _refused_keys(ca: IssuingProcess, connection: Connection, grants: Sequ
     keys = [(grant.key.sha256, thumbprint(jwk_of_public_key(grant.key.spki_der))) for grant in grants]
     own = {grant.key.sha256 for grant in grants
            if any(grant.key.spki_der == authority.issuer.spki_der for authority in ca.authorities.values())}
-    return own | await store.refused_keys(connection, keys)
+    listed = {grant.key.sha256: weak_list.digests(grant.key.spki_der) for grant in grants}
+    weak = await block_store.weak_among(connection, [each for digests in listed.values() for each in digests])
+    return (own | {sha256 for sha256, digests in listed.items() if not weak.isdisjoint(digests)}
+            | await store.refused_keys(connection, keys))
 
 
 async def _blocked_names(connection: Connection, grants: Sequence[Grant]) -> dict[str, bool]:

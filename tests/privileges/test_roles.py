@@ -81,6 +81,7 @@ _ACTS = {
     "switch an issuer off": ("UPDATE issuers SET disabled_at = now()", "ca_admin"),
     "switch a profile off": ("INSERT INTO disabled_profiles VALUES ('classic', now(), '', '')", "ca_admin"),
     "switch a profile on": ("DELETE FROM disabled_profiles", "ca_admin"),
+    "import weak keys": (f"INSERT INTO weak_keys VALUES ({_HASH}, 'x')", "ca_admin"),
     "open an incident": ("INSERT INTO incidents VALUES ('x', now(), '', '', '', '')", "ca_admin"),
     "close an incident": ("UPDATE incidents SET closed_at = now()", "ca_admin"),
     "put certificates into an incident": (f"INSERT INTO incident_serials VALUES ('x', {_SERIAL})", "ca_admin"),

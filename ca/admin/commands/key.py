@@ -26,6 +26,7 @@ from ca.admin.output import Column, moment, moment_json, print_json, print_line,
 from ca.admin.reference import key_of_file, parse_key
 from ca.admin.revoke import operator_name
 from ca.pki.public_key import spki_of_tbs
+from ca.pki.weak_list import FORMS, WeakListError, parse_list
 from ca.process.postgres import Connection
 
 BLOCK: Final = "block key"
@@ -33,6 +34,7 @@ UNBLOCK: Final = "unblock key"
 # What a CSR may have as its common name to prove the loss of its key: sentences that nobody signs by mistake.
 PROOF_SENTENCES: Final = ("This key is compromised", "The key that signed this CSR has been publicly disclosed")
 _POLL_S: Final = 0.1
+_IMPORTED_AT_ONCE: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,7 @@ class GivenKey:
 
 @click.group()
 def key() -> None:
-    """Keys that are never certified: block, unblock, list."""
+    """Keys that are never certified: block, unblock, list; lists of weak keys: import-list, lists, drop-list."""
 
 
 @key.command()
@@ -136,6 +138,72 @@ async def list_keys(context: AdminContext, limit: int) -> ExitCode:
                   + ("" if not one.evidence.get("comment") else f": {one.evidence['comment']}")) for one in shown])
     if len(found) > limit:
         click.echo(f"chancery: there are more than these {limit}: see --limit", err=True)
+    return ExitCode.OK
+
+
+@key.command(name="import-list")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--form", type=click.Choice([*FORMS]), required=True,
+              help="What a line of the list is; openssl-blacklist is Debian's.")
+@click.option("--source", required=True, help="A name for the list, to see it and to take it out by.")
+@admin_command
+async def import_list(context: AdminContext, file: Path, form: str, source: str) -> ExitCode:
+    """Refuse the keys of a published list of weak keys from now on, for certificates and accounts (BR 6.1.1.3).
+
+    Nothing is revoked: the number of unexpired certificates with such a key is shown for lists of whole keys.
+    """
+    try:
+        digests = sorted(set(parse_list(_read(file).decode("utf-8", "replace"), form)))
+    except WeakListError as fault:
+        raise CommandError(f"{file}, {fault}", ExitCode.USAGE) from fault
+    if not digests:
+        raise CommandError(f"{file} holds no key", ExitCode.USAGE)
+    async with context.connection() as connection:
+        async with connection.transaction():
+            new = sum([await store.add_weak(connection, digests[first:first + _IMPORTED_AT_ONCE], source)
+                       for first in range(0, len(digests), _IMPORTED_AT_ONCE)])
+            await store.act(connection, context.ambient, operator=operator_name(), act="import weak keys",
+                            subject=source, detail={"form": form, "keys": len(digests), "new": new})
+        certificates = await store.weak_certificates(connection, now=context.ambient.now())
+    _tell(context, {"source": source, "keys": len(digests), "new": new, "certificates": certificates},
+          f"{len(digests):,} keys of {source}, {new:,} of them new; {certificates:,} unexpired certificates have "
+          "such a key")
+    return ExitCode.OK
+
+
+@key.command(name="drop-list")
+@click.argument("source")
+@yes_option
+@admin_command
+async def drop_list(context: AdminContext, source: str, yes: bool) -> ExitCode:
+    """Take an imported list out again."""
+    async with context.connection() as connection:
+        known = await store.weak_lists(connection)
+        if source not in known:
+            raise CommandError(f"there is no list {source!r}: there are {', '.join(known) or 'none'}",
+                               ExitCode.NOT_FOUND)
+        if not yes:
+            print_line(f"would take out {known[source]:,} keys of {source}")
+            raise CommandError("nothing was done: say --yes", ExitCode.REFUSED)
+        async with connection.transaction():
+            dropped = await store.drop_weak(connection, source)
+            await store.act(connection, context.ambient, operator=operator_name(), act="drop weak keys", subject=source,
+                            detail={"keys": dropped})
+    _tell(context, {"source": source, "dropped": dropped}, f"took out {dropped:,} keys of {source}")
+    return ExitCode.OK
+
+
+@key.command(name="lists")
+@admin_command
+async def lists(context: AdminContext) -> ExitCode:
+    """Show the lists of weak keys that were imported."""
+    async with context.connection() as connection:
+        known = await store.weak_lists(connection)
+    if context.output == "json":
+        print_json({"lists": [{"source": source, "keys": count} for source, count in known.items()]})
+    else:
+        print_table([Column(title="source"), Column(title="keys", right=True)],
+                    [(source, f"{count:,}") for source, count in known.items()])
     return ExitCode.OK
 
 

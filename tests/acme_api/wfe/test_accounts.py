@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from acme_api.protocol.jws import link_of_key_change
+from ca.pki.weak_list import digests
 from tests.acme_api.wfe.running import BASE, Clock, OtherProcesses, RunningWfe, id_of, issued
 from tests.acme_client import ABSENT, JOSE_JSON, AcmeClient, Answer, SigningKey, flatten
 
@@ -120,6 +122,11 @@ async def test_rv6_a_blocked_key_is_no_account_key(wfe: RunningWfe, others: Othe
     await others.block_key(blocked.private)
     assert "blocked" in (await wfe.client(blocked).register()).require(400, "badPublicKey").json["detail"]
     (await _change(client, blocked)).require(400, "badPublicKey")
+    for alg in ("RS256", "ES256", "EdDSA"):
+        weak = SigningKey.make(alg)
+        spki = weak.private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        await others.run("ca_admin", ("INSERT INTO weak_keys VALUES ($1, 'list')", digests(spki)[-1]))
+        (await wfe.client(weak).register()).require(400, "badPublicKey")
 
 
 async def _change(client: AcmeClient, new: SigningKey, *, inner: dict[str, Any] | None = None,

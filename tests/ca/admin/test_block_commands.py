@@ -164,3 +164,28 @@ async def test_names(seed: Seed, command_line: CommandLine) -> None:
     acts = [row["act"] for row in await owner.fetch("SELECT act FROM operator_acts ORDER BY id")]
     assert acts == ["block name", "block name", "unblock name"]
     await owner.close()
+
+
+async def test_lists_of_weak_keys(seed: Seed, command_line: CommandLine, tmp_path: Path) -> None:
+    """Imported in a form, once; what has such a key is counted; taken out by its name; all on record."""
+    await seed.issuer()
+    key = ec.generate_private_key(ec.SECP256R1())
+    await seed.certificate(seed.new_id(), None, ["a.example"], key=key)
+    file = tmp_path / "list"
+    file.write_text(f"# weak\n{_digest(key)}\n{'ab' * 32}\n{'AB' * 32}\n")
+    imported = ("key", "import-list", str(file), "--form", "spki-sha256", "--source", "mine")
+    document = await command_line.json(*imported)
+    assert (document["keys"], document["new"], document["certificates"]) == (2, 2, 1)
+    assert (await command_line.json(*imported))["new"] == 0
+    assert (await command_line.json("key", "lists"))["lists"] == [{"source": "mine", "keys": 2}]
+    refused = await command_line.run("key", "import-list", str(file), "--form", "openssl-blacklist", "--source", "x",
+                                     exit_code=2)
+    assert "line 2" in refused.stderr
+    await command_line.run("key", "drop-list", "other", "--yes", exit_code=3)
+    await command_line.run("key", "drop-list", "mine", exit_code=4)
+    await command_line.run("key", "drop-list", "mine", "--yes")
+    assert (await command_line.json("key", "lists"))["lists"] == []
+    owner = await seed.database.connect()
+    acts = [row["act"] for row in await owner.fetch("SELECT act FROM operator_acts ORDER BY id")]
+    assert acts == ["import weak keys", "import weak keys", "drop weak keys"]
+    await owner.close()

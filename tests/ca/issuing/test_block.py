@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from acme_api.protocol.jws import jwk_of_public_key, thumbprint
 from ca.issuing.cycle import issue_batch
 from ca.issuing.revoke import BLOCK_KEY, UNBLOCK_KEY, revoke_requested
+from ca.pki.weak_list import digests
 from tests.ca.issuing.world import Leaf, World, spki_sha256
 
 
@@ -170,6 +171,19 @@ async def test_unblocked_by_an_operator(world: World) -> None:
     await issue_batch(world.process(), 8)
     await world.issued(order.id)
     assert len([event for event in world.events if event["event"] == "key not unblocked"]) == 3
+
+
+async def test_listed_weak_keys_are_not_certified(world: World) -> None:
+    """BR 6.1.1.3: a key of a published list, by whatever form it is listed."""
+    keys = [rsa.generate_private_key(65_537, 2048) for _ in range(3)]
+    for key, listed in zip(keys, [digests(_spki(key)) for key in keys], strict=True):
+        await world.run("ca_admin", "INSERT INTO weak_keys VALUES ($1, 'list')", listed[keys.index(key)])
+    orders = [await world.ordered(f"n{number}.example.com", leaf=key) for number, key in enumerate(keys)]
+    good = await world.ordered("good.example.com")
+    await issue_batch(world.process(), 8)
+    for order in orders:
+        assert (await world.refusal(order.id) or {})["type"].endswith(":badPublicKey")
+    await world.issued(good.id)
 
 
 async def test_blocked_names_are_refused_by_the_ca(world: World) -> None:
