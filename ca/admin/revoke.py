@@ -11,12 +11,13 @@ import socket
 from dataclasses import dataclass
 from datetime import datetime
 
-from ca.admin import store
+from ca.admin import block_store, store
 from ca.admin.context import CommandError, ExitCode
 from ca.admin.output import moment
 from ca.admin.records import Certificate
 from ca.pki.object_id import object_id
 from ca.pki.revocation import REASON_NAMES, Revocation, next_revocation
+from ca.pki.serial import serial_hex
 from ca.process.ambient import Ambient
 from ca.process.postgres import Connection
 
@@ -67,8 +68,12 @@ async def revoke_and_wait(
     """Asks the CA; waits at most `wait_s` until the revocation is stored and no responder waits for its response."""
     now = ambient.now()
     request_id = object_id(now, ambient.random_bytes(16))
-    await store.request_revocation(connection, request_id=request_id, serial=certificate.serial, reason=reason,
-                                   evidence={"operator": operator, "comment": comment}, now=now)
+    async with connection.transaction():
+        await store.request_revocation(connection, request_id=request_id, serial=certificate.serial, reason=reason,
+                                       evidence={"operator": operator, "comment": comment}, now=now)
+        await block_store.act(connection, ambient, operator=operator, act="revoke certificate",
+                              subject=serial_hex(certificate.serial),
+                              detail={"reason": REASON_NAMES[reason], "comment": comment})
     clock = asyncio.get_running_loop()
     began_s = clock.time()
     pause_s = _FIRST_LOOK_S

@@ -58,12 +58,16 @@ async def test_revoke(seed: Seed, command_line: CommandLine) -> None:
     assert "would revoke account" in told.stdout
     assert "mailto:ada@example.com" in told.stdout
     assert (await command_line.json("account", "show", to_text(account)))["revoked_at"] is None
+    owner = await seed.database.connect()
+    assert await owner.fetchval("SELECT count(*) FROM operator_acts") == 0
     assert (await command_line.json("account", "revoke", to_text(account), "--yes"))["revoked"] is True
     shown = await command_line.json("account", "show", to_text(account))
     assert shown["state"] == "revoked"
     assert shown["revoked_at"].endswith("Z")
     again = await command_line.run("account", "revoke", to_text(account), "--yes", exit_code=4)
     assert "is revoked since" in again.stderr
+    assert await owner.fetchval("SELECT act FROM operator_acts") == "revoke account"
+    await owner.close()
 
 
 async def test_agree(seed: Seed, command_line: CommandLine) -> None:
