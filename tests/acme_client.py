@@ -256,7 +256,7 @@ def _split_link(value: str) -> tuple[str, str]:
 
 
 def _check(method: str, path: str, answer: Answer, public_base: str) -> None:
-    """What holds for every answer: nonces, index link, form of problem documents."""
+    """What holds for every answer: nonces, index link, form and language of problem documents (N3, P1, P3, T9, T14)."""
     readable = method in ("GET", "HEAD")
     if readable and ((path.partition("?")[0] == "/directory" and answer.status == 200)
                      or path.startswith("/acme/renewal-info/")):

@@ -18,7 +18,7 @@ from acme_api.protocol.problem import Problem, malformed, unauthorized
 
 MAC_KEY_BYTES: Final = 64
 """As long as the longest hash: RFC 7518 3.2 wants a key at least as long as the hash of the algorithm."""
-KID_BYTES: Final = 15
+KID_BYTES: Final = 10
 _HASHES: Final = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
 # Looked up as text of the database, which holds no NUL; ours are twenty characters.
 _MAX_KID_CHARS: Final = 256
@@ -36,9 +36,16 @@ class Binding:
     document: Mapping[str, Any]
 
 
-def make_kid(random15: bytes) -> str:
-    """The name of a new credential: 20 characters of base64url (row AC14)."""
-    return base64url.encode(random15)
+def make_kid(random10: bytes) -> str:
+    """The name of a new credential (row AC14): hexadecimal digits, so that none looks like an option when typed."""
+    return random10.hex()
+
+
+def key_text(mac_key: bytes) -> str | None:
+    """An HMAC key as subscribers are given it; None when it would begin with a hyphen, which their programs would take
+    for an option: make another."""
+    text = base64url.encode(mac_key)
+    return None if text.startswith("-") else text
 
 
 def external_account_required() -> Problem:

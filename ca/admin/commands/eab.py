@@ -4,9 +4,8 @@ from datetime import timedelta
 
 import click
 
-from acme_api.protocol import base64url
 from acme_api.protocol.directory import directory_url
-from acme_api.protocol.external_account import KID_BYTES, MAC_KEY_BYTES, make_kid
+from acme_api.protocol.external_account import KID_BYTES, MAC_KEY_BYTES, key_text, make_kid
 from ca.admin import eab_store as store
 from ca.admin.block_store import act
 from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command, yes_option
@@ -36,7 +35,10 @@ async def create(context: AdminContext, multi_use: bool, expires_days: int | Non
     scope = sorted({_scope(name) for name in names})
     now = context.ambient.now()
     kid = make_kid(context.ambient.random_bytes(KID_BYTES))
-    mac_key = context.ambient.random_bytes(MAC_KEY_BYTES)
+    shown_key = None
+    while shown_key is None:
+        mac_key = context.ambient.random_bytes(MAC_KEY_BYTES)
+        shown_key = key_text(mac_key)
     expires_at = None if expires_days is None else now + timedelta(days=expires_days)
     operator = operator_name()
     async with context.connection() as connection, connection.transaction():
@@ -46,20 +48,19 @@ async def create(context: AdminContext, multi_use: bool, expires_days: int | Non
         await act(connection, context.ambient, operator=operator, act="create external account", subject=kid,
                   detail={"single_use": not multi_use, "expires_at": moment_json(expires_at), "allowed_names": scope,
                           "comment": comment})
-    key_text = base64url.encode(mac_key)
     acme = context.settings.acme
     if context.output == "json":
-        print_json({"kid": kid, "hmac_key": key_text, "single_use": not multi_use,
+        print_json({"kid": kid, "hmac_key": shown_key, "single_use": not multi_use,
                     "expires_at": moment_json(expires_at), "allowed_names": scope, "comment": comment,
                     "required": acme.external_account_required, "directory": directory_url(acme.base_url)})
         return ExitCode.OK
     print_facts([
-        ("key identifier", kid), ("HMAC key", key_text),
+        ("key identifier", kid), ("HMAC key", shown_key),
         ("for", "any number of accounts" if multi_use else "one account"),
         ("until", "it is revoked" if expires_at is None else relative(expires_at, now)),
         ("names", "\n".join(scope) or "all that this CA certifies")])
     click.echo(f"\ncertbot register --server {directory_url(acme.base_url)} \\\n    --eab-kid {kid} \\\n"
-               f"    --eab-hmac-key {key_text}")
+               f"    --eab-hmac-key {shown_key}")
     if not acme.external_account_required:
         click.echo("chancery: acme.external_account_required is false: bindings are ignored, and accounts need none",
                    err=True)

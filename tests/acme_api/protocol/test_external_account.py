@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acme_api.protocol.external_account import is_lookup_worth, make_kid, parse_binding, verify_binding
+from acme_api.protocol.external_account import is_lookup_worth, key_text, make_kid, parse_binding, verify_binding
 from acme_api.protocol.problem import Problem
 from tests.acme_client import ABSENT, HmacKey, SigningKey, b64, flatten, make_binding, unb64
 
@@ -98,5 +98,7 @@ def test_what_is_looked_up(kid: str) -> None:
 
 
 def test_ac14_key_identifiers() -> None:
-    """Row AC14: ASCII letters, digits, - and _."""
-    assert make_kid(bytes(range(240, 255))) == "8PHy8_T19vf4-fr7_P3-"
+    """Row AC14: digits and letters; neither it nor the key can be taken for an option of a program."""
+    assert make_kid(bytes(range(246, 256))) == "f6f7f8f9fafbfcfdfeff"
+    assert key_text(b"\xfb" * 64) is None
+    assert key_text(_SECRET) == b64(_SECRET)

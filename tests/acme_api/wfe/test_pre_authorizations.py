@@ -88,3 +88,20 @@ async def test_or17_limits_and_scope(start: _Start, others: OtherProcesses) -> N
     refused = (await client.post(_PATH, _wanted("c.example.com"))).require(429, "rateLimited")
     assert refused.json["detail"].startswith("pending-authorizations-per-account")
     assert await others.count("authorizations") == 2
+
+
+async def test_su1_subdomain_authorizations_are_not_offered(start: _Start) -> None:
+    """Row SU1: RFC 9444 is not offered, and its members are ignored: each name is authorized by itself, nothing says
+    subdomainAuthAllowed, so that a client sees that an ancestor would not do."""
+    wfe = await start(pre_authorization=True)
+    client = await wfe.subscriber()
+    assert "subdomainAuthAllowed" not in (await client.send("GET", "/directory")).json["meta"]
+    made = (await client.post(_PATH, {"identifier": {
+        "type": "dns", "value": "example.com", "subdomainAuthAllowed": True}})).require(201)
+    assert made.json["identifier"] == {"type": "dns", "value": "example.com"}
+    assert "subdomainAuthAllowed" not in made.json
+    order = (await client.post("/acme/new-order", {"identifiers": [
+        {"type": "dns", "value": "a.b.example.com", "ancestorDomain": "example.com"}]})).require(201)
+    assert order.json["identifiers"] == [{"type": "dns", "value": "a.b.example.com"}]
+    shown = (await client.post(order.json["authorizations"][0])).require(200)
+    assert shown.json["identifier"]["value"] == "a.b.example.com"

@@ -20,8 +20,8 @@ async def _account_of(seed: Seed, kid: str) -> bytes:
 async def test_create_shows_the_key_once(seed: Seed, command_line: CommandLine) -> None:
     """Rows AC14, L6: kid and key in base64url without padding, 64 bytes, the lines to type, and never again."""
     text = (await command_line.run("eab", "create", "--comment", "for ada", "--name", "Example.com")).stdout
-    kid = re.search(r"--eab-kid ([A-Za-z0-9_-]{20}) ", text)
-    key = re.search(r"--eab-hmac-key ([A-Za-z0-9_-]{86})\n", text)
+    kid = re.search(r"--eab-kid ([0-9a-f]{20}) ", text)
+    key = re.search(r"--eab-hmac-key ([A-Za-z0-9_][A-Za-z0-9_-]{85})\n", text)
     assert kid is not None
     assert key is not None
     assert len(unb64(key[1])) == 64
