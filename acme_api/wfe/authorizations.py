@@ -20,6 +20,7 @@ from acme_api.protocol.authorization import (
 from acme_api.wfe.context import Context
 from acme_api.wfe.request import Post
 from acme_api.wfe.response import Reply, json_reply
+from acme_api.wfe.waiters import wait_for
 from ca.pki.identifier import Identifier
 from ca.pki.object_id import object_id
 
@@ -35,6 +36,11 @@ async def authorization(context: Context, post: Post) -> Reply:
         if decide_update(found, post.json(), now):
             await context.store.deactivate_authorization(found.id, now=now)
             found = replace(found, facts=replace(found.facts, deactivated_at=now))
+    elif found.responding is not None and found.facts.validation is None and context.validation_wait_s > 0:
+        # A look while the VA works waits a little for its end, so that most clients need no second one.
+        with context.waiters.waiting_for(found.id) as changed:
+            await wait_for(changed, timeout_s=context.validation_wait_s)
+        found = await context.store.authorization(found.id) or found
     return json_reply(authorization_object(
         context.base_url, found, context.ambient.now(), issuer_names=context.issuer_names),
                       retry_after_s=_retry_after_s(context, found))

@@ -50,6 +50,7 @@ class Context:
     pre_authorization: bool
     external_account_required: bool
     finalize_wait_s: float
+    validation_wait_s: float
     max_body_bytes: int
     max_in_flight: int
     read_timeout_s: float

@@ -82,6 +82,7 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
     order_life_s: int = 604_800
     authorization_life_s: int = 604_800
     finalize_wait_ms: int = 2_000
+    validation_wait_ms: int = 500
     max_body_bytes: int = 65_536
     read_timeout_s: float = 10.0
     max_in_flight: int = 2_000

@@ -66,7 +66,7 @@ def make_settings(database: TestDatabase, directory: Path, **acme: Any) -> Setti
     va = {name[3:]: acme.pop(name) for name in list(acme) if name.startswith("va_")}
     policy, limits = acme.pop("policy", "internal"), acme.pop("limits", LimitsSettings())
     own: dict[str, Any] = {"base_url": BASE, "listen": ["127.0.0.1:1"], "tls": False,
-                           "nonce_key": directory / "nonce.key"}
+                           "validation_wait_ms": 0, "nonce_key": directory / "nonce.key"}
     return Settings(
         data_dir=directory, policy=policy, limits=limits, database=database.settings,
         hsm=HsmSettings(module="x", token_label="x", pin_file=directory / "pin"),

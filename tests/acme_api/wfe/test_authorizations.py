@@ -56,6 +56,28 @@ async def test_ch3_ch8_answering_a_challenge(wfe: RunningWfe, others: OtherProce
     assert not any("error" in each for each in (polled.json, *shown.json["challenges"]))
 
 
+async def test_a_look_waits_for_the_end(start: _Start, others: OtherProcesses) -> None:
+    """Row CH8: a look while the VA works is answered when it has ended, or as pending with Retry-After when it takes
+    longer; one before a challenge was answered is not held, and the answer to a challenge neither."""
+    wfe = await start(validation_wait_ms=60_000)
+    client = await wfe.subscriber()
+    authorization, challenges = await _pending(client)
+    assert (await client.post(authorization)).json["status"] == "pending"
+    assert (await client.post(challenges["http-01"], {})).json["status"] == "processing"
+    look = asyncio.create_task(client.post(authorization))
+    while not wfe.context.waiters._events:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.01)
+    await others.validate(authorization)
+    assert (await look).require(200).json["status"] == "valid"
+    hasty = await start(validation_wait_ms=50)
+    client = await hasty.subscriber()
+    authorization, challenges = await _pending(client)
+    (await client.post(challenges["http-01"], {})).require(200)
+    answer = (await client.post(authorization)).require(200)
+    assert answer.json["status"] == "pending"
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
 async def test_az3_ch1_ch7_decided_authorizations(wfe: RunningWfe, others: OtherProcesses) -> None:
     """Rows AZ1, AZ3, CH1, CH7: only the decided challenge is shown, with validated or error."""
     client = await wfe.subscriber()
