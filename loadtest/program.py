@@ -1,6 +1,7 @@
 """Other programs as child processes: started on free loopback ports, waited for, stopped by their own process id."""
 
 import asyncio
+import random
 import shutil
 import signal
 import socket
@@ -10,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _STOP_TIMEOUT_S = 20.0
+_FIRST_PORT = 20_000
+_EPHEMERAL_PORT = 32_768
 
 
 class ProgramFault(Exception):
@@ -22,12 +25,13 @@ def find_program(name: str) -> str | None:
 
 
 def free_port(count: int = 1) -> int:
-    """The first of `count` consecutive ports that nobody listens on at 127.0.0.1 and ::1."""
+    """The first of `count` consecutive ports that nobody listens on at 127.0.0.1 and ::1.
+
+    Below those that the system gives to outgoing connections: of these one may be taken a moment later.
+    """
     for _ in range(200):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = int(probe.getsockname()[1])
-        if first + count < 65_000 and all(_is_free(port) for port in range(first, first + count)):
+        first = random.randrange(_FIRST_PORT, _EPHEMERAL_PORT - count)
+        if all(_is_free(port) for port in range(first, first + count)):
             return first
     raise ProgramFault("no free ports on loopback")
 
