@@ -300,7 +300,8 @@ def _load(kind: type[_SettingsT], path: Path, environ: Mapping[str, str]) -> _Se
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        hint = "`chancery demo` writes one, or name yours with --config FILE"
+        writer = "chancery demo" if kind is Settings else "chancery perspective enroll"
+        hint = f"`{writer}` writes one, or name yours with --config FILE"
         raise SettingsError(f"{path}: no such file; {hint}") from None
     except (OSError, UnicodeDecodeError) as fault:
         raise SettingsError(f"{path}: cannot be read: {fault}") from fault

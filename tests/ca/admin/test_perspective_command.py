@@ -1,6 +1,9 @@
 """`chancery perspective enroll` and the perspectives in `chancery status`."""
 
+import asyncio
 import stat
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -89,6 +92,26 @@ def test_a_host_needs_no_more_than_its_own_file(tmp_path: Path) -> None:
                                      '[hsm]\nmodule = "x"\n', "ascii")
     with pytest.raises(SettingsError, match="hsm"):
         load_perspective_settings(tmp_path / "p.toml", {})
+
+
+@pytest.mark.parametrize(("missing", "says"), [
+    ("perspective.toml", "no such file; `chancery perspective enroll` writes one"),
+    ("key.pem", "expected a certificate and its key, PEM: No such file or directory"),
+    ("va.pem", "expected certificates, PEM")])
+async def test_a_host_that_lacks_something_does_not_start(offline: CommandLine, missing: str, says: str) -> None:
+    """`chancery run perspective` ends with exit code 1 and one line that names the file."""
+    await offline.run("perspective", "enroll", "fra1", *_OPTIONS)
+    bundle = offline.config.parent / "perspectives" / "fra1"
+    (bundle / missing).unlink()
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "ca.admin.cli", "run", "perspective", "--config",
+                         str(bundle / "perspective.toml")], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("chancery perspective: ")
+    assert says in line
+    assert missing in line
+    assert "Traceback" not in done.stderr
 
 
 async def test_what_will_soon_be_wrong_is_degraded(offline: CommandLine) -> None:
