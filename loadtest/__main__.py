@@ -20,6 +20,7 @@ from loadtest.poll import PollPolicy
 from loadtest.program import ProgramFault
 from loadtest.report import Report
 from loadtest.scenario_acme import AcmeOptions, run_acme
+from loadtest.scenario_fuzz import FuzzOptions, run_fuzz
 from loadtest.scenario_ocsp import OcspOptions, run_ocsp
 from loadtest.scenario_presign import PresignOptions, run_presign
 from loadtest.scenario_revoke import RevokeOptions, run_revoke
@@ -238,6 +239,17 @@ def ocsp(place: Place, /, **options: Any) -> None:
 def revoke(place: Place, /, **options: Any) -> None:
     """A mass revocation, until every OCSP response and CRL says so."""
     sys.exit(_run("revoke", place, [_revoke(options)]))
+
+
+@cli.command()
+@click.option("--requests", type=click.IntRange(25, 100_000_000), default=1_000_000, show_default=True,
+              help="Damaged requests.")
+@click.option("--seed", type=int, default=5019, show_default=True, help="The same seed damages in the same way.")
+@click.pass_obj
+def fuzz(place: Place, /, requests: int, seed: int) -> None:
+    """Damaged OCSP requests: the responder goes on answering, and only for what was issued."""
+    chosen = FuzzOptions(requests=requests, seed=seed)
+    sys.exit(_run("fuzz", place, [lambda session: run_fuzz(session, chosen)]))
 
 
 @cli.command(name="all")

@@ -64,7 +64,7 @@ async def run_ocsp(session: Session, options: OcspOptions) -> tuple[Origin, int]
 
     Raises ProgramFault when Chancery cannot be started.
     """
-    chains = await _issue(session, options.certificates)
+    chains = await issue(session, options.certificates)
     origin = loopback_origin(responder_url(chains[0]))
     real = [subject_of(chain) for chain in chains]
     subjects = (real + session.synthetic)[:_SAMPLE_LIMIT]
@@ -78,7 +78,8 @@ async def run_ocsp(session: Session, options: OcspOptions) -> tuple[Origin, int]
     return origin, answer_bytes
 
 
-async def _issue(session: Session, count: int) -> list[bytes]:
+async def issue(session: Session, count: int) -> list[bytes]:
+    """Chains of certificates that were ordered for this. Raises ProgramFault when there is none."""
     chancery = await session.chancery()
     target = Target(name="Chancery", directory_url=chancery.directory_url, tls=tls_trusting(chancery.roots),
                     cpu_s=dict)

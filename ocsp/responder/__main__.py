@@ -17,6 +17,7 @@ from ocsp.responder.server import OcspServer
 from ocsp.responder.tail import Tail
 
 _STOP_PATIENCE_S = 2.0
+_RENEW_EVERY_S = 0.05
 
 
 def main(settings: Settings) -> int:
@@ -41,7 +42,13 @@ async def respond(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> 
     tail = Tail(database, memory, directory, ambient=ambient, log=log)
     tailing = asyncio.create_task(tail.run(stop))
     tailing.add_done_callback(lambda _: stop.set())
-    await wait_any(stop, tail.current)
+    while not (stop.is_set() or tail.current.is_set()):
+        await wait_any(stop, tail.current, timeout_s=_RENEW_EVERY_S)
+        # Whoever looks at an old state keeps its pages from being used again: the file would grow with every write.
+        try:
+            memory.renew()
+        except (MemoryFault, OSError):
+            memory.distrust()
     if not stop.is_set():
         # Not earlier: the kernel would hand this worker its share of the connections while it cannot answer.
         server = OcspServer(memory, now=ambient.now, max_age_s=settings.ocsp.max_age_s, log=log)

@@ -11,7 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import ocsp
 
 from ca.process.settings import DatabaseSettings
-from ocsp.protocol.response import CertStatus
+from ocsp.protocol.batch import SignedStatus, encode_batch
+from ocsp.protocol.response import CertStatus, Times
+from ocsp.protocol.schedule import moment
 from tests.ca.pki.authority import Authority, authority
 from tests.fixtures_postgres import TestDatabase
 from tests.ocsp.processes import (
@@ -210,3 +212,22 @@ async def test_a_batch_that_cannot_be_read_is_left_out(config: Path, database: T
         await process.ready()
         assert status_of(port_of(config), OWN, serial_of(1)) is ocsp.OCSPCertStatus.GOOD
         assert "cannot be read and is left out" in process.log.read_text()
+
+
+async def test_the_store_does_not_grow_with_what_it_replaces(config: Path, database: TestDatabase) -> None:
+    """Catching up on a log in which every certificate was signed again 240 times takes the room of a few signings."""
+    serials = [serial_of(number) for number in range(4_000)]
+    owner = await database.connect()
+    for number in range(240):
+        base = times_now()
+        times = Times(produced_at_s=base.produced_at_s + number, this_update_s=base.this_update_s + number,
+                      next_update_s=base.next_update_s)
+        payload = encode_batch(times, [SignedStatus(serial, 0, CertStatus(), LATER_S, (bytes(71), bytes([number]) * 71))
+                                       for serial in serials])
+        await owner.execute("INSERT INTO ocsp_batches VALUES (nextval('ocsp_batch_id'), now(), 1, $1, $2, $3)",
+                            4_000, moment(times.next_update_s), payload)
+    await owner.close()
+    with running("ocsp", config) as process:
+        await process.ready()
+        file, = (config.parent / "ocsp").glob("responses-*/data.mdb")
+        assert file.stat().st_blocks * 512 < 12_000_000
