@@ -9,6 +9,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from loadtest.process_cpu import postmaster_pid, tree_cpu_s
 from loadtest.program import Program, ProgramFault, find_program, free_port
@@ -29,12 +30,13 @@ class Chancery:
 
     @classmethod
     async def start(cls, data_dir: Path, log: Path, resolver: str) -> Self:
-        """Runs `chancery demo` on free ports and waits until it serves. Raises ProgramFault."""
+        """Runs `chancery demo` on free ports, or those of the CA that is there, till it serves. Raises ProgramFault."""
         chancery = chancery_command()
-        port_base, http_01_port = free_port(4), free_port()
+        port_base, http_01_port, tls_alpn_01_port = _ports_of(data_dir) or (free_port(4), free_port(), free_port())
         program = Program("chancery demo", [
             chancery, "demo", "--data", str(data_dir), "--port-base", str(port_base), "--http-01-port",
-            str(http_01_port), "--tls-alpn-01-port", str(free_port()), "--resolver", resolver], log, environ=os.environ)
+            str(http_01_port), "--tls-alpn-01-port", str(tls_alpn_01_port), "--resolver", resolver], log,
+            environ=os.environ)
         try:
             await _wait_for(data_dir / "ready", program)
         except BaseException:
@@ -89,6 +91,16 @@ def chancery_command() -> str:
     if chancery is None:
         raise ProgramFault(f"the command chancery is neither beside {sys.executable} nor on PATH")
     return chancery
+
+
+def _ports_of(data_dir: Path) -> tuple[int, int, int] | None:
+    """The ports of an earlier run, which are in its certificates; None in a new directory."""
+    config = data_dir / "chancery.toml"
+    if not config.exists():
+        return None
+    settings = tomllib.loads(config.read_text("utf-8"))
+    return (urlsplit(settings["acme"]["base_url"]).port or 443, int(settings["va"]["http_01_port"]),
+            int(settings["va"]["tls_alpn_01_port"]))
 
 
 def _lock_holder(data_dir: Path) -> list[int]:
