@@ -2,7 +2,7 @@
 
 names           identifier, special_addresses          refusing        refusal
 requests        csr, public_key                        issuing rules   domain_control, validity, profile
-what is signed  tbs, crl, ca_certificate, ocsp_responder (with der); checking it: lint
+what is signed  tbs, crl, ca_certificate, ocsp_responder (with der); checking it: lint, lint_ocsp
 transparency    sct, precertificate, ct_log_list, ct_policy
 numbers         serial, object_id                      revoking        revocation
 """

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from ca.pki.issuer import Issuer, PublicKey, read_issuer
+from ca.pki.lint_ocsp import lint_ocsp_response
+from ca.pki.revocation import ALLOWED_REASONS
+from ca.pki.serial import SERIAL_BYTES
 from hsm.key import HsmPrivateKey, private_key
 from hsm.thread import HsmThread
 from ocsp.presign.gate import LaneName, SigningGate
@@ -17,9 +21,19 @@ from ocsp.protocol.batch import HASHES, SignedStatus
 from ocsp.protocol.response import GOOD, CertStatus, ResponseTemplate, Times
 from ocsp.protocol.schedule import response_times
 
+_SAMPLE_SERIAL: Final = b"\x01" * SERIAL_BYTES
+_SAMPLE_SIGNATURE_BYTES: Final = 64
+_SAMPLE_TIMES: Final = Times(this_update_s=1_800_000_000, produced_at_s=1_800_000_000, next_update_s=1_800_604_799)
+_SAMPLE_STATUSES: Final = (GOOD, *(CertStatus(revoked_at_s=1_799_999_999, reason=reason)
+                                   for reason in sorted(ALLOWED_REASONS)))
+
 
 class SignatureFault(Exception):
     """The token gave a signature that does not verify. Nothing of the batch is published."""
+
+
+class TemplateFault(Exception):
+    """Responses of this form would break a rule: none is signed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +67,8 @@ async def open_signer(
 ) -> IssuerSigner:
     """Finds the key in the token: the issuer's, or that of its delegated responder.
 
-    Raises an HsmError when it is not there or not the certificate's.
+    Raises an HsmError when it is not there or not the certificate's, TemplateFault when lint objects to what it would
+    sign.
     """
     issuer = read_issuer(stored.certificate)
     certified = None if responder is None else read_issuer(responder.certificate)
@@ -61,10 +76,22 @@ async def open_signer(
         responder.key_label, certified)
     key = await thread.run(private_key, thread.token, label, expected_spki=signer.spki_der)
     first, second = (ResponseTemplate(issuer, name, certified) for name in HASHES)
+    for template in (first, second):
+        _require_clean(template, signer, stored.name, delegated=certified is not None)
     return IssuerSigner(
         id=stored.id, name=stored.name, issuer=issuer, responder_id=0 if responder is None else responder.id, key=key,
         not_after=min(issuer.validity.not_after, signer.validity.not_after), public_key=signer.public_key,
         templates=(first, second))
+
+
+def _require_clean(template: ResponseTemplate, signer: Issuer, name: str, *, delegated: bool) -> None:
+    """A sample of each form, with a signature that is none, under the linters (spec/pki.md 4). Raises TemplateFault."""
+    for status in _SAMPLE_STATUSES:
+        sample = template.response(_SAMPLE_SERIAL, status, _SAMPLE_TIMES, bytes(_SAMPLE_SIGNATURE_BYTES))
+        findings = lint_ocsp_response(sample, signer, delegated=delegated)
+        if findings:
+            raise TemplateFault(f"OCSP responses of issuer {name} would break a rule and are not signed: "
+                                + "; ".join(str(finding) for finding in findings))
 
 
 async def sign_batch(
