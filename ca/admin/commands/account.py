@@ -6,7 +6,7 @@ from acme_api.protocol import account as protocol
 from acme_api.protocol.account import account_status
 from acme_api.protocol.challenge import DNS_PERSIST_01
 from acme_api.protocol.directory import account_url
-from ca.admin import block_store, store
+from ca.admin import store
 from ca.admin.block_store import act
 from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command, yes_option
 from ca.admin.output import Column, moment, moment_json, print_facts, print_json, print_line, print_table, relative
@@ -125,8 +125,8 @@ async def revoke(context: AdminContext, account_id: str, yes: bool) -> ExitCode:
         if yes:
             async with connection.transaction():
                 await store.revoke_account(connection, found.id, context.ambient.now())
-                await block_store.act(connection, context.ambient, operator=operator_name(), act="revoke account",
-                                      subject=text, detail={})
+                await act(connection, context.ambient, operator=operator_name(), act="revoke account", subject=text,
+                          detail={})
         activity = await store.activity(connection, found.id)
     if context.output == "json":
         print_json({"id": text, "revoked": yes, "certificates": activity.certificates})

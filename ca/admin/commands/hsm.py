@@ -113,4 +113,6 @@ def _kind(key: KeyListing) -> str:
     public = load_der_public_key(key.spki)
     if isinstance(public, rsa.RSAPublicKey):
         return f"RSA {public.key_size}"
-    return public.curve.name if isinstance(public, ec.EllipticCurvePublicKey) else "other"
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        return {"secp256r1": "P-256", "secp384r1": "P-384"}.get(public.curve.name, public.curve.name)
+    return "other"

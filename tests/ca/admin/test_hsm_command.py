@@ -44,7 +44,7 @@ async def test_list(with_token: CommandLine) -> None:
     await with_token.run("hsm", "probe")
     keys = (await with_token.json("hsm", "list"))["keys"]
     assert [(key["label"], key["kind"], key["issuer"], key["private"], key["public"]) for key in keys] == [
-        ("Chancery Demo E1", "secp256r1", "Chancery Demo E1", True, True),
+        ("Chancery Demo E1", "P-256", "Chancery Demo E1", True, True),
         ("Chancery Demo R1", "RSA 2048", "Chancery Demo R1", True, True)]
     assert "private and public" in (await with_token.run("hsm", "list", columns=120)).stdout
 
