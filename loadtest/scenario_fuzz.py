@@ -50,14 +50,13 @@ async def run_fuzz(session: Session, options: FuzzOptions) -> None:
     origin, subjects = loopback_origin(responder_url(chains[0])), [subject_of(chain) for chain in chains]
     chancery = await session.chancery()
     before = max(memory_bytes(chancery.process_ids(), "ocsp"), default=0)
-    seeds, known = seeds_of(subjects), {subject.serial for subject in subjects}
+    requests, known = requests_about(subjects), {subject.serial for subject in subjects}
     source, seen = random.Random(options.seed), Counter[str]()
     connections = -(-options.requests // _PER_CONNECTION)
     with session.steps(f"fuzz: {options.requests:,} damaged requests", connections) as steps:
         for first in range(0, connections, _AT_ONCE):
             count = min(_AT_ONCE, connections - first)
-            sent = [b"".join(mutated(source, source.choice(seeds)) for _ in range(_PER_CONNECTION))
-                    for _ in range(count)]
+            sent = [conversation(source, requests, _PER_CONNECTION) for _ in range(count)]
             for answered in await asyncio.gather(*(_exchange(origin, data) for data in sent)):
                 check_answers_to_noise(answered, known, seen)
             if first % _CHECKED_EVERY < _AT_ONCE:
@@ -74,18 +73,31 @@ async def run_fuzz(session: Session, options: FuzzOptions) -> None:
         rows=[(name, f"{count:,}") for name, count in seen.most_common()]))
 
 
-def seeds_of(subjects: Sequence[Subject]) -> list[bytes]:
-    """Clean requests in the forms that clients send."""
-    maker, found = RequestMaker(), []
-    for subject in subjects:
-        for algorithm in (hashes.SHA1(), hashes.SHA256()):  # noqa: S303 - what clients send
-            request = maker.request(subject, algorithm)
-            path = get_path(request).encode("ascii")
-            found += [b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path, b"HEAD %b HTTP/1.1\r\nHost: x\r\n\r\n" % path,
-                      b"GET %b HTTP/1.0\r\nConnection: keep-alive\r\nIf-None-Match: *\r\n\r\n" % path,
-                      b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/ocsp-request\r\nContent-Length: %d\r\n"
-                      b"\r\n%b" % (len(request), request)]
-    return found
+def requests_about(subjects: Sequence[Subject]) -> list[bytes]:
+    """Clean DER requests with both hashes."""
+    maker = RequestMaker()
+    return [maker.request(subject, algorithm) for subject in subjects
+            for algorithm in (hashes.SHA1(), hashes.SHA256())]  # noqa: S303 - what clients send
+
+
+def conversation(source: random.Random, requests: Sequence[bytes], count: int) -> bytes:
+    """Damaged requests in whole HTTP, so that each of them is read, and at the end one whose HTTP is damaged, too."""
+    framed = [_framed(source, mutated(source, source.choice(requests))) for _ in range(count - 1)]
+    return b"".join([*framed, mutated(source, _framed(source, source.choice(requests)))])
+
+
+def _framed(source: random.Random, request: bytes) -> bytes:
+    """In one of the forms that clients send."""
+    path = get_path(request).encode("ascii")
+    kind = source.randrange(4)
+    if kind == 0:
+        return b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path
+    if kind == 1:
+        return b"HEAD %b HTTP/1.1\r\nHost: x\r\n\r\n" % path
+    if kind == 2:
+        return b"GET %b HTTP/1.0\r\nConnection: keep-alive\r\nIf-None-Match: *\r\n\r\n" % path
+    return (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/ocsp-request\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(request), request))
 
 
 def mutated(source: random.Random, clean: bytes) -> bytes:
