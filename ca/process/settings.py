@@ -373,22 +373,9 @@ def _require_sensible(settings: Settings, path: Path) -> None:
                 f"expected an http:// URL without a slash at its end (BR 7.1.2.7.7), got {url!r}")
     require(settings.ca.default_profile in settings.ca.profiles, "ca.default_profile",
             f"expected one of ca.profiles ({', '.join(settings.ca.profiles)}), got {settings.ca.default_profile!r}")
-    since = settings.acme.terms_agreed_since
-    require(since is None or since.tzinfo is not None, "acme.terms_agreed_since",
-            "expected a time with a zone, such as 2026-12-01T00:00:00Z")
-    require(since is None or bool(settings.acme.terms_of_service), "acme.terms_of_service",
-            "expected the URL of the terms, because acme.terms_agreed_since is set")
-    if settings.acme.tls:
-        require(settings.acme.tls_certificate is not None and settings.acme.tls_key is not None,
-                "acme.tls_certificate, acme.tls_key", "expected two file paths, because acme.tls is true")
-    acme = settings.acme
-    require((acme.client_address == "connection") == (not acme.trusted_proxies), "acme.trusted_proxies",
-            "expected addresses or networks of proxies exactly when acme.client_address is not \"connection\"")
-    for network in acme.trusted_proxies:
-        require(_is_network(network), "acme.trusted_proxies", f"expected an address or a network, got {network!r}")
-    for key, seconds in (("acme.read_timeout_s", acme.read_timeout_s), ("acme.tls_look_s", acme.tls_look_s)):
-        require(seconds > 0, key, f"expected seconds above 0, got {seconds}")
-    for key, number in (("acme.max_in_flight", acme.max_in_flight), ("acme.max_connections", acme.max_connections),
+    _require_front_end(settings.acme, require)
+    for key, number in (("acme.max_in_flight", settings.acme.max_in_flight),
+                        ("acme.max_connections", settings.acme.max_connections),
                         ("acme.workers", settings.acme.workers), ("va.workers", settings.va.workers),
                         ("ca.workers", settings.ca.workers), ("ocsp.workers", settings.ocsp.workers),
                         ("ocsp.presign_workers", settings.ocsp.presign_workers)):
@@ -408,6 +395,26 @@ def _require_sensible(settings: Settings, path: Path) -> None:
             "expected 1 to 2592000 seconds: a token is good for 30 days at most (BR 3.2.2.4)")
     _require_validation(settings.va, require)
     _require_perspectives(settings.perspectives, require)
+
+
+def _require_front_end(acme: AcmeSettings, require: Callable[[bool, str, str], None]) -> None:
+    since = acme.terms_agreed_since
+    require(since is None or since.tzinfo is not None, "acme.terms_agreed_since",
+            "expected a time with a zone, such as 2026-12-01T00:00:00Z")
+    require(since is None or bool(acme.terms_of_service), "acme.terms_of_service",
+            "expected the URL of the terms, because acme.terms_agreed_since is set")
+    if acme.tls:
+        require(acme.tls_certificate is not None and acme.tls_key is not None,
+                "acme.tls_certificate, acme.tls_key", "expected two file paths, because acme.tls is true")
+    require((acme.client_address == "connection") == (not acme.trusted_proxies), "acme.trusted_proxies",
+            "expected addresses or networks of proxies exactly when acme.client_address is not \"connection\"")
+    for network in acme.trusted_proxies:
+        require(_is_network(network), "acme.trusted_proxies", f"expected an address or a network, got {network!r}")
+    for key, seconds in (("acme.read_timeout_s", acme.read_timeout_s), ("acme.tls_look_s", acme.tls_look_s)):
+        require(seconds > 0, key, f"expected seconds above 0, got {seconds}")
+    for key, wait_ms in (("acme.finalize_wait_ms", acme.finalize_wait_ms),
+                         ("acme.validation_wait_ms", acme.validation_wait_ms)):
+        require(0 <= wait_ms <= 5_000, key, f"expected 0 to 5000 milliseconds, as long as a stop waits, got {wait_ms}")
 
 
 def _require_validation(va: VaSettings, require: Callable[[bool, str, str], None]) -> None:

@@ -121,6 +121,7 @@ def test_limits_are_of_the_policy_unless_the_file_says(config: Path, policy: str
     ("acme", 'client_address = "via"', "acme.client_address"),
     ("acme", "read_timeout_s = 0.0", "acme.read_timeout_s"),
     ("acme", "max_in_flight = 0", "acme.max_in_flight"),
+    ("acme", "validation_wait_ms = 60000", "acme.validation_wait_ms"),
 ])
 def test_limits_and_proxies_that_cannot_be(config: Path, section: str, text: str, message: str) -> None:
     """Each names its key and what was expected."""
