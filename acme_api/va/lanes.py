@@ -2,7 +2,8 @@
 
 `concurrency` tries may be *starting*. One that has not ended after a short grace is slow: it gives its starting place
 to the next one and goes on beside, up to `max_open` tries that hold sockets. A target that was slow or failed once is
-tried again later, and such retries have at most half of everything: however many there are, a first try finds a place.
+tried again later, and such retries have few of the places and half of the sockets: however many there are, a first try
+finds both, and thousands of retries that are due together start one after the other instead of taking the processor.
 So thousands of targets that hang until their deadline cost the others some milliseconds, and nothing has to be known
 about a target beforehand.
 """
@@ -16,6 +17,7 @@ from typing import Final
 GRACE_S: Final = 0.05
 OPEN_PER_PLACE: Final = 80
 _IN_HAND_PER_OPEN: Final = 2
+_PLACES_PER_RETRY: Final = 20
 
 
 class Lanes:
@@ -30,7 +32,8 @@ class Lanes:
         # One account may not fill the process: what is over this stays in the queue while others are claimed (SF6).
         self._max_per_account = max(self._max_open // 4, 1)
         self._first = _Lane(places=concurrency, max_open=self._max_open)
-        self._again = _Lane(places=max(concurrency // 2, 1), max_open=max(self._max_open // 2, 1))
+        self._again = _Lane(places=max(concurrency // _PLACES_PER_RETRY, 1),
+                            max_open=max(self._max_open // 2, 1))
         self._places = concurrency
         self._grace_s = grace_s
         self._in_hand: Counter[bytes] = Counter()

@@ -106,10 +106,10 @@ async def _hold(lanes: Lanes, entered: asyncio.Event, *, again: bool) -> None:
 
 
 @pytest.mark.parametrize("grace_s", [60.0, 0.01], ids=["starting", "slow"])
-async def test_retries_leave_half_of_everything_to_first_tries(grace_s: float) -> None:
-    """However many retries hang, starting or slow, half of the places and of the sockets are for first tries."""
+async def test_retries_leave_room_to_first_tries(grace_s: float) -> None:
+    """However many retries hang, starting or slow: most of the places and half of the sockets are for first tries."""
     lanes = Lanes(concurrency=4, max_open=8, grace_s=grace_s)
-    limit = 2 if grace_s > 1 else 4
+    limit = 1 if grace_s > 1 else 4
     events = [asyncio.Event() for _ in range(20)]
     retries = [asyncio.create_task(_hold(lanes, each, again=True)) for each in events]
     async with asyncio.timeout(30):
