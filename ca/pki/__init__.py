@@ -1,6 +1,6 @@
 """The CA's rules and vocabulary, pure: no await, clock, randomness, SQL or socket.
 
-names           identifier, special_addresses          refusing        refusal
+names           identifier, special_addresses, name_scope   refusing        refusal
 requests        csr, public_key                        issuing rules   domain_control, validity, profile
 what is signed  tbs, crl, ca_certificate, ocsp_responder (with der); checking it: lint, lint_ocsp
 transparency    sct, precertificate, ct_log_list, ct_policy
