@@ -40,7 +40,7 @@ async def _drip(workers: Workers, data: bytes, *, tls: bool, whole: int) -> byte
 async def test_e4_five_hundred_slow_connections(database: TestDatabase, tmp_path: Path) -> None:
     """Row E4: five hundred connections at once that say nothing, begin TLS and stop, or send a header or a body byte by
     byte: each is closed after the timeout, bodies with a 408, and others are served all the while."""
-    async with running_workers(database, tmp_path, 1, read_timeout_s=1.5) as workers:
+    async with running_workers(database, tmp_path, 1, read_timeout_s=6) as workers:
         load = Load(workers)
         async with load.running(3):
             await load.more(20)
