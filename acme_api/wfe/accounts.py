@@ -42,9 +42,9 @@ _CURSOR: Final = "cursor="
 
 async def new_account(context: Context, post: Post) -> Reply:
     """Finds or makes the account of the key (rows AC1 to AC5, AC9, AC11 to AC13)."""
+    payload = post.json()   # What is no JSON is refused whoever sends it; of a known account the members are ignored.
     if post.account is not None:
         return _account_reply(context, post.account)
-    payload = post.json()
     if only_return_existing(payload):
         raise problem.account_does_not_exist("no account has this key")
     agreed = require_terms(payload, context.terms_of_service)
