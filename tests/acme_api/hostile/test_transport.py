@@ -1,4 +1,4 @@
-"""Rows E1 to E10 and E12: HTTP itself."""
+"""Rows E1 to E10 and E12: HTTP itself; what HTTP/2 adds is in `test_front_proxy.py`."""
 
 import asyncio
 import gzip
