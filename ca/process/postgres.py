@@ -26,8 +26,10 @@ _Result = TypeVar("_Result")
 PostgresError = asyncpg.PostgresError
 UniqueViolation = asyncpg.UniqueViolationError
 # What a statement raises while the server is away or restarting: a fault that passes, never the client's mistake.
-UNAVAILABLE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError,
-               asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.TooManyConnectionsError, OSError)
+# InternalClientError is asyncpg's when the server ends a connection that a statement is about to be sent on.
+UNAVAILABLE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError,
+               asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError,
+               asyncpg.TooManyConnectionsError, OSError)
 
 SOCKET_DIRECTORY_FILE = "socket-directory"
 _START_PATIENCE_S = 20.0
