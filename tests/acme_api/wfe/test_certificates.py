@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from ca.pki.precertificate import with_poison
+from ca.pki.tbs import assemble
 from tests.acme_api.wfe.running import Clock, OtherProcesses, RunningWfe, id_of, issued, ready_order
 from tests.acme_client import JOSE_JSON, AcmeClient, Answer, SigningKey, b64
 
@@ -182,6 +184,27 @@ async def test_rv2_rv3_by_the_certificates_key(wfe: RunningWfe, others: OtherPro
     (await _revoke(client, others, _der(chain), reason=1)).require(200)
     (await _revoke(client, others, _der(chain), key=claimed)).require(200)
     (await _revoke(client, others, _der(chain), key=claimed)).require(400, "alreadyRevoked")
+
+
+async def test_a_precertificate_is_revoked(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """What a CT log shows can be revoked by its DER, by account and by key, when no certificate followed (BR 4.9.9); a
+    forged one with its serial number is not known."""
+    client = await wfe.subscriber()
+    key = SigningKey.make()
+    for name, signer, expected in (("a.example.com", None, 4), ("b.example.com", key, 1)):
+        _, chain = await issued(client, others, name, key=key.private)
+        poisoned = with_poison(_leaf(chain).tbs_certificate_bytes)
+        signature = others.issuer_key.sign(poisoned, ec.ECDSA(hashes.SHA256()))
+        serial = _leaf(chain).serial_number.to_bytes(18, "big")
+        await others.value("WITH gone AS (DELETE FROM certificate_signatures WHERE serial = $1), kept AS (INSERT INTO"
+                           " precertificate_signatures VALUES ($1, now(), $2)) UPDATE certificates SET tbs = $3"
+                           " WHERE serial = $1 RETURNING 1", serial, signature, poisoned)
+        forged = others.issuer_key.sign(poisoned, ec.ECDSA(hashes.SHA256()))
+        (await _revoke(client, others, assemble(poisoned, forged))).require(404, "malformed")
+        (await _revoke(client, others, _der(chain))).require(404, "malformed")
+        (await _revoke(client, others, assemble(poisoned, signature), key=signer, reason=4 if signer is None else 1)
+         ).require(200)
+        assert await _reason(others, _der(chain)) == expected
 
 
 async def test_e101_ten_parallel_revocations(start: _Start, others: OtherProcesses) -> None:
