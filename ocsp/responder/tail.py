@@ -21,6 +21,7 @@ from ca.process.worker import wait_any
 from ocsp.protocol.batch import BatchError, responder_of_batch, split_batch
 from ocsp.responder import store
 from ocsp.responder.memory import Mark, MemoryFault, MemoryFull, ResponseMemory, decode_issuers, encode_issuers
+from ocsp.responder.spool import Spool
 from ocsp.responder.store import StoredBatch
 
 _Parameters = ParamSpec("_Parameters")
@@ -136,6 +137,8 @@ class Tail:
                     if mark is None:
                         await self._read_issuers(pool)
                         mark = await self._starting_point(pool)
+                        if not mark.batch_id:
+                            mark = await self._fill(pool, stop)
                     mark, waiting = await self._step(pool, mark)
                 except (*UNAVAILABLE, PostgresError, TimeoutError) as fault:
                     self._log.warning("the batch log cannot be read; serving what is here", fault=repr(fault))
@@ -149,6 +152,30 @@ class Tail:
                 if waiting:
                     await wait_any(self._wake, stop, timeout_s=_STANDBY_POLL_S if self._is_standby else _POLL_S)
             self._fetch_no_more()
+
+    async def _fill(self, pool: Pool, stop: asyncio.Event) -> Mark:
+        """An empty memory from a long log, up to its present end; a short one needs nothing of it. Returns the mark.
+
+        Until the end the mark stays at the beginning: whoever dies on the way does it again.
+        """
+        batches, at_end = await self._following(pool, Mark())
+        if at_end:
+            return Mark()
+        with Spool(self._directory / "filling") as spool:
+            while batches and not stop.is_set():
+                mark = Mark(batches[-1].id, _microseconds(batches[-1].produced_at))
+                self._read += await self._in_thread(self._set_apart, spool, batches)
+                batches, at_end = ([], True) if at_end else await self._following(pool, mark)
+            self._issuers_due_at = 0.0
+            await self._read_issuers(pool)      # responders that came meanwhile
+            buckets = spool.buckets()
+            while not stop.is_set():
+                items = await self._in_thread(next, buckets, None)
+                if items is None:
+                    await self._in_thread(self._memory.apply, (), mark=mark)
+                    return mark
+                await self._in_thread(self._memory.apply, items, mark=Mark())
+        return Mark()
 
     async def _step(self, pool: Pool, mark: Mark) -> tuple[Mark, bool]:
         """Applies what is next in the log. Returns the mark, and whether the end was reached."""
@@ -198,14 +225,21 @@ class Tail:
 
     def _apply(self, batches: list[StoredBatch], mark: Mark, at_end: bool) -> int:
         """In the thread: all in one write, in the order of the log. Returns how many responses there were."""
+        items = self._records(batches)
+        self._memory.apply(items, mark=mark, complete=at_end)
+        return len(items)
+
+    def _set_apart(self, spool: Spool, batches: list[StoredBatch]) -> int:
+        return spool.add(self._records(batches))
+
+    def _records(self, batches: list[StoredBatch]) -> list[tuple[bytes, bytes]]:
         items: list[tuple[bytes, bytes]] = []
         for batch in batches:
             try:
                 items += split_batch(batch.payload, batch.issuer_id)
             except BatchError as fault:
                 self._log.error("a batch cannot be read and is left out", batch_id=batch.id, fault=str(fault))
-        self._memory.apply(items, mark=mark, complete=at_end)
-        return len(items)
+        return items
 
     async def _starting_point(self, pool: Pool) -> Mark:
         """Where the log was left; its beginning, with an empty memory, when the memory is of another log."""
