@@ -171,6 +171,22 @@ def test_truncated_bodies_are_malformed(data: st.DataObject) -> None:
     assert _refusal(body + data.draw(st.sampled_from([b"{}", b"x", b"\x00", b",", b"}"]))).type == "malformed"
 
 
+@given(st.permutations(["protected", "payload", "signature"]), st.permutations(sorted(_HEADER)),
+       st.sampled_from(["protected", "payload", "signature"]), st.sampled_from(sorted(_HEADER)))
+@settings(max_examples=60)
+def test_members_in_any_order_and_none_twice(outer: list[str], inner: list[str], twice: str, again: str) -> None:
+    """Rows J1, J14, E15: the order of members means nothing, in the body or the header; one that is repeated, with the
+    very same value too, is malformed."""
+    document = flatten(_KEY, {name: _HEADER[name] for name in inner}, {"a": 1})
+    body = json.dumps({name: document[name] for name in outer})
+    signed = _parse(body.encode())
+    assert (signed.url, signed.nonce) == (_URL, _NONCE)
+    verify(signed, _KEY.jwk_text)
+    assert _refusal((body[:-1] + f', "{twice}": "{document[twice]}"}}').encode()).type == "malformed"
+    header = json.dumps(_HEADER)[:-1] + f", {json.dumps({again: _HEADER[again]})[1:]}"
+    assert _refusal(flatten(_KEY, header.encode(), {"a": 1})).type == "malformed"
+
+
 @given(st.sampled_from(sorted(_KEYS)), st.sampled_from(["protected", "payload", "signature"]), st.integers(0),
        st.integers(0, 7))
 @settings(max_examples=150)
