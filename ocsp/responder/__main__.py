@@ -54,7 +54,9 @@ async def respond(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> 
         server = OcspServer(memory, now=ambient.now, max_age_s=settings.ocsp.max_age_s, log=log)
         await server.start(bind_sockets(settings.ocsp.listen), OcspConnection)
         ready()
+        warming = asyncio.create_task(asyncio.to_thread(memory.warm_up, stop.is_set))
         await stop.wait()
+        await warming
         await server.stop()
     await asyncio.wait([tailing], timeout=_STOP_PATIENCE_S)     # it may be waiting for a database that is away
     tailing.cancel()

@@ -34,6 +34,7 @@ _RESPONDERS: Final = b"responders"
 _FORMAT: Final = b"format"
 _MARK_FORM: Final = struct.Struct(">QQ")
 _MAX_READERS: Final = 512
+_WARM_UP_CHUNK: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,22 @@ class ResponseMemory:
         with self._environment.begin() as transaction:
             found = transaction.get(_MARK)
         return Mark(*_MARK_FORM.unpack(found)) if found else Mark()
+
+    def warm_up(self, stopped: Callable[[], bool]) -> int:
+        """Reads the file once from beginning to end, in a thread: seconds, where each first look at a page would wait
+        for the disk. Returns how much was read; nothing when it would not fit into the memory that is free.
+        """
+        path, done = self._directory / self._generation / "data.mdb", 0
+        try:
+            with path.open("rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size > _available_bytes():
+                    return 0
+                chunk = bytearray(_WARM_UP_CHUNK)
+                while not stopped() and (count := file.readinto(chunk)):
+                    done += count
+        except OSError:
+            return done         # what is wrong with it shows where it is read
+        return done
 
     def read_to_the_end(self, at_s: float) -> None:
         """Says that at this moment nothing was missing of the log. Only the writer calls this."""
@@ -273,6 +290,12 @@ def _held(lock: threading.Lock) -> Iterator[None]:
 
 def _unreadable(_key: bytes) -> bytes | None:
     raise MemoryFault("the memory is not open")
+
+
+def _available_bytes() -> int:
+    """Memory that the system could give, caches that nobody needs included; 0 when it does not say."""
+    lines = _text_of(Path("/proc/meminfo")).splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
 
 
 def _text_of(path: Path) -> str:

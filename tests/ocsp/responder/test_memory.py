@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ocsp.protocol.batch import SignedStatus, encode_batch, read_value, split_batch, store_key
 from ocsp.protocol.response import CertStatus, Times
+from ocsp.responder import memory as memory_module
 from ocsp.responder.memory import Mark, MemoryFault, ResponseMemory, decode_issuers, encode_issuers
 from tests.ca.pki.authority import authority
 from tests.ocsp.signing import NOW_S, serial_of
@@ -219,6 +220,21 @@ for number in range(1, 10**9):
         assert memory.get(bytes(16) + index.to_bytes(4, "big")) == batch_id.to_bytes(40, "big")
     memory.free_dead_readers()
     memory.apply([entry(1)], mark=Mark(batch_id + 1, 1))
+    memory.close()
+
+
+def test_warming_up_reads_the_whole_file_if_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the first answers after a start do not wait for the disk one by one."""
+    memory = opened(tmp_path)
+    memory.apply([entry(number) for number in range(5_000)], mark=Mark(5, 6), complete=True)
+    path, = tmp_path.glob("responses-*/data.mdb")
+    assert memory.warm_up(lambda: False) == path.stat().st_size > 0
+    assert memory.warm_up(lambda: True) == 0
+    monkeypatch.setattr(memory_module, "_available_bytes", lambda: 4_096)
+    assert memory.warm_up(lambda: False) == 0
+    monkeypatch.undo()
+    path.unlink()
+    assert memory.warm_up(lambda: False) == 0
     memory.close()
 
 
