@@ -55,11 +55,13 @@ class OcspSigner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """The moment, and what will come of it. `new_done_in`: until every waiting certificate has its first response."""
+    """The moment, and what will come of it. `uncounted`: ranges of days that are not over. `new_done_in`: until every
+    waiting certificate has its first response."""
 
     forecast: Forecast
     certificates: int
     ranges: int
+    uncounted: int
     signers: tuple[OcspSigner, ...]
     waiting: int
     new_done_in: timedelta | None
@@ -91,7 +93,8 @@ async def outlook(connection: Connection, *, now: datetime) -> Outlook:
     last = await connection.fetchrow(LAST_BATCH)
     return Outlook(
         forecast=forecast(ranges, speeds, now=now), ranges=len(ranges),
-        certificates=sum(one.certificates for one in ranges), signers=signers, waiting=sum(waiting.values()),
+        certificates=sum(one.certificates for one in ranges),
+        uncounted=sum(1 for one in ranges if not one.certificates), signers=signers, waiting=sum(waiting.values()),
         new_done_in=_new_done_in(waiting, speeds),
         responders={row["issuer_id"]: (row["id"], row["not_after"]) for row in await connection.fetch(RESPONDERS)},
         last_batch_id=last["id"] if last else 0, last_batch_at=last["produced_at"] if last else None)

@@ -86,7 +86,8 @@ def _print(found: Outlook, names: dict[int, str], responders: list[ResponderStat
     print_line("")
     backlog = found.forecast
     print_facts([
-        ("certificates answered for", f"{found.certificates:,} in {found.ranges:,} ranges"),
+        ("certificates answered for", f"{found.certificates:,} in {found.ranges - found.uncounted:,} ranges" + (
+            f", and {found.uncounted:,} of today that are not counted" if found.uncounted else "")),
         ("wait for the first response", f"{found.waiting:,}" + (
             f", done in {span(found.new_done_in)}" if found.waiting and found.new_done_in is not None else "")),
         ("due to be signed again", f"{backlog.overdue:,}" + (
@@ -111,7 +112,8 @@ def _document(found: Outlook, names: dict[int, str], responders: list[ResponderS
     return {
         "status": "degraded" if alarms else "ok", "looked_at": moment_json(now),
         "alarms": [{"code": code, "text": text} for code, text in alarms],
-        "certificates": found.certificates, "ranges": found.ranges, "waiting": found.waiting,
+        "certificates": found.certificates, "ranges": found.ranges,
+        "uncounted_ranges": found.uncounted, "waiting": found.waiting,
         "waiting_done_in_s": None if found.new_done_in is None else round(found.new_done_in.total_seconds(), 1),
         "overdue": found.forecast.overdue, "overdue_done_at": moment_json(found.forecast.done_at),
         "oldest_s": round(found.forecast.oldest.total_seconds()), "breach_at": moment_json(found.forecast.breach_at),
