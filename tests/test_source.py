@@ -96,3 +96,9 @@ def test_lock_files_name_no_index_and_hash_everything() -> None:
             if line and not line.startswith((" ", "#")):
                 assert "==" in line, f"{path}: {line}"
                 assert line.endswith("\\"), f"{path}: {line}"
+
+
+def test_migrations_are_numbered_without_gap_or_twin() -> None:
+    """The order in which migrations are applied is the order of their numbers, one each."""
+    numbers = [int(path.name.partition("_")[0]) for path in sorted((_ROOT / "deploy" / "migrations").glob("*.sql"))]
+    assert numbers == list(range(1, len(numbers) + 1))
