@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import tempfile
 import urllib.request
@@ -77,6 +78,7 @@ async def pair(directory: Path) -> AsyncIterator[Pair]:
         if (standby / "postmaster.pid").exists():
             await asyncio.to_thread(run, "pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(standby))
         await asyncio.to_thread(primary.stop)
+        shutil.rmtree(socket, ignore_errors=True)
 
 
 def _start(standby: Path, options: str) -> None:
