@@ -37,6 +37,7 @@ from ca.admin.output import (
 )
 from ca.admin.revoke import operator_name
 from ca.pki.object_id import object_id
+from ca.process.lifecycle import SUPERVISOR_VARIABLE
 from ca.process.postgres import Connection
 
 _LOOK_EVERY_S: Final = 1.0
@@ -186,10 +187,11 @@ async def _watch(context: AdminContext, connection: Connection, total: int) -> N
 
 @contextmanager
 def _more_signers(context: AdminContext, count: int) -> Iterator[None]:
-    """Pre-signers of our own, as `chancery run presign`; their log is not the terminal's."""
+    """Pre-signers of our own, as `chancery run presign`; their log is not the terminal's, and they end with us."""
     command = [sys.executable, "-m", "ca.admin.cli", "run", "presign", "--config", str(context.settings_path)]
+    environ = os.environ | {SUPERVISOR_VARIABLE: str(os.getpid())}
     running = [subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                stderr=subprocess.DEVNULL, env=dict(os.environ)) for _ in range(count)]
+                                stderr=subprocess.DEVNULL, env=environ) for _ in range(count)]
     try:
         yield
     finally:
