@@ -1,7 +1,6 @@
 """`chancery run ca`: issues, revokes and makes CRLs until it is told to stop."""
 
 import asyncio
-import gc
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -216,12 +215,10 @@ async def _follow_issuers(
 
 
 def _warm_up(policy: IssuancePolicy, *, precertificates: bool) -> None:
-    """What the first certificate should not wait for: the linters, the public suffix list, a collection of garbage."""
+    """What the first certificate should not wait for: the linters, the public suffix list."""
     lint.warm_up(precertificates=precertificates)
     with suppress(IdentifierError):
         require_permitted(Identifier(type="dns", value="a.example"), policy.names)
-    gc.collect()
-    gc.freeze()
 
 
 async def _free_dead_leases(pool: Pool) -> None:
