@@ -1,1 +1,1 @@
-"""Certificates byte for byte, and the script that makes them anew."""
+"""Certificates, CAs and CRLs byte for byte, and the scripts that make them anew."""

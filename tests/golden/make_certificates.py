@@ -6,7 +6,7 @@ as hexadecimal DER. Time, serial number and keys are fixed; ECDSA signatures are
 
 import subprocess
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -37,17 +37,18 @@ _P = (3 << 1022) + 1037
 _Q = (3 << 1022) + (31 << 1000) + 13
 
 
-def _rsa_key() -> rsa.RSAPrivateKey:
-    e, totient = 65_537, (_P - 1) * (_Q - 1)
+def rsa_key(p: int, q: int) -> rsa.RSAPrivateKey:
+    """The key of two primes."""
+    e, totient = 65_537, (p - 1) * (q - 1)
     d = pow(e, -1, totient)
-    return rsa.RSAPrivateNumbers(p=_P, q=_Q, d=d, dmp1=d % (_P - 1), dmq1=d % (_Q - 1), iqmp=pow(_Q, -1, _P),
-                                 public_numbers=rsa.RSAPublicNumbers(e, _P * _Q)).private_key()
+    return rsa.RSAPrivateNumbers(p=p, q=q, d=d, dmp1=d % (p - 1), dmq1=d % (q - 1), iqmp=pow(q, -1, p),
+                                 public_numbers=rsa.RSAPublicNumbers(e, p * q)).private_key()
 
 
 def keys() -> dict[str, Key]:
     """The three keys, each an issuer's and a subscriber's."""
     return {"p256": ec.derive_private_key(0x0C0FFEE, ec.SECP256R1()),
-            "p384": ec.derive_private_key(0x0DECAF, ec.SECP384R1()), "rsa2048": _rsa_key()}
+            "p384": ec.derive_private_key(0x0DECAF, ec.SECP384R1()), "rsa2048": rsa_key(_P, _Q)}
 
 
 def golden_authority(kind: str, now: datetime = NOW) -> Authority:
@@ -75,25 +76,31 @@ def cases(now: datetime = NOW) -> Iterator[tuple[str, bytes, Authority]]:
                     yield f"{profile.name}-{leaf_kind}-by-{issuer_kind}{suffix}", certificate, issued_by
 
 
-def _text(certificate: bytes) -> str:
-    shown = subprocess.run(["openssl", "asn1parse", "-inform", "DER", "-i"], input=certificate, capture_output=True,
+def golden_text(encoded: bytes, provenance: str) -> str:
+    """A golden file: where the DER object comes from, its structure, its bytes."""
+    shown = subprocess.run(["openssl", "asn1parse", "-inform", "DER", "-i"], input=encoded, capture_output=True,
                            check=True).stdout.decode()
     lines = "\n".join(line.rstrip() for line in shown.splitlines())
-    return f"# {_PROVENANCE}\n\n{lines}\n\n{textwrap.fill(certificate.hex(), 100)}\n"
+    return f"# {provenance}\n\n{lines}\n\n{textwrap.fill(encoded.hex(), 100)}\n"
 
 
 def der_of(text: str) -> bytes:
-    """The certificate in a golden file: what follows the last empty line."""
+    """The object in a golden file: what follows the last empty line."""
     return bytes.fromhex(text.rstrip().rpartition("\n\n")[2])
 
 
-def main() -> None:
-    """Replaces every golden file."""
-    DIRECTORY.mkdir(exist_ok=True)
-    for old in DIRECTORY.glob("*.txt"):
+def replace_golden(directory: Path, objects: Iterable[tuple[str, bytes]], provenance: str) -> None:
+    """Replaces every golden file of a directory by those of (file stem, DER)."""
+    directory.mkdir(exist_ok=True)
+    for old in directory.glob("*.txt"):
         old.unlink()
-    for stem, certificate, _ in cases():
-        (DIRECTORY / f"{stem}.txt").write_text(_text(certificate), "utf-8")
+    for stem, encoded in objects:
+        (directory / f"{stem}.txt").write_text(golden_text(encoded, provenance), "utf-8")
+
+
+def main() -> None:
+    """Replaces every golden certificate."""
+    replace_golden(DIRECTORY, ((stem, certificate) for stem, certificate, _ in cases()), _PROVENANCE)
 
 
 if __name__ == "__main__":
