@@ -51,6 +51,11 @@ class Namespace:
         self._programs.append(program)
         return program
 
+    def run(self, *command: str, timeout_s: float = 60.0) -> "subprocess.CompletedProcess[str]":
+        """A program that ends by itself, with what it printed."""
+        return subprocess.run(["ip", "netns", "exec", self.name, *command], capture_output=True, text=True,
+                              timeout=timeout_s, check=False, env=environment())
+
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Sockets that this thread opens meanwhile are this host's; those of other threads are not."""
@@ -83,6 +88,14 @@ class Namespace:
         for program in self._programs:
             self.stop(program)
         ip("netns", "delete", self.name)
+
+
+def resolving(directory: Path, *command: str) -> tuple[str, ...]:
+    """The command where names are resolved by the host's own resolver at 127.0.0.1, as its /etc/resolv.conf would say:
+    `ip netns exec` gives each program mounts of its own."""
+    resolv_conf = directory / "resolv.conf"
+    resolv_conf.write_text("nameserver 127.0.0.1\n", "ascii")
+    return ("sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(resolv_conf), *command)
 
 
 def _set(libc: ctypes.CDLL, descriptor: int) -> None:

@@ -10,7 +10,7 @@ from acme_api.va.perspective_client import RemotePerspective
 from acme_api.va.perspective_tls import client_context
 from acme_api.va.perspectives import Perspectives
 from acme_api.va.store import VaStore
-from ca.pki.corroboration import Corroboration, CorroborationRule, next_change, rule_at, shortfall
+from ca.pki.corroboration import CorroborationRule, next_change, rule_at, set_up_shortfall
 from ca.process.ambient import Ambient
 from ca.process.lifecycle import StartupError
 from ca.process.settings import PerspectivesSettings, Settings
@@ -39,16 +39,12 @@ def make_perspectives(settings: Settings, ambient: Ambient) -> Perspectives | No
 
 def require_enough(perspectives: PerspectivesSettings, rule: CorroborationRule, *, public: bool) -> None:
     """Raises StartupError unless the perspectives, all of them confirming, satisfy the rule."""
-    remotes = perspectives.remotes
-    best = Corroboration(asked=len(remotes), corroborated=len(remotes), rirs=len({each.rir for each in remotes}))
-    missing = shortfall(best, rule)
+    missing = set_up_shortfall(
+        [each.rir for each in perspectives.remotes],
+        [perspectives.distance_group, *(each.distance_group for each in perspectives.remotes)], rule, public=public)
     if missing is not None:
-        raise StartupError(f"perspectives.remotes: every validation {missing}: add perspectives "
-                           "(deploy/PERSPECTIVES.md), or set policy = \"internal\"")
-    groups = [perspectives.distance_group, *(each.distance_group for each in remotes)]
-    if public and len(groups) != len(set(groups)):
-        raise StartupError("perspectives.remotes: two perspectives have the same distance_group: those less than 500 "
-                           "km apart count as one (BR 3.2.2.9)")
+        raise StartupError(f"perspectives.remotes: {missing}: add perspectives (deploy/PERSPECTIVES.md), or set "
+                           "policy = \"internal\"")
 
 
 def _warn_of_next_change(perspectives: PerspectivesSettings, now: datetime) -> None:

@@ -218,8 +218,10 @@ async def _start_tls(
         raise StartupError("acme.tls_certificate and acme.tls_key: expected two file paths, because acme.tls is true")
     files = tls.TlsFiles(certificate=acme.tls_certificate, key=acme.tls_key)
     if not acme.service_names and tls.read_certificate(files) is None:
-        raise StartupError(f"{files.certificate} and {files.key} are not a certificate and its key; name the server in "
-                           "acme.service_names to have them made")
+        way_out = ("put in a certificate for the host of acme.base_url that was validated like any other, or end TLS "
+                   "in a proxy (acme.tls = false)" if settings.policy == "public" else
+                   "name the server in acme.service_names to have them made")
+        raise StartupError(f"{files.certificate} and {files.key} are not a certificate and its key: {way_out}")
     tls_context = tls.new_context()
     keeper = ServiceCertificate(
         context=tls_context, files=files, names=acme.service_names, certificates=context.certificates,

@@ -45,10 +45,9 @@ async def run_demo(
 ) -> None:
     """Makes the CA when the directory holds none, then serves until `stop`. Raises StartupError."""
     if request.policy == "public":
-        raise StartupError("the public policy needs logs ([ct] log_list), remote perspectives ([perspectives]) and "
-                           "names of the Internet, which a demo on one machine has not: make a CA with --policy "
-                           "internal, write them and policy = \"public\" into its chancery.toml, and start "
-                           "`chancery run all`")
+        raise StartupError("the public policy needs a key ceremony, logs, remote perspectives and names of the "
+                           "Internet, which a demo on one machine has not: deploy/PUBLIC.md says how to set up such a "
+                           "CA, deploy/public.toml is its configuration")
     data_dir = request.data_dir.resolve()
     _make_directory(data_dir)
     config = data_dir / _CONFIG

@@ -2,7 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -12,7 +13,7 @@ from ca.admin.migrate import make_embedded_database, make_password, migrate
 from ca.admin.supervise import DirectoryLock, Supervisor
 from ca.process.ambient import Ambient, system_ambient
 from ca.process.http import require_free
-from ca.process.lifecycle import run_process
+from ca.process.lifecycle import StartupError, run_process
 from ca.process.settings import Settings
 
 _EMBEDDED_SETTINGS: dict[str, str] = {}
@@ -84,3 +85,20 @@ async def start_database(server: EmbeddedPostgres, settings: Settings, ambient: 
     await asyncio.to_thread(server.start, password)
     await make_embedded_database(settings.database, ambient)
     await migrate(settings.database, ambient)
+
+
+@asynccontextmanager
+async def database_at_hand(settings: Settings, ambient: Ambient) -> AsyncIterator[None]:
+    """Before the first start of a CA its embedded server does not run: here it does, with a database of this version.
+    A server of the operator's own, and one that `run all` has started, are left alone. Raises StartupError."""
+    server = embedded_server(settings)
+    async with AsyncExitStack() as stack:
+        if server is not None:
+            try:
+                stack.enter_context(DirectoryLock(settings.data_dir))
+            except StartupError:
+                server = None       # Somebody has it running.
+        if server is not None:
+            stack.push_async_callback(asyncio.to_thread, server.stop)
+            await start_database(server, settings, ambient)
+        yield

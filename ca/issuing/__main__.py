@@ -160,10 +160,7 @@ def transparency_of(settings: Settings, log: FilteringBoundLogger) -> Transparen
         return Transparency(enabled=False, patience=patience, log_list=_no_log_list)
     watched = WatchedFile(settings.ct.log_list, parse_log_list, log)
     if settings.ct_enabled:
-        try:
-            watched.current()
-        except (OSError, ValueError) as fault:
-            raise StartupError(f"ct.log_list: {fault}") from fault
+        watched.require_usable("ct.log_list")
     return Transparency(enabled=settings.ct_enabled, patience=patience, log_list=watched.current)
 
 

@@ -3,11 +3,13 @@
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from ca.pki.domain_control import PRIMARY_ALONE, PerspectivePolicy
-from ca.pki.identifier import Identifier, IdentifierError, NamePolicy, parse_identifier
+from ca.pki.identifier import Identifier, IdentifierError, NamePolicy, parse_identifier, require_public_host
 from ca.pki.profile import PROFILES, Profile, offered_profiles
 from ca.process.lifecycle import StartupError
+from ca.process.public_settings import public_urls
 from ca.process.settings import Settings
 
 
@@ -27,11 +29,15 @@ class IssuancePolicy:
 
 
 def issuance_policy(settings: Settings) -> IssuancePolicy:
-    """The policy of the configuration. Raises StartupError for a service name or a profile that is none."""
+    """The policy of the configuration. Raises StartupError for a service name or a profile that is none, and under the
+    public policy for a URL on a host that the Internet does not know: lint would refuse every certificate."""
     try:
         profiles = offered_profiles(settings.ca.profiles)
     except ValueError as fault:
         raise StartupError(f"ca.profiles: {fault}") from fault
+    if settings.policy == "public":
+        for key, url in public_urls(settings):
+            _require_public_url(key, url)
     return IssuancePolicy(
         acme_base_url=settings.acme.base_url,
         names=NamePolicy(internal_suffixes=tuple(settings.ca.internal_suffixes), public=settings.policy == "public",
@@ -58,3 +64,10 @@ def _service_name(name: str) -> Identifier:
         return parse_identifier(kind, name, single_label=True)
     except IdentifierError as fault:
         raise StartupError(f"ca.service_names: {fault.detail}") from fault
+
+
+def _require_public_url(key: str, url: str) -> None:
+    try:
+        require_public_host(urlsplit(url).hostname or "")
+    except IdentifierError as fault:
+        raise StartupError(f"{key}: {fault.detail}") from fault

@@ -4,6 +4,7 @@ The validation authority decides by it, and the CA judges by it again what the v
 validation authority that was configured down to fewer perspectives shows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -78,4 +79,19 @@ def shortfall(corroboration: Corroboration, rule: CorroborationRule) -> str | No
     if corroboration.rirs < rule.least_rirs:
         return (f"was corroborated in {corroboration.rirs} regional Internet registries' regions, where "
                 f"{rule.least_rirs} are needed (BR 3.2.2.9)")
+    return None
+
+
+def set_up_shortfall(
+    rirs: Sequence[str], groups: Sequence[str], rule: CorroborationRule, *, public: bool
+) -> str | None:
+    """Why remote perspectives in these regions cannot satisfy the rule even when all of them confirm; None when they
+    can. `groups` are their distance groups and the primary perspective's."""
+    best = Corroboration(asked=len(rirs), corroborated=len(rirs), rirs=len(set(rirs)))
+    missing = shortfall(best, rule)
+    if missing is not None:
+        return f"every validation {missing}"
+    if public and len(groups) != len(set(groups)):
+        return ("two perspectives have the same distance_group: those less than 500 km apart count as one "
+                "(BR 3.2.2.9)")
     return None

@@ -106,6 +106,11 @@ def require_permitted(identifier: Identifier, policy: NamePolicy) -> None:
         raise IdentifierError("rejectedIdentifier", f"{what} is not below a suffix that this CA issues for")
 
 
+def require_public_host(host: str) -> None:
+    """Returns when the host of a URL is a name of the public Internet; raises IdentifierError when not."""
+    require_permitted(parse_identifier("dns", host), NamePolicy(internal_suffixes=(), public=True))
+
+
 def registered_domain(name: str) -> str:
     """The name below its public suffix (private section included: its owners are many) by which certificates are
     counted; a name that is a suffix itself counts for itself."""

@@ -20,6 +20,7 @@ from ca.process.limit_settings import (
     limit_rates,
     require_sensible_limits,
 )
+from ca.process.public_settings import require_public, require_public_validation
 
 ENVIRONMENT_PREFIX = "CHANCERY_"
 
@@ -293,6 +294,8 @@ def load_perspective_settings(path: Path, environ: Mapping[str, str]) -> Perspec
     """As `load_settings`, for a host that is a remote perspective."""
     settings = _load(PerspectiveSettings, path, environ)
     _require_validation(settings.va, _requirement(path))
+    if settings.policy == "public":
+        require_public_validation(settings.va, _requirement(path))
     return settings
 
 
@@ -395,6 +398,8 @@ def _require_sensible(settings: Settings, path: Path) -> None:
             "expected 1 to 2592000 seconds: a token is good for 30 days at most (BR 3.2.2.4)")
     _require_validation(settings.va, require)
     _require_perspectives(settings.perspectives, require)
+    if settings.policy == "public":
+        require_public(settings, require)
 
 
 def _require_front_end(acme: AcmeSettings, require: Callable[[bool, str, str], None]) -> None:

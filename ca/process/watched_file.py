@@ -6,6 +6,8 @@ from typing import Generic, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
+from ca.process.lifecycle import StartupError
+
 _Value = TypeVar("_Value")
 _Mark = tuple[int, int, int]
 
@@ -22,6 +24,15 @@ class WatchedFile(Generic[_Value]):
         self._log = log
         self._seen: _Mark | None = None
         self._value: _Value | None = None
+
+    def require_usable(self, key: str) -> None:
+        """Returns when there is a version to begin with. Raises StartupError, which names the setting `key`."""
+        try:
+            self.current()
+        except OSError as fault:
+            raise StartupError(f"{key}: {self._path}: {fault.strerror}") from fault
+        except ValueError as fault:
+            raise StartupError(f"{key}: {fault}") from fault
 
     def current(self) -> _Value:
         """The contents in force. Raises ValueError, or OSError, when there was never a good version."""

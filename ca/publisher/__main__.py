@@ -33,10 +33,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     if settings.ct.log_list is None:
         raise StartupError("ct.log_list: expected the path of a list of CT logs")
     log_list = WatchedFile(settings.ct.log_list, parse_log_list, log)
-    try:
-        log_list.current()
-    except (OSError, ValueError) as fault:
-        raise StartupError(f"ct.log_list: {fault}") from fault
+    log_list.require_usable("ct.log_list")
     ambient, wake = system_ambient(), asyncio.Event()
     pool = await create_pool(settings.database, ROLE, process="publisher", options=store.SESSION_OPTIONS)
     website = f" (+{settings.acme.website})" if settings.acme.website else ""

@@ -1,13 +1,15 @@
 """An ACME order in single steps, with the library inside certbot: a test can do something between two."""
 
 import base64
+import ipaddress
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import requests
 from acme import challenges, client, messages
@@ -65,13 +67,27 @@ def challenge_server(demo: Demo) -> Iterator[ChallengeServer]:
         thread.join()
 
 
-class AcmeSession:
-    """One account with an EC key. Every step is repeated while the server is away, as a patient client does."""
+class Server(Protocol):
+    """An ACME server, and the file of the roots that its own certificate is verified by."""
 
-    def __init__(self, demo: Demo) -> None:
+    @property
+    def directory_url(self) -> str: ...
+    @property
+    def roots(self) -> Path: ...
+
+
+class AcmeSession:
+    """One account with an EC key. Every step is repeated while the server is away, as a patient client does.
+
+    `adapter`: how https is spoken, where the server's name is not in this machine's DNS.
+    """
+
+    def __init__(self, server: Server, adapter: requests.adapters.HTTPAdapter | None = None) -> None:
         self._key = JWKEC(key=ec.generate_private_key(ec.SECP256R1()))
-        self._network = client.ClientNetwork(self._key, alg=ES256, verify_ssl=str(demo.roots))  # type: ignore[arg-type]
-        directory = messages.Directory.from_json(self._network.get(demo.directory_url).json())
+        self._network = client.ClientNetwork(self._key, alg=ES256, verify_ssl=str(server.roots))  # type: ignore[arg-type]
+        if adapter is not None:
+            self._network.session.mount("https://", adapter)
+        directory = messages.Directory.from_json(self._network.get(server.directory_url).json())
         self.client = client.ClientV2(directory, self._network)
         self.client.new_account(messages.NewRegistration.from_data(terms_of_service_agreed=True))
 
@@ -88,10 +104,10 @@ class AcmeSession:
         return base64.urlsafe_b64encode(self._key.thumbprint()).decode("ascii").rstrip("=")
 
     def order(self, name: str) -> messages.OrderResource:
-        """A new order for one name, with a P-256 request."""
+        """A new order for one name or address, with a P-256 request."""
         key = ec.generate_private_key(ec.SECP256R1())
         request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False).sign(key, hashes.SHA256())
+            x509.SubjectAlternativeName([_general_name(name)]), critical=False).sign(key, hashes.SHA256())
         return patiently(lambda: self.client.new_order(request.public_bytes(serialization.Encoding.PEM)))
 
     def answer(self, order: messages.OrderResource, server: ChallengeServer) -> None:
@@ -127,6 +143,13 @@ class AcmeSession:
         url = patiently(lambda: self.client._post_as_get(order.uri)).json()["certificate"]
         chain = patiently(lambda: self.client._post_as_get(url)).text
         return x509.load_pem_x509_certificate(chain.encode("ascii"))
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def patiently(step: Callable[[], _Result]) -> _Result:

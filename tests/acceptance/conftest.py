@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.acceptance.demo_process import Demo, run_demo
+from tests.acceptance.internet import Internet, run_internet
 from tests.fixtures_dns import DnsProgram, run_dns_program
 
 
@@ -29,3 +30,10 @@ def closed_demo(tmp_path_factory: pytest.TempPathFactory, acceptance_dns: DnsPro
         patch.setenv("CHANCERY_ACME__EXTERNAL_ACCOUNT_REQUIRED", "true")
         with run_demo(tmp_path_factory.mktemp("closed") / "chancery", resolver=acceptance_dns.address) as running:
             yield running
+
+
+@pytest.fixture(scope="session")
+def internet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Internet]:
+    """Hosts, routes, name servers, an internal CA and its perspectives; dear, so that its tests are one group."""
+    with run_internet(tmp_path_factory.mktemp("internet")) as running:
+        yield running

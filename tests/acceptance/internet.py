@@ -12,14 +12,19 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from acme import challenges, messages
 from click.testing import CliRunner
+from cryptography import x509
+from requests.adapters import HTTPAdapter
 
 from ca.admin.cli import cli
+from tests.acceptance.acme_session import AcmeSession, Server
 from tests.acceptance.demo_process import CHANCERY, Demo, run_demo
 from tests.namespaces import Namespace, ip, link, namespaces, route
 from tests.signed_dns import ROOT_SERVER, Zone, authoritative, unbound, write_zones
 
 SUBSCRIBER = "45.66.77.88"
+PUBLIC_CA = ("45.66.70.1", "45.66.70.2", "45.66.70.3")      # ACME; OCSP; CA certificates and CRLs
 RIRS = ("RIPE NCC", "ARIN", "APNIC", "LACNIC", "AFRINIC")
 NAMES = ("fra1", "iad1", "sin1", "gru1", "jnb1")
 _PORT = 8550
@@ -29,6 +34,14 @@ ZONES = (
     Zone(name="lab", records="", server="192.0.2.1", signed="optout"),
     Zone(name="subscriber.lab", server="192.0.2.53",
          records=f'* IN A {SUBSCRIBER}\n@ IN CAA 0 issue "chancery.example"'),
+    # What a public CA has and certifies: suffixes that the whole Internet knows, here with other owners.
+    Zone(name="com", records="", server="192.0.2.1", signed="optout"),
+    Zone(name="example.com", server="192.0.2.53", records=f"acme IN A {PUBLIC_CA[0]}\nocsp IN A {PUBLIC_CA[1]}\n"
+         f"aia IN A {PUBLIC_CA[2]}\ncrl IN A {PUBLIC_CA[2]}"),
+    Zone(name="subscriber.com", server="192.0.2.53",
+         records=f'* IN A {SUBSCRIBER}\n@ IN CAA 0 issue "ca.example.com"'),
+    Zone(name="customer.com", server="192.0.2.53",
+         records=f'* IN A {SUBSCRIBER}\n@ IN CAA 0 issue "other.example.net"'),
 )
 
 
@@ -63,10 +76,59 @@ class WebServer:
         self.server.server_close()
 
 
+class Client:
+    """An account at an ACME server, used from a host."""
+
+    def __init__(self, host: Namespace, server: Server, adapter: HTTPAdapter | None = None) -> None:
+        self._host = host
+        with host.entered():
+            self.session = AcmeSession(server, adapter)
+
+    def order(self, name: str, site: WebServer) -> messages.OrderResource:
+        """An order for the name, answered on that site, and waited for: ready or invalid."""
+        with self._host.entered():
+            order = self.session.order(name)
+            for authorization in order.authorizations:
+                for item in authorization.body.challenges:
+                    if isinstance(item.chall, challenges.HTTP01):
+                        response, validation = item.response_and_validation(self.session._key)
+                        site.answers[item.chall.path] = validation
+                        self.session.client.answer_challenge(item, response)
+            self.session.wait_for(order, "ready", "invalid")
+        return order
+
+    def issue(self, order: messages.OrderResource) -> x509.Certificate:
+        """The certificate of a ready order."""
+        with self._host.entered():
+            self.session.finalize(order)
+            assert self.session.wait_for(order, "valid", "invalid") == "valid"
+            return self.session.download(order)
+
+    def revoke(self, certificate: x509.Certificate) -> None:
+        """By the account that ordered it."""
+        with self._host.entered():
+            self.session.client.revoke(certificate, 0)
+
+    def refusal(self, name: str) -> messages.Error:
+        """The problem with which an order for this name is answered."""
+        with self._host.entered():
+            try:
+                self.session.order(name)
+            except messages.Error as problem:
+                return problem
+        raise AssertionError(f"{name} may be ordered")
+
+    def status(self, order: messages.OrderResource) -> str:
+        """Of the order, now."""
+        with self._host.entered():
+            return self.session.status(order)
+
+
 @dataclass(slots=True, kw_only=True)
 class Internet:
     """Everything that runs. Positions 0 to 4 are those of NAMES; -1 is the CA's own host."""
 
+    net: Namespace
     ca: Namespace
     perspectives: Sequence[Namespace]
     demo: Demo
@@ -154,15 +216,19 @@ def _cables(internet: Namespace, false: Namespace, hosts: Sequence[Namespace]) -
         route(host, "default", f"10.201.{number}.2")
 
 
-def _enroll(demo: Demo) -> None:
-    config = demo.data_dir / "chancery.toml"
+def _strict(config: Path) -> None:
+    """What a public CA does always, for the internal one."""
     text = config.read_text("utf-8").replace("\n[va]\n", "\n[va]\nrequire_dnssec = true\n").replace(
         "\n[ca]\n", "\n[ca]\nleast_corroborated = 4\n")
     config.write_text(text, "utf-8")
+
+
+def enroll(config: Path, *, port: int) -> None:
+    """Makes the bundle of each host, and puts the printed lines to the end of the configuration."""
     often = "[perspectives]\nprobe_interval_s = 1.0\nstraggler_grace_s = 20.0\n"
     for position, name in enumerate(NAMES):
         shown = CliRunner().invoke(cli, [
-            "perspective", "enroll", name, "--address", f"10.201.{position + 1}.1:{_PORT}", "--rir", RIRS[position],
+            "perspective", "enroll", name, "--address", f"10.201.{position + 1}.1:{port}", "--rir", RIRS[position],
             "--distance-group", name, "--config", str(config)])
         assert shown.exit_code == 0, shown.output
         lines = shown.stdout.partition("\n\n")[2].replace("[perspectives]\n", often)
@@ -187,9 +253,10 @@ def run_internet(directory: Path) -> Iterator[Internet]:
         stack.callback(false_site.close)
         with ca.entered():
             demo = stack.enter_context(run_demo(directory / "ca", http_01_port=80, resolver=resolver))
-        _enroll(demo)
-        world = Internet(ca=ca, perspectives=perspectives, demo=demo, true_site=true_site, false_site=false_site,
-                         directory=directory)
+        _strict(demo.data_dir / "chancery.toml")
+        enroll(demo.data_dir / "chancery.toml", port=_PORT)
+        world = Internet(net=internet, ca=ca, perspectives=perspectives, demo=demo, true_site=true_site,
+                         false_site=false_site, directory=directory)
         for position in range(len(NAMES)):
             world.start(position)
         world.restart("va", "ca")

@@ -21,6 +21,12 @@ def openssl(*arguments: str, input_bytes: bytes | None = None) -> str:
     return text
 
 
+def names_of(certificate: x509.Certificate) -> list[str]:
+    """Its DNS names."""
+    return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+        x509.DNSName)
+
+
 def verify(leaf: Path, *, trusted: Path, untrusted: Path) -> None:
     """The chain from the leaf to a trusted root, by the strict rules of X.509."""
     openssl("verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", str(trusted), "-untrusted", str(untrusted),

@@ -1,66 +1,21 @@
 """Whole ACME orders through five remote perspectives while routes to the subscriber are hijacked: MP1, MP2, E96."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from acme import challenges, messages
+from acme import messages
 
-from tests.acceptance.acme_session import AcmeSession
-from tests.acceptance.internet import NAMES, SUBSCRIBER, Internet, WebServer, run_internet
+from tests.acceptance.internet import NAMES, SUBSCRIBER, Client, Internet
+from tests.acceptance.openssl import names_of
 
 _URN = "urn:ietf:params:acme:error:"
 
 
 @pytest.fixture(scope="module")
-def internet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Internet]:
-    """Hosts, routes, name servers, a CA and its perspectives."""
-    with run_internet(tmp_path_factory.mktemp("internet")) as running:
-        yield running
-
-
-class Client:
-    """An account whose client runs on the CA's host; the web servers are elsewhere."""
-
-    def __init__(self, internet: Internet) -> None:
-        self._internet = internet
-        with internet.ca.entered():
-            self._session = AcmeSession(internet.demo)
-
-    def order(self, name: str, site: WebServer) -> messages.OrderResource:
-        """An order for the name, answered on that site, and waited for: ready or invalid."""
-        with self._internet.ca.entered():
-            order = self._session.order(name)
-            for authorization in order.authorizations:
-                for item in authorization.body.challenges:
-                    if isinstance(item.chall, challenges.HTTP01):
-                        response, validation = item.response_and_validation(self._session._key)
-                        site.answers[item.chall.path] = validation
-                        self._session.client.answer_challenge(item, response)
-            self._session.wait_for(order, "ready", "invalid")
-        return order
-
-    def issue(self, order: messages.OrderResource) -> list[str]:
-        """The names of the certificate of a ready order."""
-        with self._internet.ca.entered():
-            self._session.finalize(order)
-            assert self._session.wait_for(order, "valid", "invalid") == "valid"
-            certificate = self._session.download(order)
-        from cryptography import x509
-        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
-            x509.DNSName)
-
-    def status(self, order: messages.OrderResource) -> str:
-        """Of the order, now."""
-        with self._internet.ca.entered():
-            return self._session.status(order)
-
-
-@pytest.fixture(scope="module")
 def client(internet: Internet) -> Client:
-    """One account for all of them."""
-    return Client(internet)
+    """One account for all of them, whose client runs on the CA's host; the web servers are elsewhere."""
+    return Client(internet.ca, internet.demo)
 
 
 def _explained(internet: Internet, order: messages.OrderResource) -> dict[str, Any]:
@@ -77,7 +32,7 @@ def _verdicts(validation: dict[str, Any]) -> dict[str, str]:
 def test_everybody_agrees(internet: Internet, client: Client) -> None:
     """MP1: five perspectives with resolvers of their own see the same site, by DNSSEC; a certificate follows."""
     order = client.order("all.subscriber.lab", internet.true_site)
-    assert client.issue(order) == ["all.subscriber.lab"]
+    assert names_of(client.issue(order)) == ["all.subscriber.lab"]
     validation = _explained(internet, order)
     assert _verdicts(validation) == dict.fromkeys(NAMES, "corroborates")
     for each in validation["evidence"]["perspectives"]:
@@ -89,7 +44,7 @@ def test_e96_one_hijacked_perspective_of_five(internet: Internet, client: Client
     """E96: the certificate is issued, and the evidence shows who saw another server at the very same address."""
     with internet.hijacked(2):
         order = client.order("one.subscriber.lab", internet.true_site)
-    assert client.issue(order) == ["one.subscriber.lab"]
+    assert names_of(client.issue(order)) == ["one.subscriber.lab"]
     validation = _explained(internet, order)
     assert _verdicts(validation) == dict.fromkeys(NAMES, "corroborates") | {NAMES[2]: "differs"}
     odd = validation["evidence"]["perspectives"][2]
@@ -125,7 +80,7 @@ def test_e96_a_wrong_certificate_is_an_outage(internet: Internet, client: Client
     internet.start(1, bundle="impostor")
     status = internet.await_fault(1, "certificate is not the pinned one")
     order = client.order("impostor.subscriber.lab", internet.true_site)
-    assert client.issue(order) == ["impostor.subscriber.lab"]
+    assert names_of(client.issue(order)) == ["impostor.subscriber.lab"]
     validation = _explained(internet, order)
     assert _verdicts(validation) == dict.fromkeys(NAMES, "corroborates") | {NAMES[1]: "absent"}
     assert int(str(status["failures"])) >= 1
@@ -147,4 +102,4 @@ def test_e96_everybody_is_away(internet: Internet, client: Client) -> None:
     for position in range(5):
         internet.start(position)
     internet.await_status(away=0)
-    assert client.issue(client.order("back.subscriber.lab", internet.true_site)) == ["back.subscriber.lab"]
+    assert names_of(client.issue(client.order("back.subscriber.lab", internet.true_site))) == ["back.subscriber.lab"]

@@ -26,6 +26,7 @@ from ca.admin.ceremony.result import CeremonyResult
 from ca.admin.ceremony.store import record_ceremony
 from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command, output_option, yes_option
 from ca.admin.output import Column, print_facts, print_json, print_line, print_table
+from ca.admin.run_all import database_at_hand
 from ca.process.ambient import Ambient, system_ambient
 from ca.process.settings import HsmSettings
 from hsm.errors import HsmError
@@ -137,10 +138,13 @@ def show(directory: Path, output: str) -> None:
 @_directory
 @admin_command
 async def record(context: AdminContext, directory: Path) -> ExitCode:
-    """Put issuers, chains, CA certificates and root CRLs of DIRECTORY into the database. Safe to run again."""
+    """Put issuers, chains, CA certificates and root CRLs of DIRECTORY into the database. Safe to run again.
+
+    An embedded database is made, and run for as long as this takes, where no CA has been started yet.
+    """
     _require_directory(directory)
     result = await asyncio.to_thread(_guarded, lambda: read_ceremony(directory))
-    async with context.connection() as connection:
+    async with database_at_hand(context.settings, context.ambient), context.connection() as connection:
         try:
             written = await record_ceremony(connection, result)
         except CeremonyError as fault:

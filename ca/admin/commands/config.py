@@ -2,15 +2,22 @@
 
 import stat
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 import msgspec
 
 from ca.admin.context import CommandError, ExitCode, config_option, output_option, read_settings
 from ca.admin.output import print_facts, print_json, print_line
+from ca.pki.corroboration import rule_at, set_up_shortfall
+from ca.pki.ct_log_list import parse_log_list
+from ca.pki.identifier import IdentifierError, require_public_host
+from ca.process.ambient import system_ambient
 from ca.process.http import parse_listen
 from ca.process.lifecycle import StartupError
+from ca.process.public_settings import public_urls
 from ca.process.settings import Settings
 
 _ROLES = ("acme_wfe", "acme_va", "ca_issuer", "ca_publisher", "ca_reader", "ocsp_signer", "ocsp_reader", "ca_admin")
@@ -34,7 +41,7 @@ def check(file: Path | None, config: Path | None, output: str) -> None:
     if file is not None and config is not None and file != config:
         raise CommandError("two configuration files are named: give FILE or --config, not both", ExitCode.USAGE)
     settings, path = read_settings(file or config)
-    faults = list(faults_of(settings, path))
+    faults = [*faults_of(settings, path), *policy_faults(settings, path, system_ambient().now())]
     effective = msgspec.to_builtins(settings, enc_hook=str)
     if output == "json":
         print_json({"file": str(path.resolve()), "ok": not faults, "faults": faults, "settings": effective})
@@ -66,9 +73,33 @@ def faults_of(settings: Settings, path: Path) -> Iterator[str]:
                 yield f"{path}: {key}: {fault}"
 
 
+def policy_faults(settings: Settings, path: Path, now: datetime) -> Iterator[str]:
+    """As `faults_of`: what the processes refuse to start with at this moment under the policy in force."""
+    public, perspectives = settings.policy == "public", settings.perspectives
+    missing = set_up_shortfall(
+        [each.rir for each in perspectives.remotes],
+        [perspectives.distance_group, *(each.distance_group for each in perspectives.remotes)],
+        rule_at(now, public=public, least_corroborated=settings.ca.least_corroborated), public=public)
+    if missing is not None:
+        yield f"{path}: perspectives.remotes: {missing}: see deploy/PERSPECTIVES.md"
+    if settings.ct_enabled and settings.ct.log_list is not None and settings.ct.log_list.is_file():
+        try:
+            parse_log_list(settings.ct.log_list.read_bytes()).require_fresh(now)
+        except (OSError, ValueError) as fault:
+            yield f"{path}: ct.log_list: {fault}"
+    if public:
+        for key, host in (*((key, urlsplit(url).hostname or "") for key, url in public_urls(settings)),
+                          *(("va.caa_identities", name) for name in settings.va.caa_identities)):
+            try:
+                require_public_host(host)
+            except IdentifierError as fault:
+                yield f"{path}: {key}: {fault.detail}"
+
+
 def _files(settings: Settings) -> Iterator[tuple[str, Path, bool]]:
     """Key, file, and whether only its owner may read it."""
-    for role in _ROLES:
+    # The embedded server's are made with it, at the first start.
+    for role in _ROLES if settings.database.url or (settings.data_dir / "postgres").exists() else ():
         yield "database.secrets_dir", settings.database.secrets_dir / f"{role}.password", True
     if "/" in settings.hsm.module:      # a bare name is looked for by the dynamic linker
         yield "hsm.module", Path(settings.hsm.module), False

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -182,5 +183,7 @@ async def test_start_errors_are_one_line(settings: Settings, tmp_path: Path) -> 
     values = {name: getattr(settings.acme, name) for name in settings.acme.__struct_fields__}
     unmanaged = Settings(**{name: getattr(settings, name) for name in settings.__struct_fields__} | {
         "acme": type(settings.acme)(**values | {"service_names": []})})
-    with pytest.raises(StartupError, match="not a certificate and its key"):
-        await process._run(unmanaged, asyncio.Event())
+    for policy, way_out in (("internal", "name the server in acme.service_names"),
+                            ("public", "put in a certificate for the host of acme.base_url that was validated")):
+        with pytest.raises(StartupError, match=f"not a certificate and its key: {way_out}"):
+            await process._run(msgspec.structs.replace(unmanaged, policy=policy), asyncio.Event())

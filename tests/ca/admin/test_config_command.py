@@ -1,14 +1,23 @@
 """`chancery config check` and how the configuration is found: wrong input is answered with file, key and form."""
 
 import asyncio
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from ca.admin.cli import cli
+from ca.admin.commands.config import policy_faults
 from ca.admin.context import CommandError, find_settings
+from ca.pki.policy import LOG_LIST_LIFE_S
+from ca.process.settings import load_settings
 from tests.ca.admin.conftest import CommandLine
+from tests.ct_log import CtLogs, personalities
+
+_SAMPLE = Path(__file__).parents[3] / "deploy" / "public.toml"
+_RIRS = ("RIPE NCC", "ARIN", "APNIC", "LACNIC", "AFRINIC")
 
 
 async def test_good_file_is_ok(command_line: CommandLine) -> None:
@@ -71,6 +80,67 @@ async def test_wrong_setting(command_line: CommandLine, line: str, wrong: str, s
     assert str(command_line.config) in result.stderr
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def _make_files(directory: Path) -> None:
+    """What deploy/PUBLIC.md has made before the first start, but for logs and perspectives."""
+    for name in ("secrets/nonce.key", "hsm/online/pin", "tls/key.pem", "hsm/online/softhsm2.conf",
+                 "tls/certificate.pem", "module.so"):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).touch(mode=0o600)
+    (directory / "ocsp").mkdir()
+
+
+async def test_the_sample_of_a_public_ca(tmp_path: Path) -> None:
+    """deploy/public.toml, MP1, CT: each step of deploy/PUBLIC.md that is missing is one line; when all are done, ok."""
+    config = tmp_path / "chancery.toml"
+    config.write_text(_SAMPLE.read_text("utf-8").replace("/usr/lib/softhsm/libsofthsm2.so", f"{tmp_path}/module.so"),
+                      "utf-8")
+    _make_files(tmp_path)
+    line = CommandLine(config=config)
+    said = (await line.run("config", "check", exit_code=1)).stderr.splitlines()
+    assert [text.partition("chancery.toml: ")[2] for text in said] == [
+        f"ct.log_list: expected a file, {tmp_path}/log_list.json does not exist",
+        "perspectives.remotes: every validation was made with 0 remote perspectives, where "
+        f"{5 if datetime.now(UTC) >= datetime(2026, 12, 15, tzinfo=UTC) else 4} are needed (BR 3.2.2.9): see "
+        "deploy/PERSPECTIVES.md"]
+    for number, rir in enumerate(_RIRS):
+        lines = (await line.json("perspective", "enroll", f"p{number}", "--address", f"192.0.2.{number}:8550", "--rir",
+                                 rir, "--distance-group", f"city{number}"))["configuration"]
+        config.write_text(f"{config.read_text('utf-8')}\n{lines}", "utf-8")
+    async with CtLogs(personalities(2)) as logs:
+        (tmp_path / "log_list.json").write_bytes(logs.list_json())
+    assert (await line.json("config", "check"))["faults"] == []
+
+
+async def test_what_a_public_ca_would_not_start_with(tmp_path: Path) -> None:
+    """MP1, CT, BR 4.2.2: regions, places, an old or broken list of logs, special-use names: each with its key."""
+    config = tmp_path / "chancery.toml"
+    sample = _SAMPLE.read_text("utf-8")
+    remotes = '[perspectives]\ncertificate = "c"\nkey = "k"\n' + "".join(
+        f'[[perspectives.remotes]]\nname = "p{number}"\naddress = "192.0.2.{number}:8550"\nrir = {json.dumps(rir)}\n'
+        f'distance_group = "city{number}"\ncertificate = "p{number}.pem"\n' for number, rir in enumerate(_RIRS))
+    now = datetime(2026, 12, 15, tzinfo=UTC)
+
+    def faults(text: str) -> list[str]:
+        config.write_text(text, "utf-8")
+        found = policy_faults(load_settings(config, {}), config, now)
+        return [fault.partition("chancery.toml: ")[2] for fault in found]
+
+    assert faults(sample + remotes) == []
+    assert "two perspectives have the same distance_group" in faults(sample + remotes.replace("city1", "city0"))[0]
+    for rir in _RIRS:
+        remotes = remotes.replace(f'rir = "{rir}"', 'rir = "ARIN"')
+    assert "corroborated in 1 regional Internet registries' regions" in faults(sample + remotes)[0]
+    special = sample.replace("//ocsp.example.com", "//ocsp.corp.internal").replace('"ca.example.com"', '"ca.example"')
+    assert faults(special)[1:] == ["ca.ocsp_url: ocsp.corp.internal is a special-use name (.internal)",
+                                   "va.caa_identities: ca.example is a special-use name (.example)"]
+    (tmp_path / "log_list.json").write_text("{}", "utf-8")
+    assert faults(sample)[1].startswith("ct.log_list: not a list of CT logs")
+    async with CtLogs(personalities(2)) as logs:
+        age = datetime.now(UTC) - now + timedelta(seconds=LOG_LIST_LIFE_S, days=1)
+        (tmp_path / "log_list.json").write_bytes(logs.list_json(age=age))
+    assert "days old: install a new one" in faults(sample)[1]
 
 
 def test_places_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

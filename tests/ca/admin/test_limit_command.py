@@ -13,7 +13,8 @@ _FAR = "2199-01-01"
 
 
 def _public(command_line: CommandLine) -> None:
-    text = command_line.config.read_text().replace('policy = "internal"', 'policy = "public"')
+    text = command_line.config.read_text().replace('policy = "internal"', 'policy = "public"').replace(
+        "//localhost:", "//ca.example.com:")
     command_line.config.write_text(text + "[limits]\npause_after_failures = 3\n"
                                    "orders_per_account = { burst = 7, period_s = 700 }\n[ct]\nenabled = false\n")
 

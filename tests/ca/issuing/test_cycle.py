@@ -19,7 +19,7 @@ from ca.issuing.cycle import issue_batch
 from ca.issuing.signer import SignatureFault
 from ca.issuing.store import Switches
 from ca.pki.domain_control import PerspectivePolicy
-from ca.pki.identifier import NamePolicy
+from ca.pki.identifier import Identifier, NamePolicy
 from ca.pki.profile import offered_profiles
 from ca.pki.refusal import Refusal
 from ca.pki.serial import serial_from_int
@@ -225,6 +225,18 @@ async def test_service_names_are_the_configurations(world: World) -> None:
         assert await world.certificate(request_id) is None
         problem = await world.refusal(request_id) or {}
         assert (problem["type"], problem["status"]) == (URN + "rejectedIdentifier", 403)
+
+
+async def test_a_public_ca_has_no_service_certificates(world: World) -> None:
+    """BR 3.2.2.4: under the public policy nothing is signed without validation, whatever `ca.service_names` says."""
+    service = frozenset({Identifier(type="dns", value="acme.example.com")})
+    policy = replace(POLICY, names=NamePolicy(internal_suffixes=(), public=True), service_names=service)
+    request_id = await world.service("acme.example.com")
+    await issue_batch(world.process(policy=policy), 8)
+    assert await world.certificate(request_id) is None
+    problem = await world.refusal(request_id) or {}
+    assert problem["type"] == URN + "rejectedIdentifier"
+    assert "certifies no name without validation" in problem["detail"]
 
 
 _Arrange = Callable[[World], Awaitable[bytes]]

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.pki.serial import serial_from_int
-from tests.ca.issuing.transparent import Killed, transparent, verify_embedded
+from tests.ca.issuing.transparent import Killed, transparent
 from tests.ca.issuing.world import World
-from tests.ct_log import Log, personalities
+from tests.ct_log import Log, personalities, verify_embedded
 
 
 async def test_a_certificate_with_two_scts(world: World) -> None:

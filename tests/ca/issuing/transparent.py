@@ -1,10 +1,8 @@
 """A CA process, a publisher and test logs, in one event loop, on the world's database and token."""
 
 import asyncio
-import hashlib
 import io
 import os
-import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,9 +11,6 @@ from typing import Any
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from ca.issuing import store
 from ca.issuing.__main__ import IssuanceTurns
@@ -135,24 +130,3 @@ async def transparent(world: World, logs: Sequence[Log]) -> AsyncIterator[Transp
 async def free_all(world: World) -> None:
     """What a start does with the leases of dead processes, whoever held them."""
     await store.free_leases(world.pool, await store.lease_holders(world.pool))
-
-
-def verify_embedded(certificate: x509.Certificate, issuer: x509.Certificate, logs: CtLogs) -> list[str]:
-    """The names of the logs whose SCTs are in the certificate, each signature verified with the code of this test."""
-    found = certificate.extensions.get_extension_for_class(x509.PrecertificateSignedCertificateTimestamps).value
-    spki = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    tbs = certificate.tbs_precertificate_bytes     # cryptography takes the SCT list out by itself
-    names = []
-    for sct in found:
-        log = next(log for log in logs if log.log_id == sct.log_id)
-        milliseconds = round(sct.timestamp.timestamp() * 1000)
-        message = (struct.pack(">BBQH", 0, 0, milliseconds, 1) + hashlib.sha256(spki).digest()
-                   + struct.pack(">I", len(tbs))[1:] + tbs + struct.pack(">H", len(sct.extension_bytes))
-                   + sct.extension_bytes)
-        key = load_der_public_key(log.spki)
-        assert isinstance(key, ec.EllipticCurvePublicKey)
-        key.verify(sct.signature, message, ec.ECDSA(hashes.SHA256()))
-        if log.tiled:
-            assert sct.extension_bytes[:3] == b"\x00\x00\x05", "the leaf index is kept as the log gave it"
-        names.append(log.name)
-    return names

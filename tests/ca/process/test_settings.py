@@ -11,6 +11,16 @@ _OPTIONS = DemoOptions(port_base=15_000, resolver="127.0.0.1:53", http_01_port=5
                        policy="internal", module="/usr/lib/softhsm/libsofthsm2.so")
 
 
+_SAMPLE = Path(__file__).parents[3] / "deploy" / "public.toml"
+
+
+def _public_or_internal(config: Path, policy: str) -> str:
+    """The demo's configuration, or the sample of a public CA, whose list of logs is left to the test."""
+    if policy == "internal":
+        return config.read_text("utf-8")
+    return _SAMPLE.read_text("utf-8").replace('log_list = "log_list.json"', "enabled = false")
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A demo's configuration file."""
@@ -32,8 +42,7 @@ def test_the_demo_configuration_is_read_back(config: Path) -> None:
     ("internal", 'enabled = true\nlog_list = "l.json"', True)])
 def test_certificate_transparency_follows_the_policy(config: Path, policy: str, written: str, on: bool) -> None:
     """On in public, off in internal, unless the file says otherwise; the list's path counts from the file."""
-    text = config.read_text("utf-8").replace("enabled = false", written)
-    config.write_text(text.replace('policy = "internal"', f'policy = "{policy}"'), "utf-8")
+    config.write_text(_public_or_internal(config, policy).replace("enabled = false", written), "utf-8")
     settings = load_settings(config, {})
     assert settings.ct_enabled is on
     assert settings.ct.log_list == (config.parent / "l.json" if "log_list" in written else None)
@@ -101,7 +110,7 @@ def test_changed_options_keep_what_a_person_edited(config: Path) -> None:
 def test_limits_are_of_the_policy_unless_the_file_says(config: Path, policy: str, section: str, orders: int,
                                                        domain: int | None) -> None:
     """Each limit by itself; a burst of 0 switches it off."""
-    text = config.read_text("utf-8").replace('policy = "internal"', f'policy = "{policy}"')
+    text = _public_or_internal(config, policy)
     config.write_text(f"{text}\n[limits]\n{section}\n", "utf-8")
     rates = load_settings(config, {}).limit_rates
     assert rates["orders-per-account"].burst == orders
