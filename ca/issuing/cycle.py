@@ -24,7 +24,7 @@ from ca.issuing.policy import IssuancePolicy
 from ca.issuing.service import judge_service
 from ca.issuing.signer import Signer
 from ca.issuing.store import ClaimedRequest, NewIntent, StoredIntent, Switches
-from ca.issuing.transparency import FIRST_WAIT_S, LogsUnavailable, Transparency, commit_finals
+from ca.issuing.transparency import FIRST_WAIT_S, LogsUnavailable, Transparency, commit_finals, refuse_late
 from ca.pki import weak_list
 from ca.pki.blocked_name import lookup_names, require_unblocked
 from ca.pki.crl import ca_issuers_url, shard_url
@@ -89,7 +89,7 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
             return False
         now = ca.ambient.now()
         switches = await _switches(ca, connection, now)
-        begun = await _not_disabled(ca, connection, switches, [
+        begun = await _not_disabled(ca, connection, switches, now, [
             request.intent for request in claimed if request.intent is not None])
         fresh = [request for request in claimed if request.intent is None]
         evidence = await load_evidence(connection, fresh)
@@ -118,7 +118,7 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
             await store.notify(connection, [("ocsp_due", ""), ("ct_due", "")])
         # 11. The final TBS with its SCTs, linted and compared. 12. COMMIT its intent and say it. 13. Sign, verify.
         finals = [intent for intent in begun if intent.final_tbs is not None and not intent.signed]
-        waiting = [intent for intent in begun if intent.logged and intent.final_tbs is None]
+        waiting = [intent for intent in begun if intent.waits_for_scts]
         if waiting:
             finals += await commit_finals(ca, connection, waiting, now)
         signed_finals = await _sign(ca, finals, steps=(12, 13))
@@ -235,12 +235,17 @@ async def _switches(ca: IssuingProcess, connection: Connection, now: datetime) -
 
 
 async def _not_disabled(
-    ca: IssuingProcess, connection: Connection, switches: Switches, begun: Sequence[StoredIntent]
+    ca: IssuingProcess, connection: Connection, switches: Switches, now: datetime, begun: Sequence[StoredIntent]
 ) -> list[StoredIntent]:
-    """What an earlier run began, without that of disabled issuers: it is finished when they are enabled again."""
-    held = [intent.request_id for intent in begun if intent.issuer_id in switches.disabled]
-    if held:
-        await store.defer(connection, held, worker=ca.worker, after_s=_DISABLED_WAIT_S)
+    """What an earlier run began, without that of disabled issuers: it is finished when they are enabled again, unless
+    it is a precertificate alone and they stay so for longer than it would wait for logs."""
+    held = [intent for intent in begun if intent.issuer_id in switches.disabled]
+    late = [intent for intent in held if intent.waits_for_scts and ca.transparency.is_over(intent, now)]
+    if late:
+        await refuse_late(ca, connection, late, now, why="its issuer is disabled")
+    later = [intent.request_id for intent in held if intent not in late]
+    if later:
+        await store.defer(connection, later, worker=ca.worker, after_s=_DISABLED_WAIT_S)
     return [intent for intent in begun if intent.issuer_id not in switches.disabled]
 
 

@@ -195,6 +195,11 @@ class StoredIntent:
         """What its next signature is over."""
         return self.tbs if self.final_tbs is None else self.final_tbs
 
+    @property
+    def waits_for_scts(self) -> bool:
+        """Whether its precertificate is signed and stored, and nothing of the certificate itself is fixed yet."""
+        return self.logged and self.final_tbs is None
+
     def with_final(self, tbs: bytes) -> "StoredIntent":
         """The same after its final certificate was committed."""
         return replace(self, final_tbs=tbs)

@@ -5,10 +5,10 @@ The publisher's rows are not believed: each SCT is verified again, with the log 
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from acme_api.protocol.problem import problem_from_refusal, server_internal
 from ca.issuing import ct_store, store
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 FIRST_WAIT_S: Final = 2.0          # the publisher wakes a request sooner
 _LONGEST_WAIT_S: Final = 15.0
+_LATE_TEXTS: Final = {
+    "missing-scts":
+        "the certificate could not be logged in Certificate Transparency logs in time: try again later",
+    "issuer-disabled": "the issuer of the certificate was switched off before it was finished: order again",
+}
 
 
 class LogsUnavailable(Exception):
@@ -55,6 +60,10 @@ class Transparency:
         except (OSError, ValueError) as fault:
             raise LogsUnavailable(str(fault)) from fault
         return logs
+
+    def is_over(self, intent: StoredIntent, now: datetime) -> bool:
+        """Whether an order has waited for its certificate for longer than the patience lasts."""
+        return now - intent.created_at > self.patience
 
     def first_tbs(self, tbs: bytes, issuer: Issuer, period: Validity, now: datetime) -> bytes:
         """What is signed first for a TBS without poison: with CT the precertificate's, else itself. Raises
@@ -89,19 +98,14 @@ async def commit_finals(
         except Exception as fault:
             missing.append(intent)
             _tell(ca, intent, fault)
-            if now - intent.created_at > ca.transparency.patience:
-                ca.audit.refused(request=to_text(intent.request_id), reason="missing-scts", detail=str(fault))
-                refusals[intent.request_id] = server_internal(
-                    "the certificate could not be logged in Certificate Transparency logs in time: try again later"
-                ).to_json()
+            if ca.transparency.is_over(intent, now):
+                refusals[intent.request_id] = _too_late(ca, intent, "missing-scts", str(fault))
         await asyncio.sleep(0)
     await ca.after_step(11)
     wait = [intent for intent in missing if intent.request_id not in refusals]
     if wait:
         await ct_store.park(connection, wait, worker=ca.worker, now=now, longest_s=_LONGEST_WAIT_S)
-    refused = [request_id for request_id, problem in refusals.items()
-               if await store.commit_refusal(connection, request_id, problem, worker=ca.worker, now=now)]
-    wakes = [("changed", request_id.hex()) for request_id in refused]
+    wakes = await _refuse_all(ca, connection, refusals, now)
     if wait or wakes:
         await store.notify(connection, [*wakes, ("ct_due", "")])
     if not new:
@@ -109,6 +113,31 @@ async def commit_finals(
     # 12. COMMIT the intent of the final certificate: from now on it is finished, not made anew.
     ours = await ct_store.commit_finals(connection, new, worker=ca.worker, now=now)
     return [each.intent.with_final(each.tbs) for each in new if each.intent.serial in ours]
+
+
+async def refuse_late(
+    ca: "IssuingProcess", connection: Connection, late: Sequence[StoredIntent], now: datetime, *, why: str
+) -> None:
+    """Ends orders whose precertificate is signed and whose certificate cannot be: it stays in CRL and OCSP, and no
+    certificate can follow. The subscriber orders again, instead of waiting for nobody knows how long."""
+    refusals = {intent.request_id: _too_late(ca, intent, "issuer-disabled", why) for intent in late}
+    wakes = await _refuse_all(ca, connection, refusals, now)
+    if wakes:
+        await store.notify(connection, wakes)
+
+
+async def _refuse_all(
+    ca: "IssuingProcess", connection: Connection, refusals: Mapping[bytes, dict[str, Any]], now: datetime
+) -> list[tuple[str, str]]:
+    """Stores refusals of requests that are still ours; returns who is to be told."""
+    return [("changed", request_id.hex()) for request_id, problem in refusals.items()
+            if await store.commit_refusal(connection, request_id, problem, worker=ca.worker, now=now)]
+
+
+def _too_late(ca: "IssuingProcess", intent: StoredIntent, reason: str, detail: str) -> dict[str, Any]:
+    """The problem document of an order whose patience is over, after the audit record of it."""
+    ca.audit.refused(request=to_text(intent.request_id), reason=reason, detail=detail)
+    return server_internal(_LATE_TEXTS[reason]).to_json()
 
 
 def _final_tbs(ca: "IssuingProcess", intent: StoredIntent, scts: Sequence[bytes], now: datetime) -> bytes:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.pki.serial import serial_from_int
 from tests.ca.issuing.transparent import Killed, transparent
-from tests.ca.issuing.world import World
+from tests.ca.issuing.world import EC_ISSUER, World
 from tests.ct_log import Log, personalities, verify_embedded
 
 
@@ -108,6 +108,51 @@ async def test_patience_ends(world: World) -> None:
         assert await ct.statement("SELECT count(*) FROM precertificate_signatures WHERE serial = $1", serial) == 1
         assert await ct.statement("SELECT count(*) FROM ocsp_requests WHERE serial = $1", serial) == 1
         assert await ct.statement("SELECT count(*) FROM ct_submissions") == 0
+
+
+async def test_a_kill_switch_ends_the_waiting(world: World) -> None:
+    """An order with a precertificate whose issuer is disabled waits unsigned, even with all SCTs there; enabled within
+    the patience it is finished, else it is invalid with serverInternal, for good, and its precertificate revocable.
+    Another issuer's orders and what was begun with a disabled profile go on."""
+    async with transparent(world, personalities(4)) as ct:
+        rsa_key = rsa.generate_private_key(65_537, 2048)
+        orders = {"enabled": await world.ordered("a.example.com"), "rsa": await world.ordered(
+            "r.example.com", leaf=rsa_key, profile="classic")}
+        ca, publisher = ct.ca(), ct.publisher()
+        await ct.turn_once(ca)
+        await world.run("ca_admin", "UPDATE issuers SET disabled_at = now() WHERE id = $1", EC_ISSUER)
+        await world.run("ca_admin", "INSERT INTO disabled_profiles VALUES ('classic', now(), 'ada', '')")
+        world.clock_s = 599.0
+        await ct.let_pauses_pass()
+        await ct.turn(ca, publisher)
+        await ct.scts_of(orders["rsa"].id)
+        assert await ct.statement("SELECT count(*) FROM scts WHERE serial = $1",
+                                  await world.serial(orders["enabled"].id)) >= 2
+        assert await world.certificate(orders["enabled"].id) is None
+        assert await world.refusal(orders["enabled"].id) is None
+        await world.run("ca_admin", "UPDATE issuers SET disabled_at = NULL")
+        world.clock_s = 600.0
+        await ct.let_pauses_pass()
+        await ct.turn(ca, publisher)
+        await world.issued(orders["enabled"].id)
+
+        late = await world.ordered("late.example.com")
+        await ct.turn_once(ca)
+        await world.run("ca_admin", "UPDATE issuers SET disabled_at = now() WHERE id = $1", EC_ISSUER)
+        world.clock_s = 1202.0
+        await ct.let_pauses_pass()
+        await ct.turn(ca, publisher)
+        problem = await world.refusal(late.id) or {}
+        assert (problem["type"].rpartition(":")[2], problem["status"]) == ("serverInternal", 500)
+        assert "switched off" in problem["detail"]
+        assert [event["reason"] for event in world.events if event["event"] == "refused"] == ["issuer-disabled"]
+        assert await world.queued() == 0
+        await world.run("ca_admin", "UPDATE issuers SET disabled_at = NULL")
+        await ct.let_pauses_pass()
+        await ct.turn(ca, publisher)
+        assert await world.certificate(late.id) is None
+        assert await ct.statement("SELECT count(*) FROM ocsp_requests WHERE serial = $1", await world.serial(late.id))
+        await world.check()
 
 
 async def test_retry_after_is_honoured(world: World) -> None:
