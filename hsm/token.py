@@ -39,6 +39,8 @@ _Result = TypeVar("_Result")
 _MAX_HEALING_TRIES = 3
 _FIRST_PAUSE_S = 0.1
 _PAUSE_FACTOR = 5
+_MAX_FIRST_LOOKS = 6
+_PAUSE_AFTER_FIRST_LOOK_S = 0.05
 _MAX_PIN_BYTES = 255
 _OPEN_TO_EVERYBODY = 0o007
 
@@ -136,7 +138,7 @@ class Token:
             pin = token._read_pin()
             cls._loaded_by_pid = os.getpid()
             try:
-                token._connect(pin)
+                token._connect_at_start(pin)
             except pkcs11.PKCS11Error as fault:
                 token._finalize()
                 raise TokenFaultError(f"token {token_label!r} in {module} cannot be opened: {_text(fault)}") from fault
@@ -286,6 +288,20 @@ class Token:
                                    "without locks, so only that thread may use it (see hsm.thread.HsmThread)")
         if self._closed:
             raise TokenInUseError(f"token {self._token_label!r} is closed: open it again")
+
+    def _connect_at_start(self, pin: str) -> None:
+        """As `_connect`, which is called again when the token is not there, or is at fault: SoftHSM overlooks a token,
+        or cannot log in, while another process writes to its file, as each login does, and processes start together.
+        A PIN that is refused is still tried once only."""
+        pause_s = _PAUSE_AFTER_FIRST_LOOK_S
+        for _ in range(_MAX_FIRST_LOOKS - 1):
+            try:
+                return self._connect(pin)
+            except (TokenMissingError, pkcs11.GeneralError, pkcs11.FunctionFailed):
+                self._finalize()
+                self._pause(pause_s)
+                pause_s *= 2
+        return self._connect(pin)
 
     def _connect(self, pin: str) -> None:
         try:

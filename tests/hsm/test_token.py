@@ -250,3 +250,29 @@ def test_a_process_ends_cleanly_with_its_token_open(softhsm_token: SoftHsm) -> N
             """, softhsm_token.module, str(softhsm_token.conf), softhsm_token.token_label, str(softhsm_token.pin_file),
             softhsm_token.ec_label, mode)
         assert (done.returncode, done.stderr) == (0, ""), mode
+
+
+def test_processes_that_start_together_all_find_the_token(softhsm_token: SoftHsm) -> None:
+    """SoftHSM overlooks a token to which another process logs in at that moment: it is looked for again."""
+    program = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from hsm.token import Token
+        module, conf, label, pin = sys.argv[1:]
+        for _ in range(40):
+            Token.open(module=module, conf=Path(conf), token_label=label, pin_file=Path(pin)).close()
+    """)
+    command = [sys.executable, "-c", program, softhsm_token.module, str(softhsm_token.conf), softhsm_token.token_label,
+               str(softhsm_token.pin_file)]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in running:
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, said
+
+
+def test_a_token_that_is_not_there_is_looked_for_some_times(softhsm_token: SoftHsm) -> None:
+    """Growing pauses, a second and a half together, then the clear line."""
+    pauses: list[float] = []
+    with pytest.raises(TokenMissingError, match="no token labelled 'other'"):
+        _open(softhsm_token, pauses, {"token_label": "other"})
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8]
