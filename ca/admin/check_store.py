@@ -1,7 +1,8 @@
 """The statements of the global checker: each gives what breaks one rule among the rows of one slice of a table.
 
 Slices are ranges of primary keys (`> $1 AND <= $2`), so that each statement reads a part of the indices in order, and
-millions of rows take seconds. A statement gives the keys of the offenders, at most a thousand a slice.
+millions of rows take seconds. A statement gives the keys of the offenders (of searchable names: the serial numbers), at
+most a thousand a slice.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -31,7 +32,12 @@ SLICES: Final = {
     "precertificate_signatures":
         "SELECT serial FROM precertificate_signatures WHERE serial > $1 ORDER BY serial OFFSET $2 LIMIT 1",
     "final_certificates": "SELECT serial FROM final_certificates WHERE serial > $1 ORDER BY serial OFFSET $2 LIMIT 1",
+    "certificate_names": "SELECT reversed_name FROM certificate_names WHERE reversed_name > $1"
+                         " ORDER BY reversed_name OFFSET $2 LIMIT 1",
 }
+# What no key of a table comes before, and none behind.
+BOUNDS: Final[dict[str, tuple[bytes, bytes] | tuple[str, str]]] = {
+    **dict.fromkeys(SLICES, (b"", b"\xff" * 23)), "certificate_names": ("", "\U0010ffff")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +114,12 @@ SELECT DISTINCT c.serial FROM certificates c LEFT JOIN orders o ON o.id = c.requ
 LEFT JOIN LATERAL unnest(o.identifier_values) AS n (value) ON true
 WHERE c.serial > $1 AND c.serial <= $2 AND c.account_id IS NOT NULL AND NOT EXISTS (
     SELECT FROM certificate_names k WHERE k.reversed_name = reverse(n.value) AND k.serial = c.serial) {_LIMIT}"""),
+    Rule(code="name_not_ordered", text="a certificate is found by a name that its order does not have",
+         table="certificate_names", statement=f"""
+SELECT DISTINCT k.serial FROM certificate_names k LEFT JOIN certificates c ON c.serial = k.serial
+LEFT JOIN orders o ON o.id = c.request_id
+WHERE k.reversed_name > $1 AND k.reversed_name <= $2 AND (c.serial IS NULL OR (c.account_id IS NOT NULL
+    AND reverse(k.reversed_name) = ANY(coalesce(o.identifier_values, '{{}}')) IS NOT TRUE)) {_LIMIT}"""),
     Rule(code="name_without_validation", text="a name had no fresh validation of its account when it was signed",
          table="certificates", statement=f"""
 SELECT DISTINCT c.serial FROM certificates c LEFT JOIN orders o ON o.id = c.request_id
@@ -202,13 +214,13 @@ class ShardCrl:
     is_used: bool
 
 
-async def slice_end(connection: Connection, table: str, start: bytes, rows: int) -> bytes | None:
+async def slice_end(connection: Connection, table: str, start: bytes | str, rows: int) -> bytes | str | None:
     """The key that ends the next slice of so many rows behind `start`; None when fewer are left."""
-    key: bytes | None = await connection.fetchval(SLICES[table], start, rows - 1)
+    key: bytes | str | None = await connection.fetchval(SLICES[table], start, rows - 1)
     return key
 
 
-async def offenders(connection: Connection, rule: Rule, first: bytes, last: bytes) -> list[bytes]:
+async def offenders(connection: Connection, rule: Rule, first: bytes | str, last: bytes | str) -> list[bytes]:
     """The keys of what breaks the rule in a slice."""
     return [row[0] for row in await connection.fetch(rule.statement, first, last)]
 

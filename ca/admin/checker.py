@@ -20,7 +20,6 @@ from ca.process.postgres import Connection
 SLICE_ROWS: Final = 50_000
 _SHOWN: Final = 5
 _LOGGED_KINDS: Final = ("certificate", "precertificate")
-_PAST_EVERY_KEY: Final = b"\xff" * 23
 # BR 4.9.7: in a CRL within 24 hours; ours are there within seconds, and CRLs of a mass revocation within minutes.
 _CRL_LATE: Final = timedelta(minutes=15)
 _CRL_LIMIT: Final = timedelta(hours=24)
@@ -127,10 +126,11 @@ async def check_logs(connection: Connection, chains: Sequence[Path]) -> Result:
 async def _check_table(
     connection: Connection, rules: Sequence[tuple[Rule, Result]], table: str, slice_rows: int
 ) -> None:
-    first = b""
+    first: bytes | str
+    first, past_every_key = store.BOUNDS[table]
     while True:
         end = await store.slice_end(connection, table, first, slice_rows)
-        last = _PAST_EVERY_KEY if end is None else end
+        last = past_every_key if end is None else end
         for rule, result in rules:
             result.add(await store.offenders(connection, rule, first, last))
         if end is None:

@@ -22,7 +22,7 @@ _TAMPERING = {
     "an issuance is gone": ("DELETE FROM issuances WHERE serial = $serial",
                             {"certificate_without_intent", "counts", "order_lost"}),
     "a certificate is gone": ("DELETE FROM certificates WHERE serial = $serial",
-                              {"serial_twice", "signature_without_intent", "counts"}),
+                              {"serial_twice", "signature_without_intent", "name_not_ordered", "counts"}),
     "a signature before its intent": ("UPDATE certificates SET created_at = now() + interval '1 hour'"
                                       " WHERE serial = $serial", {"signature_without_intent"}),
     "a precertificate given out as certificate": ("DELETE FROM final_certificates WHERE serial = $logged",
@@ -61,8 +61,16 @@ _TAMPERING = {
     "CAA nine hours ago": ("UPDATE validations SET caa_checked_at = now() - interval '9 hours' WHERE authorization_id ="
                            " (SELECT authorization_ids[1] FROM orders WHERE id = $order)", {"name_without_caa"}),
     "another name than ordered": ("UPDATE orders SET identifier_values = '{a.example,b.example}' WHERE id = $order",
-                                  {"name_not_found", "name_without_validation", "name_without_caa"}),
+                                  {"name_not_found", "name_not_ordered", "name_without_validation",
+                                   "name_without_caa"}),
     "a name that cannot be found": ("DELETE FROM certificate_names WHERE serial = $serial", {"name_not_found"}),
+    "a name that was not ordered": ("INSERT INTO certificate_names VALUES (reverse('victim.example'), $serial)",
+                                    {"name_not_ordered"}),
+    "a name of another certificate": ("INSERT INTO certificate_names SELECT reversed_name, $serial FROM"
+                                      " certificate_names WHERE serial = $logged", {"name_not_ordered"}),
+    "another name instead": ("UPDATE certificate_names SET reversed_name = 'elpmaxe.X' WHERE (reversed_name, serial) ="
+                             " (SELECT reversed_name, serial FROM certificate_names WHERE serial = $serial LIMIT 1)",
+                             {"name_not_found", "name_not_ordered"}),
     "201 days": ("UPDATE certificates SET not_after = not_before + interval '200 days' WHERE serial = $serial",
                  {"too_long"}),
     "no OCSP response": ("DELETE FROM ocsp_requests WHERE serial = $serial", {"without_ocsp"}),
@@ -228,6 +236,7 @@ async def _restore(ct: TransparentWorld) -> None:
 def test_the_time_is_in_one_snapshot() -> None:
     """The rules are about different tables in slices of their own, each by its primary key."""
     assert {rule.table for rule in RULES} == {"certificates", "issuances", "finalizations", "certificate_signatures",
-                                              "precertificate_signatures", "final_certificates"}
+                                              "precertificate_signatures", "final_certificates",
+                                              "certificate_names"}
     assert len({rule.code for rule in RULES}) == len(RULES)
     assert all("> $1" in rule.statement and "<= $2" in rule.statement for rule in RULES)
