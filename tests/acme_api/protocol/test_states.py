@@ -36,39 +36,13 @@ from acme_api.protocol.order import (
 )
 from acme_api.protocol.problem import Problem
 from ca.pki.identifier import Identifier
+from tests.acme_api.status_edges import AUTHORIZATION_EDGES, CHALLENGE_EDGES, ORDER_EDGES, closure
 
 _BASE = "https://ca.example"
 _START = datetime(2026, 11, 24, tzinfo=UTC)
 _DAY = timedelta(days=1)
 _PROBLEM = {"type": "urn:ietf:params:acme:error:connection", "detail": "no answer", "status": 400}
 _SERIAL = bytes(range(18))
-
-# RFC 8555 7.1.6 as edges. "expired" of a pending authorization is ours: the RFC leaves open what becomes of one that
-# nobody answers, and we show it as gone (rows AZ2, AZ4, AZ5).
-_AUTHORIZATION_EDGES = {
-    ("pending", "valid"), ("pending", "invalid"), ("pending", "deactivated"), ("pending", "expired"),
-    ("valid", "expired"), ("valid", "deactivated"),
-    # A deactivation of what is already over is refused by decide_update, but an account may be closed at any time.
-    ("invalid", "deactivated"), ("expired", "deactivated"),
-}
-_ORDER_EDGES = {
-    ("pending", "ready"), ("pending", "invalid"), ("ready", "processing"), ("ready", "invalid"),
-    ("processing", "valid"), ("processing", "invalid"),
-}
-_CHALLENGE_EDGES = {
-    ("pending", "processing"), ("processing", "valid"), ("processing", "invalid"), ("pending", "valid"),
-    ("pending", "invalid"), ("processing", "pending"),
-}
-
-
-def _closure(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """What may be seen between two looks: any path, and no change."""
-    found = set(edges) | {(state, state) for edge in edges for state in edge}
-    while True:
-        more = {(a, d) for a, b in found for c, d in found if b == c} - found
-        if not more:
-            return found
-        found |= more
 
 
 def _all_authorization_facts() -> Iterator[AuthorizationFacts]:
@@ -218,9 +192,9 @@ class OrderLife(RuleBasedStateMachine):
                 current[f"challenge {number} {challenge.type}"] = challenge_status(
                     authorization, challenge.type, self.now).value
         for name, status in current.items():
-            edges = {"o": _ORDER_EDGES, "a": _AUTHORIZATION_EDGES, "c": _CHALLENGE_EDGES}[name[0]]
+            edges = {"o": ORDER_EDGES, "a": AUTHORIZATION_EDGES, "c": CHALLENGE_EDGES}[name[0]]
             before = self.seen.get(name, "pending")
-            assert (before, status) in _closure(edges), f"{name}: {before} -> {status}"
+            assert (before, status) in closure(edges), f"{name}: {before} -> {status}"
         self.seen = current
 
     @invariant()
