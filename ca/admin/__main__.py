@@ -10,6 +10,7 @@ from ca.admin.page.crl_watch import CrlWatch
 from ca.admin.page.server import application, require_loopback
 from ca.admin.page.watch import Watch
 from ca.admin.perspective_status import perspective_notices
+from ca.admin.tls_status import tls_notices
 from ca.process import lifecycle
 from ca.process.ambient import Ambient, system_ambient
 from ca.process.http import bind_sockets
@@ -36,7 +37,7 @@ async def serve(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> No
     crls = CrlWatch(pool, settings.ca.crl_base_url, ambient.now)
     watch = Watch(pool, settings.ocsp, maintenance, ambient.now,
                   settings.ct.log_list if settings.ct_enabled else None, crls,
-                  notices=lambda now: perspective_notices(settings, now))
+                  notices=lambda now: (*perspective_notices(settings, now), *tls_notices(settings, now)))
     runner = web.AppRunner(application(watch, settings), access_log=None, shutdown_timeout=_DRAIN_S)
     keepers = [asyncio.create_task(maintenance.run(stop)), asyncio.create_task(crls.run(stop))]
     try:
