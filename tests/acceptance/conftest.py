@@ -26,10 +26,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory, acceptance_dns: DnsProgram) -
 @pytest.fixture(scope="session")
 def closed_demo(tmp_path_factory: pytest.TempPathFactory, acceptance_dns: DnsProgram) -> Iterator[Demo]:
     """A demo at which an account needs an external account."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CHANCERY_ACME__EXTERNAL_ACCOUNT_REQUIRED", "true")
-        with run_demo(tmp_path_factory.mktemp("closed") / "chancery", resolver=acceptance_dns.address) as running:
-            yield running
+    with run_demo(tmp_path_factory.mktemp("closed") / "chancery", resolver=acceptance_dns.address,
+                  environment={"CHANCERY_ACME__EXTERNAL_ACCOUNT_REQUIRED": "true"}) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A demo as a process of its own, started by deploy/demo.sh, and what is read from its directory."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -19,13 +20,14 @@ _STOP_PATIENCE_S = 40.0
 
 @dataclass(slots=True, kw_only=True)
 class Demo:
-    """A running demo. `run` calls the command line on its configuration."""
+    """A running demo. `run` calls the command line on its configuration, with the environment that it has itself."""
 
     data_dir: Path
     port_base: int
     http_01_port: int
     tls_alpn_01_port: int
     process: "subprocess.Popen[str]" = field(repr=False)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def directory_url(self) -> str:
@@ -45,7 +47,8 @@ class Demo:
     def run(self, *arguments: str, exit_code: int = 0) -> str:
         """Runs `chancery ARGUMENTS --config ...` and returns what it printed; its exit code must be as said."""
         done = subprocess.run([str(CHANCERY), *arguments, "--config", str(self.data_dir / "chancery.toml")],
-                              capture_output=True, text=True, timeout=60, check=False)
+                              capture_output=True, text=True, timeout=60, check=False,
+                              env=os.environ | self.environment)
         assert done.returncode == exit_code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr if exit_code else done.stdout
 
@@ -71,7 +74,8 @@ class Demo:
 
 @contextmanager
 def run_demo(data_dir: Path, *, port_base: int | None = None, http_01_port: int | None = None,
-             resolver: str = "127.0.0.1:9", arguments: tuple[str, ...] = ()) -> Iterator[Demo]:
+             resolver: str = "127.0.0.1:9", arguments: tuple[str, ...] = (),
+             environment: dict[str, str] | None = None) -> Iterator[Demo]:
     """Starts the demo by its script and waits until it serves; afterwards the global checker must be content with what
     the test has left, and the demo is stopped."""
     base = port_base or free_port_base(4)
@@ -82,9 +86,9 @@ def run_demo(data_dir: Path, *, port_base: int | None = None, http_01_port: int 
             [str(REPOSITORY / "deploy" / "demo.sh"), "--data", str(data_dir), "--port-base", str(base),
              "--http-01-port", str(validation_port), "--tls-alpn-01-port", str(alpn_port), "--resolver", resolver,
              *arguments],
-            stdout=output, stderr=output, text=True, start_new_session=True)
+            stdout=output, stderr=output, text=True, start_new_session=True, env=os.environ | (environment or {}))
     demo = Demo(data_dir=data_dir, port_base=base, http_01_port=validation_port,
-                tls_alpn_01_port=alpn_port, process=process)
+                tls_alpn_01_port=alpn_port, process=process, environment=environment or {})
     try:
         give_up_at = time.monotonic() + _READY_PATIENCE_S
         while not (data_dir / "ready").exists():
