@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from ca.issuing import cycle, evidence
@@ -20,6 +22,7 @@ from ca.issuing.signer import SignatureFault
 from ca.issuing.store import Switches
 from ca.pki.domain_control import PerspectivePolicy
 from ca.pki.identifier import Identifier, NamePolicy
+from ca.pki.issuer import read_issuer
 from ca.pki.profile import offered_profiles
 from ca.pki.refusal import Refusal
 from ca.pki.serial import serial_from_int
@@ -27,7 +30,7 @@ from ca.pki.validity import Validity
 from ca.process.audit_log import AuditLog, AuditLogError
 from ca.process.audit_reader import read_chain, summarize
 from tests.acme_client import b64
-from tests.ca.issuing.world import EC_ISSUER, POLICY, RSA_ISSUER, TestOrder, World, spki_sha256
+from tests.ca.issuing.world import EC_ISSUER, POLICY, RSA_ISSUER, SHARDS, TestOrder, World, spki_sha256
 from tests.ca.pki.csr_maker import extension
 from tests.ca.pki.csr_maker import request as make_csr
 
@@ -565,6 +568,64 @@ async def test_an_issuer_that_ends_too_soon(world: World) -> None:
     await issue_batch(world.process(), 8)
     problem = await world.refusal(order.id) or {}
     assert "outlive its issuer" in problem["detail"]
+
+
+def _reissued(certificate: x509.Certificate, common_name: str, ends: datetime) -> bytes:
+    """The same CA with another name and end, signed by some root."""
+    builder = (x509.CertificateBuilder().subject_name(x509.Name([*list(certificate.subject)[:-1], x509.NameAttribute(
+        NameOID.COMMON_NAME, common_name)])).issuer_name(certificate.issuer).serial_number(77)
+        .public_key(certificate.public_key()).not_valid_before(certificate.not_valid_before_utc).not_valid_after(ends))
+    for each in certificate.extensions:
+        builder = builder.add_extension(each.value, each.critical)
+    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+async def test_the_successor_of_an_issuer_that_ends_too_soon(world: World) -> None:
+    """An issuer with 30 days left certifies what ends before it and refuses the rest; its successor, as soon as it is
+    active, takes over all new orders, and what the old one certified stays what it is."""
+    certificate, successor = x509.load_der_x509_certificate(world.issuers[EC_ISSUER]), 3
+    end = world.now().replace(microsecond=0) + timedelta(days=30)
+    world.issuers |= {EC_ISSUER: _reissued(certificate, "Old", end),
+                      successor: _reissued(certificate, "Successor", certificate.not_valid_after_utc)}
+    await world.run(
+        "ca_admin", "INSERT INTO issuers (id, name, key_type, certificate, crl_shards, active, created_at)"
+        " VALUES ($1, 'Successor', 'ec', $2, $3, false, now())", successor, world.issuers[successor], SHARDS)
+    for number, name in ((EC_ISSUER, "Old"), (successor, "Successor")):
+        world.authorities[number] = replace(world.authorities[EC_ISSUER], id=number, name=name,
+                                            issuer=read_issuer(world.issuers[number]))
+    ca = world.process()
+    late, short = await world.ordered("late.example.com"), await world.ordered("short.example.com",
+                                                                               profile="shortlived")
+    await issue_batch(ca, 8)
+    problem = await world.refusal(late.id) or {}
+    assert "outlive its issuer" in problem["detail"]
+    assert (await world.issued(short.id)).issuer.rfc4514_string().startswith("CN=Old,")
+    await world.run("ca_admin", "UPDATE issuers SET active = true WHERE id = $1", successor)
+    world.clock_s = 1
+    orders = [await world.ordered("after.example.com"), await world.ordered("x.example.com", profile="shortlived")]
+    await issue_batch(ca, 8)
+    for order in orders:
+        assert (await world.issued(order.id)).issuer.rfc4514_string().startswith("CN=Successor,")
+    assert (await world.issued(orders[0].id)).not_valid_after_utc > end
+    assert (await world.issued(short.id)).issuer.rfc4514_string().startswith("CN=Old,")
+
+
+async def test_a_hundred_names(world: World) -> None:
+    """The most that a profile permits, whole: every name in the SAN and found by it, none more; a 101st is refused."""
+    names = [f"n{number:03}.example.com" for number in range(100)]
+    order = await world.ordered(*names, profile="classic")
+    too_many = await world.ordered(*names, "one-more.example.com", profile="classic")
+    await issue_batch(world.process(), 8)
+    certificate = await world.issued(order.id)
+    san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert sorted(san.get_values_for_type(x509.DNSName)) == names
+    assert await world.owner.fetchval("SELECT count(*) FROM certificate_names WHERE serial = $1",
+                                      await world.serial(order.id)) == 100
+    assert await world.certificate(too_many.id) is None
+    problem = await world.refusal(too_many.id) or {}
+    assert problem["type"] == URN + "invalidProfile"
+    assert "has 1 to 100 names, not 101" in problem["detail"]
+    await world.check()
 
 
 async def test_a_request_that_breaks_our_code(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
