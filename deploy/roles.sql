@@ -22,7 +22,7 @@ GRANT UPDATE (thumbprint, jwk, contacts, deactivated_at) ON accounts TO acme_wfe
 GRANT INSERT ON key_changes, orders, authorizations, finalizations, service_requests TO acme_wfe;
 GRANT SELECT, INSERT ON spent_nonces TO acme_wfe;
 GRANT UPDATE (deactivated_at) ON authorizations TO acme_wfe;
-GRANT INSERT (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at)
+GRANT INSERT (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at, caa_name)
     ON validation_requests TO acme_wfe;
 GRANT INSERT (id, kind, requested_at) ON issuance_requests TO acme_wfe;
 GRANT INSERT ON revocation_requests TO acme_wfe;
@@ -48,7 +48,7 @@ GRANT INSERT ON issuances, certificates, certificate_names, certificate_signatur
 GRANT INSERT, UPDATE (reason, version, evidence) ON revocations TO ca_issuer;
 GRANT INSERT (serial, version, issuer_id, request_id, requested_at) ON ocsp_requests TO ca_issuer;
 GRANT SELECT (serial, version) ON ocsp_requests TO ca_issuer;
-GRANT EXECUTE ON FUNCTION ask_for_caa_checks(bytea[], bytea[]) TO ca_issuer;
+GRANT EXECUTE ON FUNCTION ask_for_caa_checks(bytea[], bytea[], text[]) TO ca_issuer;
 GRANT INSERT, UPDATE (authority, evidence, sweep_at), DELETE ON blocked_keys TO ca_issuer;
 GRANT UPDATE (recorded_at) ON operator_acts TO ca_issuer;
 GRANT UPDATE (through, examined, changed, worked_at, finished_at) ON mass_revocations TO ca_issuer;

@@ -68,7 +68,8 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authorization:
-    """An authorization with its facts. `responding` is the challenge that the VA works on or will work on."""
+    """An authorization with its facts. `responding` is the challenge that the VA works on or will work on;
+    `subdomains`: it stands for all names below it, too (RFC 9444)."""
 
     id: bytes
     account_id: bytes
@@ -78,6 +79,7 @@ class Authorization:
     challenges: tuple[Challenge, ...]
     facts: AuthorizationFacts
     responding: str | None = None
+    subdomains: bool = False
 
 
 def authorization_status(facts: AuthorizationFacts, now: datetime) -> AuthorizationStatus:
@@ -156,7 +158,7 @@ def decide_update(authorization: Authorization, payload: Mapping[str, Any], now:
 def authorization_object(
     base: str, authorization: Authorization, now: datetime, *, issuer_names: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """RFC 8555 7.1.4. Raises Problem when it has expired. `issuer_names` are the CA's, for dns-persist-01."""
+    """RFC 8555 7.1.4, RFC 9444 4.1. Raises Problem when it has expired. `issuer_names`: ours, for dns-persist-01."""
     status = require_shown(authorization, now)
     validation = authorization.facts.validation
     decided = validation is not None and status in (AuthorizationStatus.VALID, AuthorizationStatus.INVALID)
@@ -170,6 +172,8 @@ def authorization_object(
     }
     if authorization.wildcard:
         document["wildcard"] = True
+    if authorization.subdomains:
+        document["subdomainAuthAllowed"] = True
     document["challenges"] = [
         challenge_object(base, authorization, challenge, now, issuer_names=issuer_names)
         for challenge in authorization.challenges

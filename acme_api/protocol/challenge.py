@@ -17,18 +17,21 @@ TOKEN_BYTES: Final = 32
 """RFC 8555 8.3 wants 128 bits; 32 bytes give 43 characters (row CH2)."""
 
 
-def offered(identifier_type: str, *, wildcard: bool, persist: bool) -> tuple[str, ...]:
+def offered(identifier_type: str, *, wildcard: bool, persist: bool, subdomains: bool = False) -> tuple[str, ...]:
     """The challenge types for an identifier (RFC 8555 8.3 and 8.4, RFC 8737 3, RFC 8738 7; row CH10).
+
+    `subdomains`: the authorization is to stand for all names below it, of which only the DNS says anything (BR
+    3.2.2.4.19 and 3.2.2.4.20; row SU1).
 
     `persist`: the operator lets this account or profile use dns-persist-01. It has no token, which some clients cannot
     read, so it comes last (row X1).
     """
     if identifier_type == "ip":
-        return () if wildcard else (HTTP_01, TLS_ALPN_01)
-    if identifier_type != "dns":
+        return () if wildcard or subdomains else (HTTP_01, TLS_ALPN_01)
+    if identifier_type != "dns" or (wildcard and subdomains):
         return ()
     by_dns = (DNS_ACCOUNT_01, DNS_PERSIST_01) if persist else (DNS_ACCOUNT_01,)
-    return (DNS_01, *by_dns) if wildcard else (HTTP_01, DNS_01, TLS_ALPN_01, *by_dns)
+    return (DNS_01, *by_dns) if wildcard or subdomains else (HTTP_01, DNS_01, TLS_ALPN_01, *by_dns)
 
 
 def dns_account_label(account_url: str) -> str:

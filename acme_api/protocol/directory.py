@@ -171,11 +171,11 @@ def certificate_url(base: str, serial: bytes, order_id: bytes, *, alternate: int
 
 def directory_object(
     base: str, *, terms_of_service: str, website: str, caa_identities: list[str], profiles: dict[str, str],
-    external_account_required: bool, pre_authorization: bool
+    external_account_required: bool, pre_authorization: bool, subdomains: bool = False
 ) -> dict[str, Any]:
     """The directory (RFC 8555 7.1.1). An endpoint that does not exist and a value that is empty are left out."""
     meta: dict[str, Any] = {"termsOfService": terms_of_service, "website": website, "caaIdentities": caa_identities,
-                            "profiles": profiles}
+                            "profiles": profiles, "subdomainAuthAllowed": subdomains}
     return {
         "newNonce": f"{base}/acme/new-nonce",
         "newAccount": f"{base}/acme/new-account",

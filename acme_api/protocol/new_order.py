@@ -13,7 +13,15 @@ from typing import Any, Final
 from acme_api.protocol.order import OrderRequest
 from acme_api.protocol.problem import Problem, Subproblem, from_subproblems, malformed, problem_from_refusal
 from acme_api.protocol.renewal_info import parse_replaces
-from ca.pki.identifier import Identifier, IdentifierError, NamePolicy, parse_identifier, require_permitted
+from ca.pki.identifier import (
+    Identifier,
+    IdentifierError,
+    NamePolicy,
+    authorizable_ancestors,
+    parse_identifier,
+    require_ancestor,
+    require_permitted,
+)
 from ca.pki.name_scope import require_in_scope
 from ca.pki.policy import BACKDATE_S
 from ca.pki.profile import PROFILES, Profile, require_profile
@@ -27,11 +35,21 @@ _RFC_3339: Final = compile_pattern(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderPolicy:
-    """Which names may be ordered, in which profiles, and the profile of an order that asks for none."""
+    """Which names may be ordered, in which profiles, and the profile of an order that asks for none. `subdomains`: an
+    authorization may stand for the names below it (RFC 9444)."""
 
     names: NamePolicy
     default_profile: str
     profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
+    subdomains: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorizationRequest:
+    """What newAuthz asks for, parsed, permitted and normalised."""
+
+    identifier: Identifier
+    subdomains: bool
 
 
 def parse_new_order(
@@ -41,55 +59,81 @@ def parse_new_order(
 
     `scope` narrows the names to those of the subscriber's external account (row NM9).
     """
-    identifiers = _identifiers(payload, policy.names, scope)
+    ancestors = _identifiers(payload, policy, scope)
+    identifiers = tuple(ancestors)
     profile = _profile(payload, policy, identifiers)
     not_before, not_after = _moment(payload, "notBefore"), _moment(payload, "notAfter")
     _require_period(profile, not_before, not_after, now)
     replaces = parse_replaces(payload["replaces"]) if "replaces" in payload else None
     return OrderRequest(identifiers=identifiers, profile=profile.name, not_before=not_before, not_after=not_after,
-                        replaces=replaces)
+                        replaces=replaces, ancestors={
+                            name: ancestor for name, ancestor in ancestors.items() if ancestor is not None})
 
 
 def parse_new_authorization(
-    payload: Mapping[str, Any], policy: NamePolicy, *, scope: Sequence[str] = ()
-) -> Identifier:
-    """The identifier that newAuthz asks for (RFC 8555 7.4.1, row OR17). Raises Problem; a wildcard needs an order."""
-    kind, value = _pair(payload.get("identifier"))
+    payload: Mapping[str, Any], policy: OrderPolicy, *, scope: Sequence[str] = ()
+) -> AuthorizationRequest:
+    """What newAuthz asks for (RFC 8555 7.4.1, row OR17). Raises Problem; a wildcard needs an order.
+
+    An authorization for subdomains that is asked for and cannot be had becomes an ordinary one (RFC 9444 4.2).
+    """
+    element = payload.get("identifier")
+    kind, value = _pair(element)
+    wanted = element.get("subdomainAuthAllowed", False) if isinstance(element, dict) and policy.subdomains else False
+    if not isinstance(wanted, bool):
+        raise malformed("subdomainAuthAllowed is neither true nor false")
     try:
         identifier = parse_identifier(kind, value)
         if identifier.is_wildcard:
             raise malformed("a wildcard is authorized by an order alone (RFC 8555 7.4.1)")
-        require_permitted(identifier, policy)
+        require_permitted(identifier, policy.names)
         require_in_scope(identifier, scope)
     except IdentifierError as fault:
         raise Problem(fault.code, fault.detail) from fault
-    return identifier
+    below = Identifier(type=identifier.type, value=f"*.{identifier.value}")
+    return AuthorizationRequest(identifier=identifier,
+                                subdomains=wanted and identifier.value in authorizable_ancestors(below))
 
 
 def _identifiers(
-    payload: Mapping[str, Any], policy: NamePolicy, scope: Sequence[str]
-) -> tuple[Identifier, ...]:
-    """Normalised, each once, in the order in which they were first named (rows OR2 to OR4, OR7)."""
+    payload: Mapping[str, Any], policy: OrderPolicy, scope: Sequence[str]
+) -> dict[Identifier, Identifier | None]:
+    """Normalised, each once, in the order in which they were first named (rows OR2 to OR4, OR7), with the ancestor
+    domain that the client can show control of instead (row SU1)."""
     wanted = payload.get("identifiers")
     if not isinstance(wanted, list) or not wanted:
         raise malformed("identifiers is not a non-empty array")
     if len(wanted) > MAX_IDENTIFIERS:
         raise malformed(f"an order has at most {MAX_IDENTIFIERS} identifiers, not {len(wanted)}")
-    pairs = [_pair(element) for element in wanted]
-    found: dict[Identifier, None] = {}
+    pairs = [(*_pair(element), _ancestor(element) if policy.subdomains else None) for element in wanted]
+    found: dict[Identifier, Identifier | None] = {}
     faults: dict[tuple[str, str], Subproblem] = {}
-    for kind, value in pairs:
+    for kind, value, named in pairs:
         try:
             identifier = parse_identifier(kind, value)
-            require_permitted(identifier, policy)
+            require_permitted(identifier, policy.names)
             require_in_scope(identifier, scope)
-            found[identifier] = None
+            ancestor = None
+            if named is not None:
+                ancestor = Identifier(type="dns", value=require_ancestor(named, identifier))
+                require_permitted(ancestor, policy.names)
+                require_in_scope(ancestor, scope)
+            if found.get(identifier) is None:
+                found[identifier] = ancestor
         except IdentifierError as fault:
             faults[kind, value] = Subproblem(type=fault.code, detail=fault.detail, identifier_type=kind,
                                              identifier_value=value)
     if faults:
         raise from_subproblems(f"{len(faults)} identifiers cannot be ordered", list(faults.values()))
-    return tuple(found)
+    return found
+
+
+def _ancestor(element: dict[str, Any]) -> str | None:
+    """The member ancestorDomain (RFC 9444 4.3), if there is one."""
+    ancestor = element.get("ancestorDomain")
+    if ancestor is not None and not isinstance(ancestor, str):
+        raise malformed("ancestorDomain is not a string")
+    return ancestor
 
 
 def _pair(element: Any) -> tuple[str, str]:

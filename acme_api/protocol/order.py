@@ -1,7 +1,7 @@
 """Orders: what newOrder and finalize may say, the status that follows from facts (RFC 8555 7.1.3, 7.1.6, 7.4)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -80,7 +80,8 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderRequest:
-    """What newOrder asks for, parsed, permitted and normalised."""
+    """What newOrder asks for, parsed, permitted and normalised. `ancestors`: of some identifiers, the domain above that
+    the client wants to show control of instead (RFC 9444)."""
 
     identifiers: tuple[Identifier, ...]
     profile: str
@@ -88,11 +89,17 @@ class OrderRequest:
     not_after: datetime | None
     replaces: CertificateId | None = None
     renews: bool = False
+    ancestors: Mapping[Identifier, Identifier] = field(default_factory=dict)
+
+    @property
+    def to_validate(self) -> tuple[Identifier, ...]:
+        """What challenges would be about."""
+        return tuple(dict.fromkeys(self.ancestors.get(each, each) for each in self.identifiers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReusableAuthorization:
-    """A valid authorization of the same account for the same identifier (row OR15)."""
+    """A valid authorization of the same account for the same identifier, or for all that is below another (OR15)."""
 
     id: bytes
     facts: AuthorizationFacts
@@ -193,7 +200,8 @@ def plan_order(
     persist: bool = False,
 ) -> OrderPlan:
     """The order to store for a request, with an authorization for each identifier (row OR8): a valid one of `reusable`
-    where there is one, else a new one; pending ones are never shared (row OR15).
+    where there is one, else a new one; pending ones are never shared (row OR15), but identifiers of this order with one
+    ancestor domain have one authorization, and the ancestor itself has it too (row SU1).
 
     `entropy` is ENTROPY_PER_ORDER_BYTES and, for each name, ENTROPY_PER_NAME_BYTES fresh random bytes. `persist`:
     dns-persist-01 is offered, too.
@@ -201,14 +209,18 @@ def plan_order(
     whole_second = now.replace(microsecond=0)
     new: list[Authorization] = []
     chosen: list[ReusableAuthorization] = []
+    ancestors = {above for each, above in request.ancestors.items() if each not in reusable}
+    shared: dict[Identifier, ReusableAuthorization] = {}
     for number, identifier in enumerate(request.identifiers):
-        reused = reusable.get(identifier)
+        subject = request.ancestors.get(identifier, identifier)
+        reused = reusable.get(identifier) or shared.get(subject)
         if reused is None:
             start = ENTROPY_PER_ORDER_BYTES + number * ENTROPY_PER_NAME_BYTES
-            made = plan_authorization(identifier, account_id=account_id, now=now, life=lives.authorization,
-                                      entropy=entropy[start:start + ENTROPY_PER_NAME_BYTES], persist=persist)
+            made = plan_authorization(subject, account_id=account_id, now=now, life=lives.authorization,
+                                      entropy=entropy[start:start + ENTROPY_PER_NAME_BYTES], persist=persist,
+                                      subdomains=subject in ancestors)
             new.append(made)
-            reused = ReusableAuthorization(id=made.id, facts=made.facts)
+            reused = shared[subject] = ReusableAuthorization(id=made.id, facts=made.facts)
         chosen.append(reused)
     order = Order(
         id=object_id(now, entropy[:_ID_RANDOM_BYTES]), account_id=account_id, identifiers=request.identifiers,
@@ -220,16 +232,18 @@ def plan_order(
 
 
 def plan_authorization(
-    identifier: Identifier, *, account_id: bytes, now: datetime, life: timedelta, entropy: bytes, persist: bool
+    identifier: Identifier, *, account_id: bytes, now: datetime, life: timedelta, entropy: bytes, persist: bool,
+    subdomains: bool = False,
 ) -> Authorization:
     """One pending authorization; each challenge that has a token has one of its own (row CH2). `entropy` is
-    ENTROPY_PER_NAME_BYTES."""
+    ENTROPY_PER_NAME_BYTES. `subdomains`: it is to stand for all that is below, too."""
     size = challenge.TOKEN_BYTES
     tokens = (entropy[start:start + size] for start in range(_ID_RANDOM_BYTES, len(entropy), size))
-    types = challenge.offered(identifier.type, wildcard=identifier.is_wildcard, persist=persist)
+    types = challenge.offered(identifier.type, wildcard=identifier.is_wildcard, persist=persist,
+                              subdomains=subdomains)
     return Authorization(
         id=object_id(now, entropy[:_ID_RANDOM_BYTES]), account_id=account_id, identifier_type=identifier.type,
-        identifier_value=identifier.base, wildcard=identifier.is_wildcard,
+        identifier_value=identifier.base, wildcard=identifier.is_wildcard, subdomains=subdomains,
         challenges=tuple(
             Challenge(type=kind, token=None if kind in challenge.WITHOUT_TOKEN else base64url.encode(next(tokens)))
             for kind in types),
@@ -250,7 +264,8 @@ def order_object(base: str, order: Order, now: datetime) -> dict[str, Any]:
     for name, moment in (("notBefore", order.not_before), ("notAfter", order.not_after)):
         if moment is not None:
             document[name] = rfc3339(moment)
-    document["authorizations"] = [directory.authorization_url(base, each) for each in order.authorization_ids]
+    document["authorizations"] = [
+        directory.authorization_url(base, each) for each in dict.fromkeys(order.authorization_ids)]
     error = order_error(order, now)
     if error is not None:
         document["error"] = error

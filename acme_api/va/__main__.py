@@ -73,4 +73,5 @@ def make_checker(
         looker=Looker(methods=make_methods(primary(settings), ambient), lanes=lanes), ambient=ambient,
         account_url=lambda account_id: account_url(settings.acme.base_url, account_id),
         reuse=timedelta(seconds=settings.va.validation_reuse_s), persist=bool(settings.va.dns_persist_profiles),
+        subdomains=settings.va.subdomains,
         corroborate=None if perspectives is None else perspectives.corroborate)

@@ -28,7 +28,8 @@ def describe(evidence: Evidence, kind: Kind, question: Question) -> None:
     """Says at the head of the evidence what it is the record of."""
     rules = (rules_of(question.identifier.type, question.method) if kind == "challenge"
              else f"BR {BR_VERSION} {_CAA_SECTION}")
-    evidence.set_about(rules=rules, adn=question.identifier.value if question.wildcard else None)
+    evidence.set_about(
+        rules=rules, adn=question.identifier.value if question.wildcard or question.subdomains else None)
 
 
 class Checker:
@@ -42,6 +43,7 @@ class Checker:
         account_url: Callable[[bytes], str],
         reuse: timedelta,
         persist: bool = False,
+        subdomains: bool = False,
         corroborate: Corroborate | None = None,
     ) -> None:
         self._looker = looker
@@ -49,6 +51,7 @@ class Checker:
         self._account_url = account_url
         self._reuse = reuse
         self._persist = persist
+        self._subdomains = subdomains
         self._corroborate = corroborate
 
     async def check(self, request: ClaimedRequest) -> Outcome:
@@ -57,6 +60,8 @@ class Checker:
         question = self._question(request)
         describe(evidence, request.kind, question)
         try:
+            if question.subdomains and not self._subdomains:
+                raise ValidationFailure("malformed", "authorizations for subdomains are not offered")
             proof, corroboration = await self._confirm(request.kind, question, evidence)
         except ValidationFailure as failure:
             return self._failed(request, evidence, failure)
@@ -97,8 +102,13 @@ class Checker:
         return until if proof.until is None else min(until, proof.until)
 
     def _question(self, request: ClaimedRequest) -> Question:
+        """For CAA, about the name that the certificate is for (BR 3.2.2.8); nothing else of it is about subdomains."""
+        identifier = Identifier(type=request.identifier_type, value=request.identifier_value)
+        wildcard, subdomains = request.wildcard, request.subdomains and request.kind == "challenge"
+        if request.caa_name:
+            named = Identifier(type="dns", value=request.caa_name)
+            identifier, wildcard = Identifier(type="dns", value=named.base), named.is_wildcard
         return Question(
-            identifier=Identifier(type=request.identifier_type, value=request.identifier_value),
-            wildcard=request.wildcard, method=request.challenge_type, token=request.token,
-            thumbprint=request.thumbprint, account_url=self._account_url(request.account_id),
+            identifier=identifier, wildcard=wildcard, subdomains=subdomains, method=request.challenge_type,
+            token=request.token, thumbprint=request.thumbprint, account_url=self._account_url(request.account_id),
             persist=self._persist or request.persist_allowed, now=self._ambient.now())

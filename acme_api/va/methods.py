@@ -37,7 +37,7 @@ class Question:
     """Does the subscriber control this identifier, and may we issue for it, at `now`?
 
     `identifier` is without `*.`; `token` and `thumbprint` are the challenge's and the account key's (RFC 8555 8.1);
-    `persist`: the operator lets this account use dns-persist-01.
+    `persist`: the operator lets this account use dns-persist-01; `subdomains`: does he control all that is below it?
     """
 
     identifier: Identifier
@@ -48,6 +48,7 @@ class Question:
     account_url: str
     persist: bool
     now: datetime
+    subdomains: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,8 @@ class Methods:
         identifier, method, account = question.identifier, question.method, question.account_url
         if method == DNS_PERSIST_01:
             return Proof(until=await self.dns_persist_01.validate(
-                identifier, wildcard=question.wildcard, account_url=account, now=question.now, evidence=evidence))
+                identifier, wildcard=question.wildcard or question.subdomains, account_url=account, now=question.now,
+                evidence=evidence))
         expected = key_authorization(question.token or "", question.thumbprint)
         if method == HTTP_01:
             await self.http_01.validate(identifier, question.token or "", expected, evidence)
@@ -99,7 +101,8 @@ def _require_offered(question: Question) -> None:
     """Raises ValidationFailure (malformed) for what the rules do not let anybody ask: a front end that offered more is
     not believed."""
     method, identifier = question.method, question.identifier
-    if method not in offered(identifier.type, wildcard=question.wildcard, persist=question.persist):
+    if method not in offered(identifier.type, wildcard=question.wildcard, persist=question.persist,
+                             subdomains=question.subdomains):
         raise ValidationFailure("malformed", f"{method} cannot validate this identifier")
     has_token = question.token is not None and _TOKEN.fullmatch(question.token) is not None
     if (method not in WITHOUT_TOKEN and not has_token) or len(question.thumbprint) != _THUMBPRINT_BYTES:

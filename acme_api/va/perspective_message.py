@@ -42,6 +42,8 @@ class QuestionMessage(_Message, frozen=True, kw_only=True):
     thumbprint: Annotated[bytes, msgspec.Meta(max_length=64)]
     account_url: _Text
     persist: bool
+    # Left out when false, so that a perspective of an older version answers everything else.
+    subdomains: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 def message_of(kind: Kind, question: Question) -> QuestionMessage:
@@ -50,7 +52,8 @@ def message_of(kind: Kind, question: Question) -> QuestionMessage:
         kind=kind, identifier_type="ip" if question.identifier.type == "ip" else "dns",
         identifier_value=question.identifier.value,
         wildcard=question.wildcard, method=question.method, token=question.token, thumbprint=question.thumbprint,
-        account_url=question.account_url, persist=question.persist)
+        account_url=question.account_url, persist=question.persist,
+        subdomains=question.subdomains or msgspec.UNSET)
 
 
 def question_of(message: QuestionMessage, now: datetime) -> Question:
@@ -58,7 +61,7 @@ def question_of(message: QuestionMessage, now: datetime) -> Question:
     return Question(
         identifier=Identifier(type=message.identifier_type, value=message.identifier_value), wildcard=message.wildcard,
         method=message.method, token=message.token, thumbprint=message.thumbprint, account_url=message.account_url,
-        persist=message.persist, now=now)
+        persist=message.persist, subdomains=message.subdomains is True, now=now)
 
 
 class Failure(_Message, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from acme_api.protocol.challenge import DNS_PERSIST_01
 from acme_api.va.perspective_client import PerspectiveHealth
 from ca.pki.corroboration import ALONE, Corroboration
+from ca.pki.identifier import IdentifierError, parse_identifier
 from ca.process.postgres import UNAVAILABLE, Pool, Record
 
 LEASE_S: Final = 60
@@ -27,10 +28,11 @@ WITH free AS (
     SET leased_by = $1, leased_until = now() + make_interval(secs => $4), attempts = request.attempts + 1
     FROM free WHERE request.id = free.id
     RETURNING request.id, request.kind, request.authorization_id, request.challenge_type, request.thumbprint,
-        request.attempts
+        request.attempts, request.caa_name
 )
 SELECT claimed.id, claimed.kind, claimed.authorization_id, claimed.challenge_type, claimed.thumbprint,
-    claimed.attempts, authz.account_id, authz.identifier_type, authz.identifier_value, authz.wildcard,
+    claimed.attempts, claimed.caa_name, authz.account_id, authz.identifier_type, authz.identifier_value, authz.wildcard,
+    authz.subdomains, done.subdomains AND claimed.caa_name LIKE '%.' || done.identifier_value AS below,
     authz.challenge_types, authz.challenge_tokens,
     authz.id IS NULL OR authz.deactivated_at IS NOT NULL AS authorization_gone,
     authz.expires_at <= now() AS expired,
@@ -80,8 +82,8 @@ WITH gone AS (
 ), stored AS (
     INSERT INTO validations (authorization_id, account_id, identifier_type, identifier_value, wildcard,
         challenge_type, thumbprint, validated_at, valid_until, caa_checked_at, problem, evidence,
-        remotes_asked, remotes_corroborated, remote_rirs)
-    SELECT authz.id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17
+        remotes_asked, remotes_corroborated, remote_rirs, subdomains)
+    SELECT authz.id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18
     FROM gone JOIN authorizations AS authz ON authz.id = gone.authorization_id
     WHERE authz.id = $3 AND authz.deactivated_at IS NULL
     ON CONFLICT (authorization_id) DO NOTHING
@@ -95,8 +97,8 @@ WITH gone AS (
     DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1 RETURNING authorization_id
 ), stored AS (
     INSERT INTO caa_checks (authorization_id, checked_at, problem, evidence, remotes_asked, remotes_corroborated,
-        remote_rirs)
-    SELECT authorization_id, $4, $5, $6, $7, $8, $9 FROM gone WHERE authorization_id = $3
+        remote_rirs, caa_name)
+    SELECT authorization_id, $4, $5, $6, $7, $8, $9, $10 FROM gone WHERE authorization_id = $3
     RETURNING authorization_id
 )
 SELECT pg_notify('changed', encode(authorization_id, 'hex')) FROM stored
@@ -123,6 +125,9 @@ class ClaimedRequest:
     `thumbprint` is of the account key when it answered; for dns-persist-01 of the account's first key, because there
     the domain names the account and no key: the CA follows the signed key changes from the one key to the other, so
     that nobody who can write a request or change an account can put a key of his own in between.
+
+    `subdomains`: the authorization is to stand for all that is below it, as it was made, before its tokens were shown.
+    `caa_name`: whose CAA records to look at, when not those of the authorization's own name; it is below that.
     """
 
     id: bytes
@@ -138,6 +143,8 @@ class ClaimedRequest:
     attempts: int
     obsolete: str | None
     persist_allowed: bool = False
+    subdomains: bool = False
+    caa_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,12 +233,12 @@ class VaStore:
         return (self._leased_by, request.id, request.authorization_id, request.account_id, request.identifier_type,
                 request.identifier_value, request.wildcard, request.challenge_type, request.thumbprint, outcome.at,
                 outcome.valid_until, outcome.caa_checked_at, outcome.problem, outcome.evidence,
-                *_corroboration_values(outcome))
+                *_corroboration_values(outcome), request.subdomains)
 
     def _check_values(self, outcome: Outcome) -> tuple[Any, ...]:
         request = outcome.request
         return (self._leased_by, request.id, request.authorization_id, outcome.at, outcome.problem, outcome.evidence,
-                *_corroboration_values(outcome))
+                *_corroboration_values(outcome), request.caa_name)
 
 
 def _corroboration_values(outcome: Outcome) -> tuple[int, int, int]:
@@ -256,7 +263,17 @@ def _claimed_of(row: Record) -> ClaimedRequest:
         attempts=row["attempts"],
         obsolete=_why_obsolete(row),
         persist_allowed=bool(row["persist_allowed"]),
+        subdomains=bool(row["subdomains"]),
+        caa_name=row["caa_name"],
     )
+
+
+def _is_below(row: Record) -> bool:
+    """Whether the name is one that the validation stands for, in its one spelling: a front end is not believed."""
+    try:
+        return bool(row["below"]) and parse_identifier("dns", row["caa_name"]).value == row["caa_name"]
+    except IdentifierError:
+        return False
 
 
 def _why_obsolete(row: Record) -> str | None:
@@ -265,7 +282,9 @@ def _why_obsolete(row: Record) -> str | None:
     if row["account_gone"]:
         return "the account is deactivated"
     if row["kind"] == "caa":
-        return None if row["validated_by"] else "the authorization was never validated"
+        if not row["validated_by"]:
+            return "the authorization was never validated"
+        return None if not row["caa_name"] or _is_below(row) else "the name is not below the authorization"
     if row["validated_by"]:
         return "the authorization is already validated"
     return "the authorization is expired" if row["expired"] else None

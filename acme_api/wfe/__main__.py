@@ -150,7 +150,7 @@ def make_context(
     directory = directory_object(
         acme.base_url, terms_of_service=acme.terms_of_service, website=acme.website,
         caa_identities=settings.va.caa_identities, external_account_required=acme.external_account_required,
-        pre_authorization=acme.pre_authorization,
+        pre_authorization=acme.pre_authorization, subdomains=settings.va.subdomains,
         profiles={name: profile.description for name, profile in profiles.items()})
     read_sessions, write_sessions = Sessions(reads, size=SESSIONS), Sessions(writes, size=SESSIONS)
     store = Store(reads=read_sessions, writes=write_sessions)
@@ -162,7 +162,8 @@ def make_context(
         perspectives=PerspectivePolicy(public=settings.policy == "public",
                                        least_corroborated=settings.ca.least_corroborated),
         directory=msgspec.json.encode(directory), nonce_key=nonce_key,
-        order_policy=OrderPolicy(names=names, default_profile=settings.ca.default_profile, profiles=profiles),
+        order_policy=OrderPolicy(names=names, default_profile=settings.ca.default_profile, profiles=profiles,
+                                 subdomains=settings.va.subdomains),
         lives=Lives(order=timedelta(seconds=acme.order_life_s),
                     authorization=timedelta(seconds=acme.authorization_life_s)),
         terms_of_service=acme.terms_of_service, terms_rule=terms_rule(acme), pre_authorization=acme.pre_authorization,

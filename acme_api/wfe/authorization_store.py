@@ -12,11 +12,11 @@ from acme_api.wfe.sessions import Sessions
 _INSERT_TEXT: Final = """
 WITH {room}{taken}
 INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, expires_at, challenge_types,
-    challenge_tokens)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8 FROM room WHERE room.is_left RETURNING id
+    challenge_tokens, subdomains)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 FROM room WHERE room.is_left RETURNING id
 """
 _INSERT: Final = without_limits(_INSERT_TEXT)
-_LIMITED_INSERT: Final = with_limits(_INSERT_TEXT, first=9, gate="(SELECT FROM room WHERE is_left) AS gate")
+_LIMITED_INSERT: Final = with_limits(_INSERT_TEXT, first=10, gate="(SELECT FROM room WHERE is_left) AS gate")
 
 
 class AuthorizationStore:
@@ -30,4 +30,5 @@ class AuthorizationStore:
         return await store_limited(
             self._writes, _LIMITED_INSERT if takes else _INSERT, takes, now, made.id, made.account_id,
             made.identifier_type, made.identifier_value, made.wildcard, made.facts.expires_at,
-            [each.type for each in made.challenges], [each.token or "" for each in made.challenges])
+            [each.type for each in made.challenges], [each.token or "" for each in made.challenges],
+            made.subdomains)

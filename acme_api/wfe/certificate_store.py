@@ -9,23 +9,29 @@ from datetime import datetime
 from typing import Any, Final
 
 from acme_api.protocol.jws import SignedRequest
+from acme_api.protocol.order import Order
 from acme_api.protocol.rate_limit import Take
 from acme_api.protocol.revocation import RevocationPlan
+from acme_api.wfe.coverage import coverage
 from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
 from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
 from ca.pki.tbs import assemble
 from ca.process.postgres import Pool, Record
 
-# The order's authorizations with the latest look at CAA, whether any account has the key of the CSR (row FI5), and
-# whether it is blocked (row RV6).
+# The validation that stands behind each identifier of the order with the latest look at CAA for that name, whether any
+# account has the key of the CSR (row FI5), and whether it is blocked (row RV6).
 _FINALIZE_FACTS: Final = """
-SELECT v.authorization_id, v.identifier_type, v.challenge_type, v.thumbprint, greatest(v.caa_checked_at, (
-    SELECT max(k.checked_at) FROM caa_checks k WHERE k.authorization_id = v.authorization_id AND k.problem IS NULL
+SELECT v.authorization_id, v.identifier_type, v.challenge_type, v.thumbprint, n.caa_name, greatest(
+    CASE WHEN n.caa_name = '' THEN v.caa_checked_at END, (
+    SELECT max(k.checked_at) FROM caa_checks k
+    WHERE k.authorization_id = v.authorization_id AND k.caa_name = n.caa_name AND k.problem IS NULL
     )) AS caa_checked_at, EXISTS (SELECT FROM accounts WHERE thumbprint = $2) AS key_is_an_accounts,
     EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $3)
     OR EXISTS (SELECT FROM weak_keys WHERE digest = ANY($4::bytea[])) AS key_is_blocked
-FROM unnest($1::bytea[]) AS u (id) JOIN validations v ON v.authorization_id = u.id
+FROM unnest($1::bytea[], $5::text[]) AS u (id, value) JOIN validations v ON v.authorization_id = u.id
+CROSS JOIN LATERAL (SELECT CASE WHEN v.wildcard THEN '*.' ELSE '' END || v.identifier_value AS own) AS o
+CROSS JOIN LATERAL (SELECT CASE WHEN u.value = o.own THEN '' ELSE u.value END AS caa_name) AS n
 """
 # One finalization an order, whatever happens in parallel (row FI10), and none when an authorization is deactivated at
 # this moment: FOR SHARE waits for who is doing that, and looks again.
@@ -40,17 +46,18 @@ WITH {room}, live AS (
 ), queued AS (
     INSERT INTO issuance_requests (id, kind, requested_at) SELECT order_id, 'order', $2 FROM finalized
 ), checked AS (
-    INSERT INTO validation_requests (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at)
-    SELECT n.id, 'caa', n.authorization_id, $7, n.challenge_type, n.thumbprint, $2
-    FROM finalized, unnest($9::bytea[], $10::bytea[], $11::text[], $12::bytea[])
-        AS n (id, authorization_id, challenge_type, thumbprint)
-    ON CONFLICT (authorization_id, kind) DO NOTHING
+    INSERT INTO validation_requests (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at,
+        caa_name)
+    SELECT n.id, 'caa', n.authorization_id, $7, n.challenge_type, n.thumbprint, $2, n.caa_name
+    FROM finalized, unnest($9::bytea[], $10::bytea[], $11::text[], $12::bytea[], $13::text[])
+        AS n (id, authorization_id, challenge_type, thumbprint, caa_name)
+    ON CONFLICT (authorization_id, kind, caa_name) DO NOTHING
 ){taken}
 SELECT order_id FROM finalized
 """
 _FINALIZE: Final = without_limits(_FINALIZE_TEXT)
 # Nothing is taken for the second of two requests that finalize one order.
-_LIMITED_FINALIZE: Final = with_limits(_FINALIZE_TEXT, first=13, gate="finalized")
+_LIMITED_FINALIZE: Final = with_limits(_FINALIZE_TEXT, first=14, gate="finalized")
 # The certificate of an order with one of its chains, once it is published; store.py reads it with the nonce. Variant 0
 # is the chain that is preferred for the profile; the others follow in their order.
 CHAIN: Final = """
@@ -83,12 +90,14 @@ SELECT EXISTS (SELECT FROM certificates WHERE spki_sha256 = $1 AND not_after > $
 """
 _BLOCKED_NAMES: Final = "SELECT name, and_below FROM blocked_names WHERE name = ANY($1::text[])"
 _AUTHORIZED: Final = """
-SELECT DISTINCT v.identifier_type, v.identifier_value, v.wildcard
-FROM unnest($2::text[], $3::text[], $4::boolean[]) AS w (type, value, wildcard)
+SELECT DISTINCT w.position
+FROM unnest($2::text[], $3::text[], $4::boolean[], $5::integer[], $6::boolean[])
+    AS w (type, value, wildcard, position, above)
 JOIN authorizations a ON a.account_id = $1 AND a.identifier_value = w.value AND a.identifier_type = w.type
     AND a.wildcard = w.wildcard AND a.deactivated_at IS NULL
 JOIN validations v ON v.authorization_id = a.id AND v.account_id = $1 AND v.identifier_value = w.value
-    AND v.identifier_type = w.type AND v.wildcard = w.wildcard AND v.problem IS NULL AND v.valid_until > $5
+    AND v.identifier_type = w.type AND v.wildcard = w.wildcard AND v.problem IS NULL AND v.valid_until > $7
+    AND (v.subdomains OR NOT w.above)
 """
 # Requests for one certificate are decided one after the other, so that one of many is the first (row E101).
 _LOCK_SERIAL: Final = "SELECT pg_advisory_xact_lock(hashtextextended('chancery revocation ' || encode($1, 'hex'), 0))"
@@ -124,9 +133,11 @@ WHERE q.id = $1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """A validation that stands behind an authorization of an order, and when CAA was last found to permit."""
+    """A validation that stands behind an identifier of an order, and when CAA was last found to permit. `caa_name`: the
+    identifier, when the authorization is for a domain above it; "": the authorization's own name."""
 
     authorization_id: bytes
+    caa_name: str
     identifier_type: str
     challenge_type: str
     thumbprint: bytes
@@ -187,17 +198,17 @@ class CertificateStore:
         self._transactions = transactions
 
     async def finalize_facts(
-        self, authorization_ids: Sequence[bytes], key_thumbprint: bytes, spki_sha256: bytes, listed: Sequence[bytes]
+        self, order: Order, key_thumbprint: bytes, spki_sha256: bytes, listed: Sequence[bytes]
     ) -> FinalizeFacts:
         """The validations behind an order, and whether the key to be certified is some account's, or blocked, or in a
         list of weak keys by one of the digests that it may be `listed` by."""
-        rows = await self._reads.fetch(_FINALIZE_FACTS, list(authorization_ids), key_thumbprint, spki_sha256,
-                                       list(listed))
+        rows = await self._reads.fetch(_FINALIZE_FACTS, list(order.authorization_ids), key_thumbprint, spki_sha256,
+                                       list(listed), [each.value for each in order.identifiers])
         return FinalizeFacts(
             controls=tuple(Control(
-                authorization_id=row["authorization_id"], identifier_type=row["identifier_type"],
-                challenge_type=row["challenge_type"], thumbprint=row["thumbprint"],
-                caa_checked_at=row["caa_checked_at"])
+                authorization_id=row["authorization_id"], caa_name=row["caa_name"],
+                identifier_type=row["identifier_type"], challenge_type=row["challenge_type"],
+                thumbprint=row["thumbprint"], caa_checked_at=row["caa_checked_at"])
                            for row in rows),
             key_is_an_accounts=any(row["key_is_an_accounts"] for row in rows),
             key_is_blocked=any(row["key_is_blocked"] for row in rows))
@@ -211,9 +222,11 @@ class CertificateStore:
         id, validation) whose CAA set is to be looked at."""
         return await store_limited(
             self._writes, _LIMITED_FINALIZE if takes else _FINALIZE, takes, now, order_id, now, jwk,
-            signed.protected_bytes, signed.payload_bytes, signed.signature, account_id, list(authorization_ids),
-            [request_id for request_id, _ in rechecks], [control.authorization_id for _, control in rechecks],
-            [control.challenge_type for _, control in rechecks], [control.thumbprint for _, control in rechecks])
+            signed.protected_bytes, signed.payload_bytes, signed.signature, account_id,
+            list(dict.fromkeys(authorization_ids)), [request_id for request_id, _ in rechecks],
+            [control.authorization_id for _, control in rechecks],
+            [control.challenge_type for _, control in rechecks], [control.thumbprint for _, control in rechecks],
+            [control.caa_name for _, control in rechecks])
 
     async def certificate(self, serial: bytes) -> StoredCertificate | None:
         """What was signed under a serial number."""
@@ -238,15 +251,13 @@ class CertificateStore:
         return {row["name"]: row["and_below"] for row in await self._reads.fetch(_BLOCKED_NAMES, list(names))}
 
     async def authorized(
-        self, account_id: bytes, identifiers: Sequence[Identifier], *, now: datetime
+        self, account_id: bytes, identifiers: Sequence[Identifier], *, subdomains: bool, now: datetime
     ) -> frozenset[Identifier]:
-        """Those of the identifiers that the account has a valid authorization for."""
-        rows = await self._reads.fetch(
-            _AUTHORIZED, account_id, [each.type for each in identifiers], [each.base for each in identifiers],
-            [each.is_wildcard for each in identifiers], now)
-        return frozenset(Identifier(
-            type=row["identifier_type"],
-            value=f"*.{row['identifier_value']}" if row["wildcard"] else row["identifier_value"]) for row in rows)
+        """Those of the identifiers that the account has a valid authorization for, themselves or, where `subdomains`
+        lets it, by a domain above."""
+        rows = await self._reads.fetch(_AUTHORIZED, account_id,
+                                       *coverage(identifiers, subdomains=subdomains), now)
+        return frozenset(identifiers[row["position"]] for row in rows)
 
     async def request_revocation(
         self, request_id: bytes, serial: bytes, evidence: dict[str, Any], *, now: datetime,

@@ -62,11 +62,12 @@ async def new_order(context: Context, post: Post) -> Reply:
     persist = post.owner.dns_persist_allowed or request.profile in context.dns_persist_profiles
     finding = context.store.prospects(
         post.owner.id, request.identifiers, made_after=object_id(oldest, bytes(16)), valid_until=now + _REUSE_LEFT,
-        caa_after=now - _REUSE_CAA, persist=persist, least_corroborated=context.perspectives.least_voices(now),
-        lookup_names=lookup_names(request.identifiers), profile=request.profile)
+        caa_after=now - _REUSE_CAA, persist=persist, subdomains=context.order_policy.subdomains,
+        least_corroborated=context.perspectives.least_voices(now), lookup_names=lookup_names(request.identifiers),
+        profile=request.profile)
     if context.limits.concern_names:
         prospects, _, _ = await asyncio.gather(
-            finding, context.limits.require_promising(post.owner.id, request.identifiers, now),
+            finding, context.limits.require_promising(post.owner.id, request.to_validate, now),
             context.limits.require_certificate_room(request.identifiers, now, exempt=request.renews))
     else:
         prospects = await finding
@@ -108,7 +109,7 @@ async def finalize(context: Context, post: Post) -> Reply:
     require_ready(found, now)
     csr = _require_csr(context, csr_der, found)
     reading = context.certificates.finalize_facts(
-        found.authorization_ids, thumbprint(jwk_of_public_key(csr.spki_der)), csr.key.sha256,
+        found, thumbprint(jwk_of_public_key(csr.spki_der)), csr.key.sha256,
         weak_list.digests(csr.spki_der))
     takes: Sequence[Take] = ()
     if context.limits.concern_names:

@@ -21,13 +21,15 @@ async def new_authorization(context: Context, post: Post) -> Reply:
     require_current_terms(post.owner, context.terms_rule)
     now = context.ambient.now()
     scope = () if post.owner.eab_kid is None else await context.store.allowed_names(post.owner.eab_kid)
-    identifier = parse_new_authorization(post.json(), context.order_policy.names, scope=scope)
+    wanted = parse_new_authorization(post.json(), context.order_policy, scope=scope)
+    identifier = wanted.identifier
     await require_unblocked_names(context, [identifier])
     if context.limits.concern_names:
         await context.limits.require_promising(post.owner.id, [identifier], now)
     made = plan_authorization(
         identifier, account_id=post.owner.id, now=now, life=context.lives.authorization,
-        entropy=context.ambient.random_bytes(ENTROPY_PER_NAME_BYTES), persist=post.owner.dns_persist_allowed)
+        entropy=context.ambient.random_bytes(ENTROPY_PER_NAME_BYTES), persist=post.owner.dns_persist_allowed,
+        subdomains=wanted.subdomains)
     await _store(context, made, now)
     return json_reply(
         authorization_object(context.base_url, made, now, issuer_names=context.issuer_names), status=201,

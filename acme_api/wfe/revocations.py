@@ -90,7 +90,8 @@ async def _signer(
         return Signer(account_id=None, is_certificate_key=jwk_of_public_key(spki) == post.jwk)
     if post.account.id == stored.account_id:
         return Signer(account_id=post.account.id)
-    authorized = await context.certificates.authorized(post.account.id, sorted(names), now=context.ambient.now())
+    authorized = await context.certificates.authorized(
+        post.account.id, sorted(names), subdomains=context.order_policy.subdomains, now=context.ambient.now())
     return Signer(account_id=post.account.id, authorized=authorized)
 
 

@@ -16,6 +16,7 @@ from acme_api.protocol.nonce import issued_at_s
 from acme_api.protocol.order import Order, OrderFacts, ReusableAuthorization
 from acme_api.protocol.rate_limit import Take
 from acme_api.wfe.certificate_store import CHAIN, Chain, chain_of
+from acme_api.wfe.coverage import coverage
 from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
 from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
@@ -137,33 +138,35 @@ FROM (SELECT array_agg(name) AS names, array_agg(and_below) AS below FROM blocke
 LEFT JOIN LATERAL (
     SELECT DISTINCT ON (w.position) w.position, a.id, a.expires_at, a.deactivated_at, v.challenge_type, v.validated_at,
         v.valid_until, v.problem
-    FROM unnest($2::text[], $3::text[], $4::boolean[]) WITH ORDINALITY AS w (type, value, wildcard, position)
+    FROM unnest($2::text[], $3::text[], $4::boolean[], $12::integer[], $13::boolean[])
+        AS w (type, value, wildcard, position, above)
     JOIN authorizations a ON a.account_id = $1 AND a.identifier_value = w.value AND a.identifier_type = w.type
         AND a.wildcard = w.wildcard AND a.id >= $5 AND a.deactivated_at IS NULL
     JOIN validations v ON v.authorization_id = a.id AND v.problem IS NULL AND v.valid_until > $6
         AND v.validated_at < a.expires_at AND (v.caa_checked_at > $7 OR a.identifier_type = 'ip')
         AND ($8 OR v.challenge_type <> 'dns-persist-01') AND v.remotes_corroborated >= $9
-    ORDER BY w.position, v.caa_checked_at DESC NULLS LAST) AS r ON true
+        AND (v.subdomains OR NOT w.above)
+    ORDER BY w.position, w.above, v.caa_checked_at DESC NULLS LAST) AS r ON true
 """
 _INSERT_ORDER_TEXT: Final = """
 WITH {room}, authorized AS (
     INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, expires_at,
-        challenge_types, challenge_tokens)
-    SELECT id, $2, type, value, wildcard, $10, string_to_array(types, ' '), string_to_array(tokens, ' ')
-    FROM unnest($11::bytea[], $12::text[], $13::text[], $14::boolean[], $15::text[], $16::text[])
-        AS n (id, type, value, wildcard, types, tokens), room WHERE room.is_left
+        challenge_types, challenge_tokens, subdomains)
+    SELECT id, $2, type, value, wildcard, $10, string_to_array(types, ' '), string_to_array(tokens, ' '), subdomains
+    FROM unnest($11::bytea[], $12::text[], $13::text[], $14::boolean[], $15::text[], $16::text[], $19::boolean[])
+        AS n (id, type, value, wildcard, types, tokens, subdomains), room WHERE room.is_left
 ){taken}
 INSERT INTO orders (id, account_id, expires_at, identifier_types, identifier_values, authorization_ids, profile,
     not_before, not_after, replaces, renews)
 SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $17, $18 FROM room WHERE room.is_left RETURNING id
 """
 _INSERT_ORDER: Final = without_limits(_INSERT_ORDER_TEXT)
-_LIMITED_INSERT_ORDER: Final = with_limits(_INSERT_ORDER_TEXT, first=19,
+_LIMITED_INSERT_ORDER: Final = with_limits(_INSERT_ORDER_TEXT, first=20,
                                            gate="(SELECT FROM room WHERE is_left) AS gate")
 
 _AUTHORIZATION: Final = """
-SELECT a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard, a.expires_at, a.challenge_types,
-    a.challenge_tokens, a.deactivated_at, v.challenge_type, v.validated_at, v.valid_until, v.problem,
+SELECT a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard, a.subdomains, a.expires_at,
+    a.challenge_types, a.challenge_tokens, a.deactivated_at, v.challenge_type, v.validated_at, v.valid_until, v.problem,
     (SELECT q.challenge_type FROM validation_requests q WHERE q.authorization_id = a.id AND q.kind = 'challenge')
         AS responding
 FROM authorizations a LEFT JOIN validations v ON v.authorization_id = a.id
@@ -176,7 +179,7 @@ _INSERT_VALIDATION_REQUEST: Final = """
 INSERT INTO validation_requests (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at)
 SELECT $1, 'challenge', $2, $3, $4, $5, $6
 WHERE NOT EXISTS (SELECT FROM validations WHERE authorization_id = $2)
-ON CONFLICT (authorization_id, kind) DO NOTHING RETURNING id
+ON CONFLICT (authorization_id, kind, caa_name) DO NOTHING RETURNING id
 """
 _NOTIFY: Final = "SELECT pg_notify(channel, '') FROM unnest($1::text[]) AS channel"
 
@@ -336,19 +339,21 @@ class Store:
 
     async def prospects(
         self, account_id: bytes, identifiers: Sequence[Identifier], *, made_after: bytes, valid_until: datetime,
-        caa_after: datetime, persist: bool, least_corroborated: int, lookup_names: Sequence[str], profile: str,
+        caa_after: datetime, persist: bool, subdomains: bool, least_corroborated: int, lookup_names: Sequence[str],
+        profile: str,
     ) -> Prospects:
-        """What is known of a new order's names and profile: valid authorizations of the account (row OR15), those that
-        rest on a persistent record only where `persist` lets them, and none that too few perspectives saw for the
-        policy now; which of `lookup_names` are blocked; whether the profile is switched off."""
+        """What is known of a new order's names and profile: valid authorizations of the account (row OR15), for the
+        names themselves or, where `subdomains` lets them, for a domain above, those that rest on a persistent record
+        only where `persist` lets them, and none that too few perspectives saw for the policy now; which of
+        `lookup_names` are blocked; whether the profile is switched off."""
+        types, values, wildcards, positions, above = coverage(identifiers, subdomains=subdomains)
         rows = await self._reads.fetch(
-            _PROSPECTS, account_id, [each.type for each in identifiers], [each.base for each in identifiers],
-            [each.is_wildcard for each in identifiers], made_after, valid_until, caa_after, persist,
-            least_corroborated, lookup_names, profile)
+            _PROSPECTS, account_id, types, values, wildcards, made_after, valid_until, caa_after, persist,
+            least_corroborated, lookup_names, profile, positions, above)
         return Prospects(
             blocked=dict(zip(rows[0]["names"] or (), rows[0]["below"] or (), strict=True)),
             profile_disabled=rows[0]["profile_disabled"],
-            reusable={identifiers[row["position"] - 1]: ReusableAuthorization(id=row["id"], facts=_facts(row))
+            reusable={identifiers[row["position"]]: ReusableAuthorization(id=row["id"], facts=_facts(row))
                       for row in rows if row["position"] is not None})
 
     async def insert_order(
@@ -364,7 +369,8 @@ class Store:
             list(order.authorization_ids), order.profile, order.not_before, order.not_after, expires_at,
             [each.id for each in new], [each.identifier_type for each in new], [each.identifier_value for each in new],
             [each.wildcard for each in new], [" ".join(c.type for c in each.challenges) for each in new],
-            [" ".join(c.token or "" for c in each.challenges) for each in new], order.replaces, order.renews)
+            [" ".join(c.token or "" for c in each.challenges) for each in new], order.replaces, order.renews,
+            [each.subdomains for each in new])
 
     async def authorization(self, authorization_id: bytes) -> Authorization | None:
         """An authorization with all its facts."""
@@ -411,7 +417,8 @@ def _facts(row: Record) -> AuthorizationFacts:
 def _authorization(row: Record) -> Authorization:
     return Authorization(
         id=row["id"], account_id=row["account_id"], identifier_type=row["identifier_type"],
-        identifier_value=row["identifier_value"], wildcard=row["wildcard"], responding=row["responding"],
+        identifier_value=row["identifier_value"], wildcard=row["wildcard"], subdomains=row["subdomains"],
+        responding=row["responding"],
         facts=_facts(row), challenges=tuple(
             Challenge(type=kind, token=token or None)
             for kind, token in zip(row["challenge_types"], row["challenge_tokens"], strict=True)))

@@ -17,6 +17,11 @@ from ca.process.postgres import Connection
 _LIMIT: Final = "LIMIT 1000"
 # The VA's clock and the CA's may differ by this much.
 _CLOCKS: Final = "interval '1 minute'"
+# How a validation `v` stands for a name `n` of an order: itself, or by the DNS for all that is below (RFC 9444).
+_EXACTLY: Final = """(v.identifier_value = CASE WHEN n.value LIKE '*.%' THEN substr(n.value, 3) ELSE n.value END
+        AND v.wildcard = (n.value LIKE '*.%'))"""
+_BELOW: Final = """(v.subdomains AND NOT v.wildcard AND v.challenge_type LIKE 'dns-%'
+        AND right(n.value, length(v.identifier_value) + 1) = '.' || v.identifier_value)"""
 _IS_PRECERTIFICATE: Final = (
     f"substring(c.tbs FROM octet_length(c.tbs) - {len(POISON) - 1}) = '\\x{POISON.hex()}'")
 _REUSE: Final = " ".join(
@@ -127,8 +132,7 @@ LEFT JOIN LATERAL unnest(o.identifier_types, o.identifier_values) AS n (type, va
 WHERE c.serial > $1 AND c.serial <= $2 AND c.account_id IS NOT NULL AND NOT EXISTS (
     SELECT FROM validations v WHERE v.authorization_id = ANY(o.authorization_ids) AND v.account_id = c.account_id
         AND o.account_id = c.account_id AND v.problem IS NULL AND v.identifier_type = n.type
-        AND v.identifier_value = CASE WHEN n.value LIKE '*.%' THEN substr(n.value, 3) ELSE n.value END
-        AND v.wildcard = (n.value LIKE '*.%') AND v.valid_until > c.created_at - {_CLOCKS}
+        AND ({_EXACTLY} OR {_BELOW}) AND v.valid_until > c.created_at - {_CLOCKS}
         AND v.validated_at < c.created_at + {_CLOCKS}
         AND v.validated_at > c.created_at - CASE {_REUSE} END) {_LIMIT}"""),
     Rule(code="name_without_caa", text="CAA of a name was not looked at within eight hours before it was signed",
@@ -138,11 +142,10 @@ CROSS JOIN LATERAL unnest(o.identifier_types, o.identifier_values) AS n (type, v
 WHERE c.serial > $1 AND c.serial <= $2 AND c.account_id IS NOT NULL AND n.type = 'dns' AND NOT EXISTS (
     SELECT FROM validations v WHERE v.authorization_id = ANY(o.authorization_ids) AND v.account_id = c.account_id
         AND v.problem IS NULL
-        AND v.identifier_value = CASE WHEN n.value LIKE '*.%' THEN substr(n.value, 3) ELSE n.value END
-        AND v.wildcard = (n.value LIKE '*.%')
-        AND (v.caa_checked_at BETWEEN c.created_at - interval '{CAA_CHECK_LIFE_S} s' - {_CLOCKS}
-                              AND c.created_at + {_CLOCKS}
+        AND ({_EXACTLY} AND v.caa_checked_at BETWEEN c.created_at - interval '{CAA_CHECK_LIFE_S} s' - {_CLOCKS}
+                                             AND c.created_at + {_CLOCKS}
              OR EXISTS (SELECT FROM caa_checks k WHERE k.authorization_id = v.authorization_id AND k.problem IS NULL
+                 AND ({_EXACTLY} AND k.caa_name = '' OR {_BELOW} AND k.caa_name = n.value)
                  AND k.checked_at BETWEEN c.created_at - interval '{CAA_CHECK_LIFE_S} s' - {_CLOCKS}
                                   AND c.created_at + {_CLOCKS}))) {_LIMIT}"""),
     Rule(code="too_long", text="a certificate is valid for longer than was permitted when it was signed",

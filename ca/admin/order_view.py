@@ -4,7 +4,7 @@ The statuses and the error are those that the subscriber is told, derived by acm
 story adds what the subscriber is not told: queues, workers, evidence.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -31,6 +31,11 @@ class OrderView:
     status: OrderStatus
     authorization_statuses: tuple[AuthorizationStatus, ...]
     error: dict[str, Any] | None
+
+    def distinct_authorizations(self) -> list[tuple[Authorization, AuthorizationStatus]]:
+        """Each authorization once with its status: one may stand for several identifiers (RFC 9444)."""
+        return list({one.id: (one, status) for one, status in zip(
+            self.authorizations, self.authorization_statuses, strict=True)}.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +83,8 @@ def why(view: OrderView) -> str:
     match view.status:
         case OrderStatus.PENDING:
             statuses = zip(view.authorizations, view.authorization_statuses, strict=True)
-            open_names = [_name(one) for one, status in statuses if status is AuthorizationStatus.PENDING]
-            queued = [_name(one) for one in view.authorizations if one.queued_at is not None]
+            open_names = _names(one for one, status in statuses if status is AuthorizationStatus.PENDING)
+            queued = _names(one for one in view.authorizations if one.queued_at is not None)
             if queued:
                 return f"the VA has still to validate {', '.join(queued)}"
             return f"the client has still to answer a challenge for {', '.join(open_names)}"
@@ -108,7 +113,7 @@ def _why_processing(view: OrderView) -> str:
                 f"{waited}: does `chancery run publisher` reach the logs?")
     if order.serial is not None:
         return f"the serial number is decided and the CA finishes the certificate; it has waited for {waited}"
-    rechecks = [_name(one) for one in view.authorizations if one.caa_queued_at is not None]
+    rechecks = [name or _name(one) for one, _ in view.distinct_authorizations() for name in one.caa_queued_names]
     if rechecks:
         return f"the VA has to look at CAA of {', '.join(rechecks)} again; the CA has waited for {waited}"
     return f"the CA has the order for {waited}, taken up {order.attempts} times so far"
@@ -125,7 +130,7 @@ def story(view: OrderView) -> Iterator[Step]:
         yield Step(subject="account", text=f"revoked by an operator at {moment(view.account.revoked_at)}")
     if view.account.deactivated_at is not None:
         yield Step(subject="account", text=f"deactivated by the subscriber at {moment(view.account.deactivated_at)}")
-    for authorization, status in zip(view.authorizations, view.authorization_statuses, strict=True):
+    for authorization, status in view.distinct_authorizations():
         yield from _authorization_story(authorization, status, now)
     if order.finalized_at is not None:
         yield Step(subject="finalize", text=f"asked for by the client at {relative(order.finalized_at, now)}")
@@ -149,7 +154,8 @@ def story(view: OrderView) -> Iterator[Step]:
 
 def _authorization_story(authorization: Authorization, status: AuthorizationStatus, now: datetime) -> Iterator[Step]:
     name = _name(authorization)
-    yield Step(subject=name, text=f"authorization {to_text(authorization.id)} is {status.value}; offered: "
+    below = ", for the names below it too," if authorization.subdomains else ""
+    yield Step(subject=name, text=f"authorization {to_text(authorization.id)}{below} is {status.value}; offered: "
                + ", ".join(authorization.challenge_types))
     if authorization.deactivated_at is not None:
         yield Step(subject=name, text=f"deactivated by the subscriber at {moment(authorization.deactivated_at)}")
@@ -168,13 +174,17 @@ def _authorization_story(authorization: Authorization, status: AuthorizationStat
     elif status is AuthorizationStatus.PENDING and authorization.queued_at is None:
         yield Step(subject=name, text=f"no challenge answered yet; the client has until "
                    f"{relative(authorization.expires_at, now)}")
-    if authorization.caa_queued_at is not None:
-        yield Step(subject=name, text="CAA is to be looked at again since "
+    for queued in authorization.caa_queued_names if authorization.caa_queued_at is not None else ():
+        yield Step(subject=queued or name, text="CAA is to be looked at again since "
                    + relative(authorization.caa_queued_at, now))
     for check in authorization.caa_checks:
         evidence = check.evidence if check.problem is None else {"problem": check.problem, "seen": check.evidence}
-        yield Step(subject=name, text=f"CAA looked at again at {relative(check.checked_at, now)}: "
+        yield Step(subject=check.name or name, text=f"CAA looked at again at {relative(check.checked_at, now)}: "
                    f"{'permitted' if check.problem is None else 'forbidden'}", evidence=evidence)
+
+
+def _names(authorizations: Iterable[Authorization]) -> list[str]:
+    return list(dict.fromkeys(_name(one) for one in authorizations))
 
 
 def _name(authorization: Authorization) -> str:

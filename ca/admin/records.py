@@ -103,8 +103,9 @@ class Validation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaaCheck:
-    """A CAA set that was looked at again before issuance."""
+    """A CAA set that was looked at again before issuance. `name`: one below the authorization's; "": its own."""
 
+    name: str
     checked_at: datetime
     problem: dict[str, Any] | None
     evidence: object
@@ -126,7 +127,9 @@ class Authorization:
     queued_type: str | None
     attempts: int
     leased_by: str | None
-    caa_queued_at: datetime | None              # the CAA set is to be looked at again since
+    caa_queued_at: datetime | None              # a CAA set is to be looked at again since
+    caa_queued_names: tuple[str, ...]           # of these names; "": its own
+    subdomains: bool                            # it stands for the names below, too
     caa_checks: tuple[CaaCheck, ...]
 
 

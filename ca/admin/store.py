@@ -155,16 +155,17 @@ AUTHORIZATIONS = """
 SELECT a.id, a.identifier_type, a.identifier_value, a.wildcard, a.expires_at, a.challenge_types, a.deactivated_at,
     v.challenge_type, v.thumbprint, v.validated_at, v.valid_until, v.caa_checked_at, v.problem, v.evidence,
     q.requested_at AS queued_at, q.challenge_type AS queued_type, coalesce(q.attempts, 0) AS attempts, q.leased_by,
-    p.requested_at AS caa_queued_at
+    (SELECT min(p.requested_at) FROM validation_requests p WHERE p.authorization_id = a.id AND p.kind = 'caa')
+        AS caa_queued_at, a.subdomains,
+    ARRAY(SELECT p.caa_name FROM validation_requests p WHERE p.authorization_id = a.id AND p.kind = 'caa' ORDER BY 1)
+        AS caa_queued_names
 FROM authorizations a
 LEFT JOIN validations v ON v.authorization_id = a.id
 LEFT JOIN validation_requests q ON q.authorization_id = a.id AND q.kind = 'challenge'
-LEFT JOIN validation_requests p ON p.authorization_id = a.id AND p.kind = 'caa'
 WHERE a.id = ANY($1::bytea[])
-ORDER BY array_position($1::bytea[], a.id)
 """
 CAA_CHECKS = """
-SELECT authorization_id, checked_at, problem, evidence FROM caa_checks
+SELECT authorization_id, caa_name, checked_at, problem, evidence FROM caa_checks
 WHERE authorization_id = ANY($1::bytea[]) ORDER BY checked_at
 """
 
@@ -190,13 +191,15 @@ async def order(connection: Connection, order_id: bytes) -> Order | None:
 
 
 async def authorizations(connection: Connection, ids: Sequence[bytes]) -> list[Authorization]:
-    """The authorizations with these ids, in this order, with everything that was seen about each."""
+    """The authorizations with these ids, in this order and as often, with everything that was seen about each."""
     checks: dict[bytes, list[CaaCheck]] = {}
     for row in await connection.fetch(CAA_CHECKS, ids):
         checks.setdefault(row["authorization_id"], []).append(
-            CaaCheck(checked_at=row["checked_at"], problem=row["problem"], evidence=row["evidence"]))
-    return [_authorization(row, tuple(checks.get(row["id"], ())))
-            for row in await connection.fetch(AUTHORIZATIONS, ids)]
+            CaaCheck(name=row["caa_name"], checked_at=row["checked_at"], problem=row["problem"],
+                     evidence=row["evidence"]))
+    found = {row["id"]: _authorization(row, tuple(checks.get(row["id"], ())))
+             for row in await connection.fetch(AUTHORIZATIONS, ids)}
+    return [found[each] for each in ids if each in found]
 
 
 def _authorization(row: Record, caa_checks: tuple[CaaCheck, ...]) -> Authorization:
@@ -205,9 +208,9 @@ def _authorization(row: Record, caa_checks: tuple[CaaCheck, ...]) -> Authorizati
         seen = ("challenge_type", "thumbprint", "validated_at", "valid_until", "caa_checked_at", "problem", "evidence")
         validation = Validation(**{name: row[name] for name in seen})
     columns = ("id", "identifier_type", "identifier_value", "wildcard", "expires_at", "deactivated_at", "queued_at",
-               "queued_type", "attempts", "leased_by", "caa_queued_at")
+               "queued_type", "attempts", "leased_by", "caa_queued_at", "subdomains")
     return Authorization(challenge_types=tuple(row["challenge_types"]), validation=validation, caa_checks=caa_checks,
-                         **{name: row[name] for name in columns})
+                         caa_queued_names=tuple(row["caa_queued_names"]), **{name: row[name] for name in columns})
 
 
 async def validated_authorizations(connection: Connection, name: str, *, limit: int) -> list[bytes]:

@@ -320,9 +320,9 @@ async def _settle(
                if await store.commit_refusal(connection, request_id, problem, worker=ca.worker, now=now)]
     wakes = [("changed", request_id.hex()) for request_id in refused]
     if verdicts.stale:
-        ids = {validation.authorization_id for each in verdicts.stale for validation in each.validations}
+        wanted = {each for stale in verdicts.stale for each in stale.wanted}
         await store.ask_for_caa_checks(
-            connection, [(object_id(now, ca.ambient.random_bytes(16)), each) for each in ids])
+            connection, [(object_id(now, ca.ambient.random_bytes(16)), each) for each in wanted])
         await store.defer(connection, [each.request_id for each in verdicts.stale], worker=ca.worker,
                           after_s=_CAA_WAIT_S)
         wakes.append(("validation", ""))

@@ -44,7 +44,9 @@ async def load_evidence(connection: Connection, requests: Sequence[ClaimedReques
     if not orders:
         return Evidence()
     ids = {each for order in orders for each in order.authorization_ids}
-    validations = {each.validation.authorization_id: each for each in await store.validations(connection, list(ids))}
+    names = {value for order in orders for _, value in order.identifiers}
+    validations = {each.validation.authorization_id: each
+                   for each in await store.validations(connection, list(ids), list(names))}
     moved = {order.account_id for order in orders
              if any(each in validations and validations[each].validation.thumbprint != thumbprint(order.jwk)
                     for each in order.authorization_ids)}
@@ -58,10 +60,11 @@ def judge_order(order: StoredOrder, evidence: Evidence, policy: IssuancePolicy, 
         raise Refusal(RefusalReason.ACCOUNT_CLOSED, "the account was closed before the certificate was signed")
     identifiers = _permitted(order, policy)
     profile = require_profile(order.profile, identifiers, policy.profiles)
-    known = [evidence.validations[each] for each in order.authorization_ids if each in evidence.validations]
+    known = [evidence.validations[each] for each in dict.fromkeys(order.authorization_ids)
+             if each in evidence.validations]
     control = require_domain_control(domain_control.Evidence(
         account_id=order.account_id, identifiers=identifiers, validations=[each.validation for each in known],
-        caa_checks=[each.caa_check for each in known if each.caa_check is not None],
+        caa_checks=[check for each in known for check in each.caa_checks], subdomains=policy.subdomains,
         deactivated=[each.validation.authorization_id for each in known if each.deactivated],
         ordered_at=made_at(order.id), requested_at=order.finalized_at,
         persist=order.dns_persist_allowed or order.profile in policy.dns_persist_profiles), now,
@@ -73,7 +76,7 @@ def judge_order(order: StoredOrder, evidence: Evidence, policy: IssuancePolicy, 
     except CsrError as fault:
         raise Refusal(RefusalReason.BAD_CSR, fault.detail) from fault
     if control.stale_caa:
-        return CaaIsStale(request_id=order.id, validations=control.stale_caa)
+        return CaaIsStale(request_id=order.id, wanted=control.stale_caa)
     return Grant(request_id=order.id, account_id=order.account_id, identifiers=identifiers, key=csr.key,
                  profile=profile, not_before=order.not_before, not_after=order.not_after)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ca.pki.csr import Csr, CsrError, CsrFault, parse_csr
-from ca.pki.domain_control import Validation
+from ca.pki.domain_control import StaleCaa
 from ca.pki.identifier import Identifier
 from ca.pki.profile import Profile
 from ca.pki.public_key import CertificateKey
@@ -26,10 +26,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaaIsStale:
-    """Not yet a right: the CAA records of these validations have to be looked at again."""
+    """Not yet a right: these CAA records have to be looked at again."""
 
     request_id: bytes
-    validations: tuple[Validation, ...]
+    wanted: tuple[StaleCaa, ...]
 
 
 def read_csr(csr_der: bytes, *, single_label: bool = False) -> Csr:

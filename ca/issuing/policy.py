@@ -25,6 +25,7 @@ class IssuancePolicy:
     crl_base_url: str
     profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
     dns_persist_profiles: frozenset[str] = frozenset()
+    subdomains: bool = False
     perspectives: PerspectivePolicy = PRIMARY_ALONE
 
 
@@ -49,6 +50,7 @@ def issuance_policy(settings: Settings) -> IssuancePolicy:
         crl_base_url=settings.ca.crl_base_url,
         profiles=profiles,
         dns_persist_profiles=frozenset(settings.va.dns_persist_profiles),
+        subdomains=settings.va.subdomains,
         perspectives=PerspectivePolicy(public=settings.policy == "public",
                                        least_corroborated=settings.ca.least_corroborated),
     )

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from ca.issuing.audit import SignedKind
 from ca.pki.corroboration import Corroboration
-from ca.pki.domain_control import CaaCheck, Validation
+from ca.pki.domain_control import CaaCheck, StaleCaa, Validation
 from ca.pki.identifier import Identifier
 from ca.pki.precertificate import is_precertificate
 from ca.pki.refusal import RefusalReason
@@ -61,19 +61,22 @@ WHERE leased_by = $1 AND leased_until > now() + make_interval(secs => $2)
 """
 LEASE_HOLDERS: Final = "SELECT DISTINCT leased_by FROM issuance_requests WHERE leased_until > now()"
 FREE_LEASES: Final = "UPDATE issuance_requests SET leased_until = '-infinity' WHERE leased_by = ANY($1)"
-# Each validation that succeeded, whether its authorization was ended, and the newest look at CAA since.
+# Each validation that succeeded, whether its authorization was ended, and the newest look at CAA since: at its own
+# name, and at each of the names $2 below it. One row for each look, or one without.
 VALIDATIONS: Final = """
-SELECT v.authorization_id, v.account_id, v.identifier_type, v.identifier_value, v.wildcard, v.challenge_type,
-    v.thumbprint, v.validated_at, v.valid_until, v.caa_checked_at, a.deactivated_at IS NOT NULL AS deactivated,
-    v.remotes_asked, v.remotes_corroborated, v.remote_rirs, k.checked_at AS rechecked_at,
+SELECT v.authorization_id, v.account_id, v.identifier_type, v.identifier_value, v.wildcard, v.subdomains,
+    v.challenge_type, v.thumbprint, v.validated_at, v.valid_until, v.caa_checked_at,
+    a.deactivated_at IS NOT NULL AS deactivated,
+    v.remotes_asked, v.remotes_corroborated, v.remote_rirs, k.caa_name, k.checked_at AS rechecked_at,
     k.problem AS recheck_problem, k.remotes_asked AS rechecks_asked, k.remotes_corroborated AS rechecks_corroborated,
     k.remote_rirs AS recheck_rirs
 FROM validations v
 LEFT JOIN authorizations a ON a.id = v.authorization_id
 LEFT JOIN LATERAL (
-    SELECT checked_at, problem, remotes_asked, remotes_corroborated, remote_rirs
+    SELECT DISTINCT ON (caa_name) caa_name, checked_at, problem, remotes_asked, remotes_corroborated, remote_rirs
     FROM caa_checks WHERE caa_checks.authorization_id = v.authorization_id
-    ORDER BY checked_at DESC LIMIT 1
+        AND (caa_name = '' OR v.subdomains AND caa_name = ANY($2))
+    ORDER BY caa_name, checked_at DESC
 ) AS k ON true
 WHERE v.authorization_id = ANY($1) AND v.problem IS NULL AND v.valid_until IS NOT NULL
 """
@@ -133,7 +136,7 @@ INSERT INTO refusals (request_id, refused_at, problem) SELECT id, $3, $4 FROM mi
 ON CONFLICT (request_id) DO NOTHING RETURNING request_id
 """
 DROP: Final = "DELETE FROM issuance_requests WHERE id = ANY($2) AND leased_by = $1"
-ASK_FOR_CAA_CHECKS: Final = "SELECT ask_for_caa_checks($1::bytea[], $2::bytea[])"
+ASK_FOR_CAA_CHECKS: Final = "SELECT ask_for_caa_checks($1::bytea[], $2::bytea[], $3::text[])"
 NOTIFY: Final = """
 SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t (channel, payload)
 """
@@ -265,11 +268,12 @@ class ClaimedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredValidation:
-    """A validation that succeeded, whether its authorization was ended since, and the newest look at CAA since."""
+    """A validation that succeeded, whether its authorization was ended since, and the newest look at CAA since, at its
+    own name and at names below it."""
 
     validation: Validation
     deactivated: bool
-    caa_check: CaaCheck | None
+    caa_checks: tuple[CaaCheck, ...]
 
 
 async def claim(connection: Connection, *, worker: str, limit: int) -> list[ClaimedRequest]:
@@ -313,18 +317,17 @@ async def switches(connection: Connection | Pool) -> Switches:
                     disabled_profiles=frozenset(name for row in rows for name in row["disabled_profiles"]))
 
 
-async def validations(connection: Connection, authorization_ids: Sequence[bytes]) -> list[StoredValidation]:
-    """The validations that succeeded."""
+async def validations(
+    connection: Connection, authorization_ids: Sequence[bytes], names: Sequence[str]
+) -> list[StoredValidation]:
+    """The validations that succeeded, with what was seen of CAA at `names` below them."""
+    rows: dict[bytes, list[Record]] = {}
+    for row in await connection.fetch(VALIDATIONS, list(authorization_ids), list(names)):
+        rows.setdefault(row["authorization_id"], []).append(row)
     return [StoredValidation(
-        validation=Validation(
-            authorization_id=row["authorization_id"], account_id=row["account_id"],
-            identifier=Identifier(type=row["identifier_type"], value=row["identifier_value"]),
-            wildcard=row["wildcard"], method=row["challenge_type"], thumbprint=row["thumbprint"],
-            validated_at=row["validated_at"], valid_until=row["valid_until"], caa_checked_at=row["caa_checked_at"],
-            corroboration=Corroboration(asked=row["remotes_asked"], corroborated=row["remotes_corroborated"],
-                                        rirs=row["remote_rirs"])),
-        deactivated=row["deactivated"], caa_check=_caa_check(row))
-        for row in await connection.fetch(VALIDATIONS, list(authorization_ids))]
+        validation=_validation(each[0]), deactivated=each[0]["deactivated"],
+        caa_checks=tuple(_caa_check(row) for row in each if row["rechecked_at"] is not None))
+        for each in rows.values()]
 
 
 async def key_changes(connection: Connection, account_ids: Sequence[bytes]) -> dict[bytes, list[str]]:
@@ -380,10 +383,10 @@ async def drop(connection: Connection, ids: Sequence[bytes], *, worker: str) -> 
     await connection.execute(DROP, worker, list(ids))
 
 
-async def ask_for_caa_checks(connection: Connection, wanted: Sequence[tuple[bytes, bytes]]) -> None:
-    """Asks the VA to look at CAA again: (new request id, authorization id); an authorization is asked for once."""
+async def ask_for_caa_checks(connection: Connection, wanted: Sequence[tuple[bytes, StaleCaa]]) -> None:
+    """Asks the VA to look at CAA again: (new request id, what is stale); what is asked for already is not again."""
     await connection.execute(ASK_FOR_CAA_CHECKS, [request_id for request_id, _ in wanted],
-                             [authorization_id for _, authorization_id in wanted])
+                             [each.authorization_id for _, each in wanted], [each.name for _, each in wanted])
 
 
 async def notify(connection: Connection, wakes: Sequence[tuple[str, str]]) -> None:
@@ -411,15 +414,24 @@ def _order(row: Record) -> StoredOrder:
         allowed_names=tuple(row["allowed_names"] or ()))
 
 
-def _caa_check(row: Record) -> CaaCheck | None:
-    checked_at, problem = row["rechecked_at"], row["recheck_problem"]
-    if checked_at is None:
-        return None
+def _validation(row: Record) -> Validation:
+    return Validation(
+        authorization_id=row["authorization_id"], account_id=row["account_id"],
+        identifier=Identifier(type=row["identifier_type"], value=row["identifier_value"]),
+        wildcard=row["wildcard"], subdomains=row["subdomains"], method=row["challenge_type"],
+        thumbprint=row["thumbprint"], validated_at=row["validated_at"], valid_until=row["valid_until"],
+        caa_checked_at=row["caa_checked_at"],
+        corroboration=Corroboration(asked=row["remotes_asked"], corroborated=row["remotes_corroborated"],
+                                    rirs=row["remote_rirs"]))
+
+
+def _caa_check(row: Record) -> CaaCheck:
+    checked_at, problem, name = row["rechecked_at"], row["recheck_problem"], row["caa_name"]
     if problem is None:
-        return CaaCheck(authorization_id=row["authorization_id"], checked_at=checked_at, refusal=None,
+        return CaaCheck(authorization_id=row["authorization_id"], name=name, checked_at=checked_at, refusal=None,
                         corroboration=Corroboration(asked=row["rechecks_asked"], rirs=row["recheck_rirs"],
                                                     corroborated=row["rechecks_corroborated"]))
     kind = str(problem.get("type", "")).rpartition(":")[2]
-    return CaaCheck(authorization_id=row["authorization_id"], checked_at=checked_at,
+    return CaaCheck(authorization_id=row["authorization_id"], name=name, checked_at=checked_at,
                     refusal=_REFUSAL_OF_PROBLEM.get(kind, RefusalReason.DNS_FAILED),
                     detail=str(problem.get("detail", "the CAA records could not be looked up")))

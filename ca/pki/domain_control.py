@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ca.pki.corroboration import ALONE, Corroboration, least_voices, rule_at, shortfall
-from ca.pki.identifier import Identifier
+from ca.pki.identifier import Identifier, authorizable_ancestors
 from ca.pki.policy import CAA_CHECK_LIFE_S, longest_reuse_s
 from ca.pki.refusal import IdentifierRefusal, Refusal, RefusalReason
 
@@ -23,7 +23,8 @@ _BY_PERMISSION: Final = frozenset({"dns-persist-01"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """A validation that succeeded, as the validation authority stored it. `identifier` is without `*.`."""
+    """A validation that succeeded, as the validation authority stored it. `identifier` is without `*.`; `subdomains`:
+    it was made for every name below it, too (RFC 9444)."""
 
     authorization_id: bytes
     account_id: bytes
@@ -35,13 +36,21 @@ class Validation:
     valid_until: datetime
     caa_checked_at: datetime | None    # set when the CAA check of the validation permitted issuance
     corroboration: Corroboration = ALONE
+    subdomains: bool = False
+
+    def is_exactly(self, identifier: Identifier) -> bool:
+        """Whether it is for this name and wildcardness themselves."""
+        return (self.identifier == Identifier(type=identifier.type, value=identifier.base)
+                and self.wildcard == identifier.is_wildcard)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaaCheck:
-    """A later look at the CAA records. `refusal`: None when they permit issuance."""
+    """A later look at the CAA records. `name`: below the authorization's own, `*.` kept; "": its own. `refusal`: None
+    when they permit issuance."""
 
     authorization_id: bytes
+    name: str = ""
     checked_at: datetime
     refusal: RefusalReason | None
     detail: str = ""
@@ -60,6 +69,7 @@ class Evidence:
     ordered_at: datetime
     requested_at: datetime             # of the finalize request
     persist: bool = False              # the operator lets this account or profile use dns-persist-01
+    subdomains: bool = False           # the operator lets a validation stand for the names below it (RFC 9444)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +94,19 @@ PRIMARY_ALONE: Final = PerspectivePolicy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StaleCaa:
+    """CAA records that have to be looked at again. `name` as in CaaCheck."""
+
+    authorization_id: bytes
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DomainControl:
     """What the right to issue rests on: a validation for each name. Not yet a right while `stale_caa` is not empty."""
 
     validations: tuple[Validation, ...]
-    stale_caa: tuple[Validation, ...]  # whose CAA records have to be looked at again first
+    stale_caa: tuple[StaleCaa, ...]    # what has to be looked at first
 
 
 def require_domain_control(
@@ -118,9 +136,10 @@ def require_domain_control(
     for identifier, validation in zip(evidence.identifiers, covering, strict=True):
         if identifier.type == "ip":
             continue                   # RFC 8738 7: CAA is for names
-        verdict = _caa_verdict(validation, evidence, now, perspectives)
+        name = "" if validation.is_exactly(identifier) else identifier.value
+        verdict = _caa_verdict(validation, name, evidence, now, perspectives)
         if verdict is None:
-            stale.append(validation)
+            stale.append(StaleCaa(authorization_id=validation.authorization_id, name=name))
         elif verdict.refusal is not None:
             refused.append(IdentifierRefusal(identifier=identifier, reason=verdict.refusal, detail=verdict.detail))
     _raise(refused, "the CAA records of some names do not permit issuance")
@@ -128,7 +147,8 @@ def require_domain_control(
 
 
 def _usable(identifier: Identifier, evidence: Evidence, now: datetime) -> list[Validation]:
-    """The validations of this account, for exactly this name and wildcardness, that may still be used (RU1)."""
+    """The validations of this account, for exactly this name and wildcardness or for all that is below another, that
+    may still be used (RU1)."""
     methods = (_ADDRESS_METHODS if identifier.type == "ip"
                else _WILDCARD_METHODS if identifier.is_wildcard else _DNS_METHODS)
     if not evidence.persist:
@@ -136,8 +156,7 @@ def _usable(identifier: Identifier, evidence: Evidence, now: datetime) -> list[V
     return [
         validation for validation in evidence.validations
         if validation.account_id == evidence.account_id
-        and validation.identifier == Identifier(type=identifier.type, value=identifier.base)
-        and validation.wildcard == identifier.is_wildcard
+        and (validation.is_exactly(identifier) or (evidence.subdomains and _is_below(identifier, validation)))
         and validation.method in methods
         and validation.validated_at > now - timedelta(seconds=longest_reuse_s(validation.method, now))
         and validation.valid_until > now
@@ -145,22 +164,31 @@ def _usable(identifier: Identifier, evidence: Evidence, now: datetime) -> list[V
     ]
 
 
+def _is_below(identifier: Identifier, validation: Validation) -> bool:
+    """Whether a validation stands for a name below it (row SU1). What one server showed does not (BR 3.2.2.4.19 and
+    3.2.2.4.20), and nobody speaks for all that is below a public suffix, whatever was stored."""
+    return (validation.subdomains and not validation.wildcard and validation.identifier.type == "dns"
+            and validation.method in _WILDCARD_METHODS
+            and validation.identifier.value in authorizable_ancestors(identifier))
+
+
 def _newest(validations: Iterable[Validation]) -> Validation:
     return max(validations, key=lambda validation: validation.validated_at)
 
 
 def _caa_verdict(
-    validation: Validation, evidence: Evidence, now: datetime, perspectives: PerspectivePolicy
+    validation: Validation, name: str, evidence: Evidence, now: datetime, perspectives: PerspectivePolicy
 ) -> CaaCheck | None:
-    """The newest check that is not older than eight hours nor than the order, or None when CAA has to be looked at
-    again (row CA9): an order that reuses an authorization looks for itself.
+    """The newest check of that name that is not older than eight hours nor than the order, or None when CAA has to be
+    looked at again (row CA9): an order that reuses an authorization looks for itself.
 
     A check that forbade counts only when it was made for this request: the subscriber may have changed the records
     since, and asks again. One that too few perspectives made counts as forbidding: to ask for it again and again would
     not make it better.
     """
-    checks = [check for check in evidence.caa_checks if check.authorization_id == validation.authorization_id]
-    if validation.caa_checked_at is not None:
+    checks = [check for check in evidence.caa_checks
+              if check.authorization_id == validation.authorization_id and check.name == name]
+    if not name and validation.caa_checked_at is not None:
         checks.append(CaaCheck(authorization_id=validation.authorization_id, checked_at=validation.caa_checked_at,
                                refusal=None, corroboration=validation.corroboration))
     newest = max(checks, key=lambda check: check.checked_at, default=None)
@@ -175,7 +203,7 @@ def _caa_verdict(
         if newest.checked_at < evidence.requested_at:
             return None
         return replace(newest, refusal=RefusalReason.NOT_CORROBORATED,
-                       detail=f"the look at the CAA records of {validation.identifier.value} {missing}")
+                       detail=f"the look at the CAA records of {name or validation.identifier.value} {missing}")
     return newest
 
 

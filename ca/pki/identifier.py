@@ -117,6 +117,29 @@ def registered_domain(name: str) -> str:
     return _all_suffixes().privatesuffix(name) or name
 
 
+def authorizable_ancestors(identifier: Identifier) -> tuple[str, ...]:
+    """The domains that a name is below, by whole labels, of which control may stand for the name (RFC 9444, BR
+    1.6.1 Authorization Domain Name): the nearest first, down to the one below the public suffix, whose section counts
+    not. An address has none."""
+    if identifier.type != "dns":
+        return ()
+    labels = identifier.value.split(".")
+    above = (".".join(labels[first:]) for first in range(1, len(labels)))
+    return tuple(name for name in above if _all_suffixes().privatesuffix(name) is not None)
+
+
+def require_ancestor(name: str, identifier: Identifier) -> str:
+    """The one spelling of the domain `name` when control of it may stand for the identifier (row SU1). Raises
+    IdentifierError: malformed when the identifier is not below it, rejectedIdentifier for a public suffix."""
+    ancestor = parse_identifier("dns", name, single_label=True)
+    if ancestor.is_wildcard or identifier.type != "dns" or not identifier.value.endswith(f".{ancestor.value}"):
+        raise IdentifierError("malformed", f"{_shown(name)} is not an ancestor domain of {identifier.value}")
+    if ancestor.value not in authorizable_ancestors(identifier):
+        raise IdentifierError("rejectedIdentifier", f"{ancestor.value} is a public suffix: control of it says nothing "
+                                                    f"about {identifier.value}")
+    return ancestor.value
+
+
 def general_names(identifiers: Iterable[Identifier]) -> tuple[Identifier, ...]:
     """The identifiers in the order of the subjectAltName: names first, each once, sorted."""
     return tuple(sorted(set(identifiers)))

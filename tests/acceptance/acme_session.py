@@ -16,6 +16,7 @@ from acme import challenges, client, messages
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from josepy.json_util import field
 from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 
@@ -76,6 +77,12 @@ class Server(Protocol):
     def roots(self) -> Path: ...
 
 
+class _Below(messages.Identifier):
+    """A name whose ancestor domain's control is shown instead."""
+
+    ancestor: str = field("ancestorDomain")
+
+
 class AcmeSession:
     """One account with an EC key. Every step is repeated while the server is away, as a patient client does.
 
@@ -103,12 +110,21 @@ class AcmeSession:
         """Of the account's key, base64url (RFC 7638)."""
         return base64.urlsafe_b64encode(self._key.thumbprint()).decode("ascii").rstrip("=")
 
-    def order(self, name: str) -> messages.OrderResource:
-        """A new order for one name or address, with a P-256 request."""
+    def order(self, *names: str, ancestor: str | None = None) -> messages.OrderResource:
+        """A new order for names or addresses, with a P-256 request. `ancestor`: the domain above all of them whose
+        control is shown instead (RFC 9444), which the library does not know."""
         key = ec.generate_private_key(ec.SECP256R1())
         request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(
-            x509.SubjectAlternativeName([_general_name(name)]), critical=False).sign(key, hashes.SHA256())
-        return patiently(lambda: self.client.new_order(request.public_bytes(serialization.Encoding.PEM)))
+            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False).sign(
+                key, hashes.SHA256())
+        pem = request.public_bytes(serialization.Encoding.PEM)
+        if ancestor is None:
+            return patiently(lambda: self.client.new_order(pem))
+        wanted = messages.NewOrder(identifiers=[
+            _Below(typ=messages.IDENTIFIER_FQDN, value=name, ancestor=ancestor) for name in names])
+        answered = patiently(lambda: self.client._post(self.client.directory["newOrder"], wanted))
+        return messages.OrderResource(body=messages.Order.from_json(answered.json()), csr_pem=pem,
+                                      uri=answered.headers["Location"])
 
     def answer(self, order: messages.OrderResource, server: ChallengeServer) -> None:
         """Provisions http-01 and tells the server to look."""

@@ -1,4 +1,4 @@
-"""Whole orders by the challenges that other people's clients do not know yet: dns-account-01 and dns-persist-01."""
+"""Whole orders by what other people's clients do not know yet: dns-account-01, dns-persist-01, ancestor domains."""
 
 import base64
 import hashlib
@@ -84,3 +84,42 @@ def test_dp1_an_order_by_dns_persist(demo: Demo, acceptance_dns: DnsProgram, nam
     assert "dns-persist-01" not in [
         each["type"] for each in patiently(
             lambda: session.client._post_as_get(session.order(name).body.authorizations[0])).json()["challenges"]]
+
+
+def test_su1_names_below_one_domain(demo: Demo, acceptance_dns: DnsProgram) -> None:
+    """SU1, CA9: one record at the ancestor and one authorization for a name and a wildcard below it; the next order is
+    ready at once; CAA is looked at for each real name, and what one forbids is not issued; explained to operators."""
+    session = AcmeSession(demo)
+    ancestor, names = "above.dns.example", ["*.c.above.dns.example", "a.b.above.dns.example"]
+    assert patiently(lambda: session.client.net.get(demo.directory_url)).json()["meta"]["subdomainAuthAllowed"] is True
+    order = session.order(*names, ancestor=ancestor)
+    assert len(order.body.authorizations) == 1
+    shown = patiently(lambda: session.client._post_as_get(order.body.authorizations[0])).json()
+    assert (shown["identifier"]["value"], shown["subdomainAuthAllowed"]) == (ancestor, True)
+    challenge = challenge_of(session, order, "dns-01")
+    authorization = f"{challenge['token']}.{session.thumbprint}"
+    value = base64.urlsafe_b64encode(hashlib.sha256(authorization.encode()).digest()).decode().rstrip("=")
+    acceptance_dns.post("set", name=f"_acme-challenge.{ancestor}", type="TXT", values=[value])
+    answer(session, challenge)
+    session.wait_for(order, "ready")
+    acceptance_dns.post("set", name=f"_acme-challenge.{ancestor}", type="TXT", values=[])
+    session.finalize(order)
+    session.wait_for(order, "valid")
+    assert sorted(certificate_names(session.download(order))) == names
+    told = demo.run("order", "explain", order.uri)
+    assert "for the names below it too" in told
+    for name in names:
+        assert f"\n{name}\n  -  CAA looked at again" in told, told
+
+    again = session.order("x.above.dns.example")
+    session.wait_for(again, "ready")
+    session.finalize(again)
+    session.wait_for(again, "valid")
+    acceptance_dns.post("set", name="y.above.dns.example", type="CAA", values=['0 issue ";"'])
+    forbidden = session.order("y.above.dns.example")
+    session.wait_for(forbidden, "ready")
+    session.finalize(forbidden)
+    assert session.wait_for(forbidden, "valid", "invalid") == "invalid"
+    assert "y.above.dns.example forbid" in str(patiently(
+        lambda: session.client._post_as_get(forbidden.uri)).json()["error"])
+    demo.run("audit", "check")

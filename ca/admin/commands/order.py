@@ -43,8 +43,8 @@ def _document(context: AdminContext, view: OrderView) -> dict[str, object]:
         "error": view.error, "profile": found.profile, "expires_at": moment_json(found.expires_at),
         "account": to_text(found.account_id),
         "identifiers": [{"type": kind, "value": value} for kind, value in found.identifiers],
-        "authorizations": [_authorization_document(authorization, status.value) for authorization, status in
-                           zip(view.authorizations, view.authorization_statuses, strict=True)],
+        "authorizations": [_authorization_document(authorization, status.value)
+                           for authorization, status in view.distinct_authorizations()],
         "finalized_at": moment_json(found.finalized_at), "refused_at": moment_json(found.refused_at),
         "queued_at": moment_json(found.queued_at), "attempts": found.attempts, "leased_by": found.leased_by,
         "serial": None if found.serial is None else serial_hex(found.serial),
@@ -57,6 +57,7 @@ def _authorization_document(authorization: Authorization, status: str) -> dict[s
     seen = authorization.validation
     return {
         "id": to_text(authorization.id), "status": status, "wildcard": authorization.wildcard,
+        "subdomains": authorization.subdomains,
         "identifier": {"type": authorization.identifier_type, "value": authorization.identifier_value},
         "expires_at": moment_json(authorization.expires_at), "challenge_types": list(authorization.challenge_types),
         "deactivated_at": moment_json(authorization.deactivated_at),
@@ -67,8 +68,8 @@ def _authorization_document(authorization: Authorization, status: str) -> dict[s
             "challenge_type": seen.challenge_type, "validated_at": moment_json(seen.validated_at),
             "valid_until": moment_json(seen.valid_until), "caa_checked_at": moment_json(seen.caa_checked_at),
             "thumbprint_sha256": seen.thumbprint.hex(), "problem": seen.problem, "evidence": seen.evidence},
-        "caa_checks": [{"checked_at": moment_json(check.checked_at), "problem": check.problem,
-                        "evidence": check.evidence} for check in authorization.caa_checks],
+        "caa_checks": [{"name": check.name or None, "checked_at": moment_json(check.checked_at),
+                        "problem": check.problem, "evidence": check.evidence} for check in authorization.caa_checks],
     }
 
 

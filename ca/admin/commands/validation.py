@@ -70,17 +70,18 @@ def _document(context: AdminContext, authorization: Authorization, account_id: b
     return {
         "authorization": authorization_url(base, authorization.id), "account": account_url(base, account_id),
         "identifier": {"type": authorization.identifier_type, "value": _name(authorization)},
-        "method": seen.challenge_type, "validated_at": moment_json(seen.validated_at),
+        "subdomains": authorization.subdomains, "method": seen.challenge_type,
+        "validated_at": moment_json(seen.validated_at),
         "valid_until": moment_json(seen.valid_until), "caa_checked_at": moment_json(seen.caa_checked_at),
         "thumbprint_sha256": seen.thumbprint.hex(), "problem": seen.problem, "evidence": seen.evidence,
-        "caa_checks": [{"checked_at": moment_json(check.checked_at), "problem": check.problem,
-                        "evidence": check.evidence} for check in authorization.caa_checks]}
+        "caa_checks": [{"name": check.name or None, "checked_at": moment_json(check.checked_at),
+                        "problem": check.problem, "evidence": check.evidence} for check in authorization.caa_checks]}
 
 
 def _facts(context: AdminContext, authorization: Authorization, account_id: bytes) -> Iterator[tuple[str, str]]:
     seen, base = authorization.validation, context.settings.acme.base_url
     assert seen is not None  # noqa: S101 - those without are left out
-    yield "name", _name(authorization)
+    yield "name", _name(authorization) + (" and all names below it" if authorization.subdomains else "")
     yield "authorization", authorization_url(base, authorization.id)
     yield "account", account_url(base, account_id)
     yield "method", seen.challenge_type
@@ -94,7 +95,7 @@ def _facts(context: AdminContext, authorization: Authorization, account_id: byte
     yield "evidence", "\n".join(outline(seen.evidence))
     for check in authorization.caa_checks:
         outcome = "permitted" if check.problem is None else str(check.problem.get("detail", "forbidden"))
-        yield "CAA again", f"{moment(check.checked_at)}: {outcome}"
+        yield "CAA again", f"{f'{check.name}, ' if check.name else ''}{moment(check.checked_at)}: {outcome}"
         yield "", "\n".join(outline(check.evidence))
 
 

@@ -228,3 +228,34 @@ def test_or15_a_reused_authorization_makes_the_order_ready() -> None:
                            second: ReusableAuthorization(id=b"2", facts=valid)})
     assert both.new_authorizations == ()
     assert order_object(_BASE, both.order, _NOW)["status"] == "ready"
+
+
+def test_su1_ancestors_are_ignored_where_they_are_not_offered() -> None:
+    """Row SU1: by default the member means nothing, whatever it holds."""
+    for ancestor in ("example.com", "other.example", 1, None):
+        request = _order([{"type": "dns", "value": "a.example.com", "ancestorDomain": ancestor}])
+        assert request.ancestors == {}
+        assert request.to_validate == request.identifiers
+
+
+def test_su1_one_authorization_for_an_ancestor() -> None:
+    """Row SU1: identifiers with one ancestor share it, with the ancestor itself wherever it stands; what can be reused
+    is reused, and makes none; the first ancestor that is named for an identifier counts."""
+    policy = replace(_POLICY, subdomains=True)
+    wanted = [{"type": "dns", "value": "a.example.com", "ancestorDomain": "EXAMPLE.com"},
+              {"type": "dns", "value": "*.b.example.com", "ancestorDomain": "example.com"},
+              {"type": "dns", "value": "example.com"}, {"type": "dns", "value": "*.example.com"},
+              {"type": "dns", "value": "A.example.com", "ancestorDomain": "example.com"}]
+    for identifiers in (wanted, wanted[::-1]):
+        request = parse_new_order({"identifiers": identifiers}, policy, _NOW)
+        assert sorted(each.value for each in request.to_validate) == ["*.example.com", "example.com"]
+        plan = _plan(request)
+        assert sorted((each.identifier_value, each.wildcard, each.subdomains) for each in plan.new_authorizations) == [
+            ("example.com", False, True), ("example.com", True, False)]
+        assert len(plan.order.authorization_ids) == 4
+        assert len(order_object(_BASE, plan.order, _NOW)["authorizations"]) == 2
+    valid = ReusableAuthorization(id=b"1", facts=AuthorizationFacts(expires_at=_NOW))
+    request = parse_new_order({"identifiers": wanted}, policy, _NOW)
+    reused = _plan(request, {each: valid for each in request.identifiers if each.value != "example.com"})
+    plain, = reused.new_authorizations
+    assert (plain.identifier_value, plain.subdomains) == ("example.com", False)

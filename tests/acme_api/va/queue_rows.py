@@ -69,6 +69,7 @@ class Queue:
         account_id: bytes | None = None,
         token: str = TOKEN,
         expires_in_s: float = 3600,
+        subdomains: bool = False,
     ) -> list[bytes]:
         """As `add`, many at once."""
         account_id = account_id or self.account_id
@@ -77,9 +78,10 @@ class Queue:
         async with self.wfe.transaction():
             await self.wfe.executemany(
                 "INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, expires_at,"
-                " challenge_types, challenge_tokens) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                " challenge_types, challenge_tokens, subdomains) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
                 [(authorization_id, account_id, identifier_type, identifier, wildcard, expires_at,
-                  ["http-01", "dns-01", "tls-alpn-01", "dns-persist-01"], [token] * 3 + [""])
+                  ["http-01", "dns-01", "tls-alpn-01", "dns-persist-01"], [token] * 3 + [""],
+                  subdomains)
                  for authorization_id, identifier in zip(ids, identifiers, strict=True)])
             for authorization_id in ids:
                 await self.request(authorization_id, kind=kind, method=method, account_id=account_id)
@@ -87,22 +89,22 @@ class Queue:
 
     async def request(
         self, authorization_id: bytes, *, kind: str = "challenge", method: str = "http-01",
-        account_id: bytes | None = None,
+        account_id: bytes | None = None, caa_name: str = "",
     ) -> None:
         """One request, and the notification that goes with it."""
         await self.wfe.execute(
             "INSERT INTO validation_requests (id, kind, authorization_id, account_id, challenge_type, thumbprint,"
-            " requested_at) VALUES ($1, $2, $3, $4, $5, $6, now())",
-            new_id(), kind, authorization_id, account_id or self.account_id, method, THUMBPRINT)
+            " requested_at, caa_name) VALUES ($1, $2, $3, $4, $5, $6, now(), $7)",
+            new_id(), kind, authorization_id, account_id or self.account_id, method, THUMBPRINT, caa_name)
         await self.wfe.execute("SELECT pg_notify('validation', '')")
 
     async def validated(self, authorization_id: bytes, *, method: str = "http-01") -> None:
         """An authorization that was validated before."""
         await self.owner.execute(
             "INSERT INTO validations (authorization_id, account_id, identifier_type, identifier_value, wildcard,"
-            " challenge_type, thumbprint, validated_at, valid_until, caa_checked_at, evidence)"
+            " challenge_type, thumbprint, validated_at, valid_until, caa_checked_at, evidence, subdomains)"
             " SELECT id, account_id, identifier_type, identifier_value, wildcard, $2, $3, now(),"
-            " now() + interval '1 day', now(), '{}' FROM authorizations WHERE id = $1",
+            " now() + interval '1 day', now(), '{}', subdomains FROM authorizations WHERE id = $1",
             authorization_id, method, THUMBPRINT)
 
     async def validation(self, authorization_id: bytes) -> asyncpg.Record | None:

@@ -38,7 +38,7 @@ REQUEST = ClaimedRequest(
 
 def checker_for(
     mock_dns: MockDns, *, port: int = 80, try_timeout_s: float = 10.0, now: datetime = NOW,
-    reuse: timedelta = timedelta(days=30), persist: bool = False,
+    reuse: timedelta = timedelta(days=30), persist: bool = False, subdomains: bool = False,
 ) -> Checker:
     resolver = Resolver(servers=servers_of(mock_dns.address), random_bytes=os.urandom)
     dialer = Dialer(resolver=resolver, policy=open_policy())
@@ -50,7 +50,8 @@ def checker_for(
     looker = Looker(methods=methods, lanes=Lanes(concurrency=5), try_timeout_s=try_timeout_s,
                     retry_delays_s=(0.05, 0.05))
     return Checker(looker=looker, ambient=Ambient(now=lambda: now, random_bytes=os.urandom), reuse=reuse,
-                   account_url=lambda account_id: f"https://ca.example/{account_id.hex()}", persist=persist)
+                   account_url=lambda account_id: f"https://ca.example/{account_id.hex()}", persist=persist,
+                   subdomains=subdomains)
 
 
 def request(**changes: Any) -> ClaimedRequest:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
@@ -419,8 +420,12 @@ def test_a_question_survives_the_way(
 ) -> None:
     """What is asked there is what was asked here."""
     question = Question(identifier=Identifier(type=type_, value=value), wildcard=wildcard, method="dns-01", token=token,
-                        thumbprint=thumbprint, account_url="https://ca.example/1", persist=wildcard, now=QUESTION.now)
-    message = decode_question(encode(message_of(kind, question)))
+                        thumbprint=thumbprint, account_url="https://ca.example/1", persist=wildcard, now=QUESTION.now,
+                        subdomains=token is None)
+    sent = encode(message_of(kind, question))
+    message = decode_question(sent)
+    # A host of an older version knows no such member, and answers what it does know.
+    assert ("subdomains" in json.loads(sent)) == question.subdomains
     assert (message.kind, question_of(message, QUESTION.now)) == (kind, question)
 
 

@@ -170,10 +170,11 @@ class OtherProcesses:
             ("DELETE FROM validation_requests WHERE authorization_id = $1", authorization_id),
             ("INSERT INTO validations (authorization_id, account_id, identifier_type, identifier_value, wildcard,"
              " challenge_type, thumbprint, validated_at, valid_until, caa_checked_at, problem, remotes_corroborated,"
-             " evidence)"
-             " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, '{}')", authorization_id, account_id,
+             " subdomains, evidence)"
+             " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '{}')", authorization_id, account_id,
              row["identifier_type"], row["identifier_value"], row["wildcard"], method, bytes(32), now,
-             None if problem else now + life, None if problem else now - caa_age, problem, corroborated),
+             None if problem else now + life, None if problem else now - caa_age, problem, corroborated,
+             row["subdomains"]),
             ("SELECT pg_notify('changed', $1)", authorization_id.hex()))
 
     async def make_issuer(self) -> x509.Certificate:

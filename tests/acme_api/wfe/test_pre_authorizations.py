@@ -91,8 +91,8 @@ async def test_or17_limits_and_scope(start: _Start, others: OtherProcesses) -> N
 
 
 async def test_su1_subdomain_authorizations_are_not_offered(start: _Start) -> None:
-    """Row SU1: RFC 9444 is not offered, and its members are ignored: each name is authorized by itself, nothing says
-    subdomainAuthAllowed, so that a client sees that an ancestor would not do."""
+    """Row SU1: by default RFC 9444 is not offered, and its members are ignored: each name is authorized by itself,
+    nothing says subdomainAuthAllowed, so that a client sees that an ancestor would not do."""
     wfe = await start(pre_authorization=True)
     client = await wfe.subscriber()
     assert "subdomainAuthAllowed" not in (await client.send("GET", "/directory")).json["meta"]

@@ -72,24 +72,25 @@ class Seed:
         return account_id
 
     async def authorization(self, account_id: bytes, name: str, *, wildcard: bool = False,
-                            expires: timedelta = DAY) -> ObjectId:
+                            expires: timedelta = DAY, subdomains: bool = False) -> ObjectId:
         """A pending authorization."""
         authorization_id = self.new_id()
         await self.run("acme_wfe", "INSERT INTO authorizations (id, account_id, identifier_type, identifier_value,"
-                       " wildcard, expires_at, challenge_types, challenge_tokens) VALUES"
-                       " ($1, $2, 'dns', $3, $4, $5, $6, $7)", authorization_id, account_id, name, wildcard,
-                       self.now + expires, ["http-01", "dns-01"], ["t" * 43, "u" * 43])
+                       " wildcard, expires_at, challenge_types, challenge_tokens, subdomains) VALUES"
+                       " ($1, $2, 'dns', $3, $4, $5, $6, $7, $8)", authorization_id, account_id, name, wildcard,
+                       self.now + expires, ["http-01", "dns-01"], ["t" * 43, "u" * 43], subdomains)
         return authorization_id
 
     async def validation(self, authorization_id: bytes, account_id: bytes, name: str, *,
-                         problem: object = None, evidence: object = None) -> None:
+                         problem: object = None, evidence: object = None, subdomains: bool = False) -> None:
         """What the VA saw: success unless `problem` is given."""
         await self.run("acme_va", "INSERT INTO validations (authorization_id, account_id, identifier_type,"
                        " identifier_value, wildcard, challenge_type, thumbprint, validated_at, valid_until,"
-                       " caa_checked_at, problem, evidence) VALUES ($1, $2, 'dns', $3, false, 'http-01', $4, $5, $6,"
-                       " $7, $8, $9)", authorization_id, account_id, name, hashlib.sha256(account_id).digest(),
+                       " caa_checked_at, problem, evidence, subdomains) VALUES ($1, $2, 'dns', $3, false, 'http-01',"
+                       " $4, $5, $6, $7, $8, $9, $10)", authorization_id, account_id, name,
+                       hashlib.sha256(account_id).digest(),
                        self.now, None if problem else self.now + 30 * DAY, None if problem else self.now, problem,
-                       evidence or {"url": f"http://{name}/.well-known/acme-challenge/t", "status": 200})
+                       evidence or {"url": f"http://{name}/.well-known/acme-challenge/t", "status": 200}, subdomains)
 
     async def order(self, account_id: bytes, names: list[str], authorization_ids: list[ObjectId], *,
                     expires: timedelta = DAY, moment: datetime | None = None) -> ObjectId:

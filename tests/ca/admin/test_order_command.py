@@ -142,6 +142,34 @@ async def test_caa_rechecks_are_told(seed: Seed, command_line: CommandLine) -> N
     assert 'set: 0 issue "other.example"' in text
 
 
+async def test_su1_one_authorization_for_several_names(seed: Seed, command_line: CommandLine) -> None:
+    """SU1: it is told once, as one for the names below it, and each look at CAA by the name that it is for."""
+    await seed.issuer()
+    account = await seed.account()
+    authorization = await seed.authorization(account, "example.com", subdomains=True)
+    await seed.validation(authorization, account, "example.com", subdomains=True)
+    order = await seed.order(account, ["a.example.com", "*.b.example.com"], [authorization] * 2)
+    await seed.finalization(order, queued=True)
+    for name in ("a.example.com", "*.b.example.com"):
+        await seed.run("acme_wfe", "INSERT INTO validation_requests (id, kind, authorization_id, account_id,"
+                       " challenge_type, thumbprint, requested_at, caa_name) VALUES ($1, 'caa', $2, $3, 'dns-01', '',"
+                       " $4, $5)", seed.new_id(), authorization, account, seed.now, name)
+    await seed.run("acme_va", "INSERT INTO caa_checks (authorization_id, caa_name, checked_at, problem, evidence)"
+                   " VALUES ($1, 'x.example.com', $2, $3, '{}')", authorization, seed.now, _CAA)
+    document = await _explain(command_line, order)
+    assert "look at CAA of *.b.example.com, a.example.com again" in document["why"]
+    told, = document["authorizations"]
+    assert (told["subdomains"], told["caa_checks"][0]["name"]) == (True, "x.example.com")
+    story = [(step["subject"], step["text"]) for step in document["story"]]
+    assert len([text for _, text in story if "for the names below it too" in text]) == 1
+    assert any(subject == "x.example.com" and "CAA looked at again" in text for subject, text in story)
+    show = (await command_line.run("order", "show", to_text(order))).stdout
+    assert "a.example.com  valid" in show
+    assert "*.b.example.com  valid" in show
+    record = (await command_line.run("validation", "show", "example.com")).stdout
+    assert "example.com and all names below it" in record
+
+
 async def test_wildcards_and_several_names(seed: Seed, command_line: CommandLine) -> None:
     """Each identifier has its own status, in the order of the request."""
     account = await seed.account()

@@ -14,6 +14,7 @@ from ca.pki.domain_control import (
     DomainControl,
     Evidence,
     PerspectivePolicy,
+    StaleCaa,
     Validation,
     require_domain_control,
 )
@@ -166,7 +167,7 @@ def test_caa_is_looked_at_again(at_validation: timedelta | None, checks: tuple[C
     """CA9: after eight hours, and whenever the last word was a no to somebody else's request."""
     validation = _validation(caa_checked_at=None if at_validation is None else NOW - at_validation)
     control = require_domain_control(_evidence(validation, checks=checks), NOW)
-    assert control.stale_caa == ((validation,) if stale else ())
+    assert control.stale_caa == ((StaleCaa(authorization_id=validation.authorization_id),) if stale else ())
 
 
 @pytest.mark.parametrize(("checked_ago", "check", "stale"), [
@@ -179,7 +180,8 @@ def test_ca9_an_order_looks_at_caa_for_itself(
     validation = _validation(caa_checked_at=NOW - checked_ago)
     checks = () if check is None else (_check(check),)
     evidence = _evidence(validation, checks=checks, ordered_at=NOW - timedelta(minutes=30))
-    assert require_domain_control(evidence, NOW).stale_caa == ((validation,) if stale else ())
+    wanted = (StaleCaa(authorization_id=validation.authorization_id),) if stale else ()
+    assert require_domain_control(evidence, NOW).stale_caa == wanted
 
 
 def test_caa_refuses() -> None:
@@ -189,6 +191,68 @@ def test_caa_refuses() -> None:
         assert refusal.reason is reason
         assert refusal.detail == "because"
         assert refusal.subproblems[0].identifier.value == "a.example"
+
+
+def _above(name: str = "a.example.com", **changes: Any) -> Validation:
+    return _validation(name, **{"subdomains": True, "method": "dns-01"} | changes)
+
+
+@pytest.mark.parametrize("name", ["www.a.example.com", "x.y.a.example.com", "*.a.example.com", "*.c.a.example.com"])
+def test_su1_a_validation_for_subdomains_stands_for_what_is_below(name: str) -> None:
+    """SU1: names and wildcards below it, by whole labels, where the operator lets it; CAA has to be looked at for the
+    name itself, whatever was seen at the ancestor."""
+    above = _above()
+    evidence = replace(_evidence(above, names=(_dns(name),)), subdomains=True)
+    assert require_domain_control(evidence, NOW) == DomainControl(
+        validations=(above,), stale_caa=(StaleCaa(authorization_id=above.authorization_id, name=name),))
+    _refusal(replace(evidence, subdomains=False))
+
+
+@pytest.mark.parametrize("changes", [
+    {"subdomains": False}, {"method": "http-01"}, {"method": "tls-alpn-01"}, {"method": "dns-persist-01"},
+    {"wildcard": True}, {"account_id": OTHER_ACCOUNT}, {"valid_until": NOW}, {"validated_at": NOW - 200 * DAY},
+    {"identifier": _dns("b.a.example.com")}, {"identifier": _dns("xample.com")}, {"identifier": _dns("com")},
+    {"identifier": _dns("w.a.example.com")}, {"identifier": Identifier(type="ip", value="a.example.com")}], ids=str)
+def test_su1_what_does_not_stand_for_what_is_below(changes: dict[str, Any]) -> None:
+    """SU1, RU2: an ordinary validation, one of a server's content, one for a wildcard, another account's, an old one,
+    one for another name, or for a public suffix: whatever an order points to."""
+    refusal = _refusal(replace(_evidence(_above(**changes), names=(_dns("www.a.example.com"),)), subdomains=True))
+    assert refusal.reason is RefusalReason.NOT_AUTHORIZED
+
+
+def test_su1_nobody_speaks_for_a_public_suffix() -> None:
+    """SU1: neither of the ICANN section nor of the private one, even if the VA had stored it."""
+    for suffix, name in (("co.uk", "a.co.uk"), ("github.io", "a.github.io"), ("com", "*.a.com")):
+        _refusal(replace(_evidence(_above(suffix), names=(_dns(name),)), subdomains=True))
+
+
+def test_su1_an_ended_authorization_ends_for_all_below() -> None:
+    """SU1, AZ5: deactivated once, it stands for no name any more."""
+    above = _above()
+    _refusal(replace(_evidence(above, names=(_dns("www.a.example.com"), _dns("x.a.example.com")),
+                               deactivated=(above.authorization_id,)), subdomains=True))
+
+
+def test_su1_caa_is_each_names_own() -> None:
+    """SU1, CA9: what was seen for one name says nothing about another, or about the ancestor; each forbids for itself.
+    """
+    above = _above(caa_checked_at=NOW)
+    names = (_dns("a.example.com"), _dns("www.a.example.com"), _dns("*.www.a.example.com"))
+
+    def seen(name: str, refusal: RefusalReason | None = None) -> CaaCheck:
+        return CaaCheck(authorization_id=above.authorization_id, name=name, checked_at=NOW, refusal=refusal)
+
+    evidence = replace(_evidence(above, names=names, checks=(seen("www.a.example.com"),)), subdomains=True)
+    assert [each.name for each in require_domain_control(evidence, NOW).stale_caa] == ["*.www.a.example.com"]
+    both = replace(evidence, caa_checks=(*evidence.caa_checks, seen("*.www.a.example.com")))
+    assert require_domain_control(both, NOW).stale_caa == ()
+    with pytest.raises(Refusal) as refused:
+        require_domain_control(replace(evidence, caa_checks=(
+            seen("www.a.example.com"), seen("*.www.a.example.com", RefusalReason.CAA_FORBIDS))), NOW)
+    assert [part.identifier.value for part in refused.value.subproblems] == ["*.www.a.example.com"]
+    old = replace(evidence, caa_checks=tuple(
+        replace(seen(name.value), checked_at=NOW - 9 * HOUR) for name in names[1:]))
+    assert len(require_domain_control(old, NOW).stale_caa) == 2
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.booleans(), st.sampled_from([A, OTHER_ACCOUNT]),
@@ -242,7 +306,8 @@ def test_mp1_a_look_at_caa_needs_its_perspectives_too() -> None:
     """MP1, CA9: one of before is made again; one made for this request that too few saw ends it, without a loop."""
     old = _validation(corroboration=FOUR_OF_FIVE, caa_checked_at=NOW - 9 * HOUR)
     before = CaaCheck(authorization_id=old.authorization_id, checked_at=NOW - HOUR, refusal=None)
-    assert require_domain_control(_evidence(old, checks=(before,)), NOW, PUBLIC).stale_caa == (old,)
+    assert require_domain_control(_evidence(old, checks=(before,)), NOW, PUBLIC).stale_caa == (
+        StaleCaa(authorization_id=old.authorization_id),)
     with pytest.raises(Refusal) as refused:
         require_domain_control(_evidence(old, checks=(replace(before, checked_at=NOW),)), NOW, PUBLIC)
     assert refused.value.reason is RefusalReason.NOT_CORROBORATED

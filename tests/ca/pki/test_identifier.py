@@ -11,8 +11,10 @@ from ca.pki.identifier import (
     IdentifierError,
     NamePolicy,
     address_octets,
+    authorizable_ancestors,
     general_names,
     parse_identifier,
+    require_ancestor,
     require_permitted,
 )
 
@@ -230,3 +232,35 @@ def test_addresses_have_one_spelling(address: ipaddress.IPv4Address | ipaddress.
     if address.exploded != str(address):
         with pytest.raises(IdentifierError):
             parse_identifier("ip", address.exploded)
+
+
+@pytest.mark.parametrize(("kind", "value", "ancestors"), [
+    ("dns", "a.b.example.com", ("b.example.com", "example.com")), ("dns", "*.b.example.com", ("b.example.com",
+                                                                                             "example.com")),
+    ("dns", "*.example.com", ("example.com",)), ("dns", "example.com", ()), ("dns", "a.b.co.uk", ("b.co.uk",)),
+    ("dns", "a.b.github.io", ("b.github.io",)), ("dns", "b.github.io", ()), ("dns", "a.b.lan", ("b.lan",)),
+    ("ip", "10.0.0.1", ())])
+def test_su1_domains_above(kind: str, value: str, ancestors: tuple[str, ...]) -> None:
+    """SU1: by whole labels, the nearest first, none that is a public suffix of either section."""
+    assert authorizable_ancestors(Identifier(type=kind, value=value)) == ancestors
+
+
+_LABELS = st.lists(st.sampled_from(["a", "b", "ab", "www", "example", "com"]), min_size=1, max_size=5)
+
+
+@given(labels=_LABELS, above=_LABELS, wildcard=st.booleans())
+def test_su1_an_ancestor_is_a_shorter_suffix_of_whole_labels(
+    labels: list[str], above: list[str], wildcard: bool
+) -> None:
+    """SU1: exactly those labels at the end, at least one before them, at least two of them; every other is refused."""
+    identifier = Identifier(type="dns", value=".".join((["*"] if wildcard else []) + labels))
+    has = (["*"] if wildcard else []) + labels
+    is_ancestor = len(above) < len(has) and has[-len(above):] == above
+    is_suffix = authorizable_ancestors(Identifier(type="dns", value="x." + ".".join(above))) == ()
+    if is_ancestor and not is_suffix:
+        found = require_ancestor(".".join(above).upper(), identifier)
+        assert found == ".".join(above) in authorizable_ancestors(identifier)
+        return
+    with pytest.raises(IdentifierError) as refused:
+        require_ancestor(".".join(above).upper(), identifier)
+    assert refused.value.code == ("rejectedIdentifier" if is_ancestor else "malformed")
