@@ -1,7 +1,6 @@
 """Row E11: HTTP/2 ends at nginx, as `deploy/nginx/acme.conf` says it; floods cost their connection and nobody else."""
 
 import asyncio
-import re
 import socket
 import ssl
 import struct
@@ -14,10 +13,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.acceptance.demo_process import REPOSITORY
-from tests.acceptance.test_ocsp_clients import find, nginx_main, server
 from tests.acme_api.hostile.ground import Ground
 from tests.acme_api.wfe.certificates import self_signed_pair
+from tests.acme_api.wfe.proxies import nginx
 from tests.acme_api.wfe.running import OtherProcesses, RunningWfe
 from tests.ports import free_port
 
@@ -93,20 +91,10 @@ class _Http2:
 
 @asynccontextmanager
 async def _front(directory: Path, wfe: RunningWfe) -> AsyncIterator[_Front]:
-    pair, port = self_signed_pair(directory, "localhost"), free_port()
-    text = (REPOSITORY / "deploy" / "nginx" / "acme.conf").read_text("utf-8")
-    for old, new in ((r"listen 443", f"listen 127.0.0.1:{port}"), (r"\n *listen \[::\]:443 ssl http2;", ""),
-                     ("/etc/chancery/tls/certificate.pem", str(pair.certificate)),
-                     ("/etc/chancery/tls/key.pem", str(pair.key)), ("127.0.0.1:14000", wfe.address.removeprefix("http://"))):
-        text, changed = re.subn(old, new, text)
-        assert changed == 1, old
-    config = nginx_main(directory / "front", text)
-    with server(directory, find("nginx"), "-c", config) as process:
-        front = _Front(port, ssl.create_default_context(cafile=str(pair.certificate)), pair.certificate, process.pid)
-        while not (directory / "front" / "pid").exists():
-            assert process.poll() is None
-            await asyncio.sleep(0.05)
-        yield front
+    files, port = self_signed_pair(directory, "localhost"), free_port()
+    async with nginx(directory / "front", port, files=files,
+                     front_end=wfe.address.removeprefix("http://")) as process:
+        yield _Front(port, ssl.create_default_context(cafile=str(files.certificate)), files.certificate, process.pid)
 
 
 async def test_e11_floods_of_http2(start: Callable[..., Awaitable[RunningWfe]], others: OtherProcesses, tmp_path: Path,

@@ -12,7 +12,8 @@ from typing import ClassVar
 from tests.acme_api.status_edges import ACCOUNT_EDGES, AUTHORIZATION_EDGES, CHALLENGE_EDGES, ORDER_EDGES
 from tests.acme_client import AcmeClient
 
-ORDER_LIFE_H = 12
+# Shorter than that of an authorization, so that orders run out by themselves, too.
+ORDER_LIFE_H = 5
 AUTHORIZATION_LIFE_H = 6
 REUSE_CAA_H = 7
 REUSE_LEFT_H = 1

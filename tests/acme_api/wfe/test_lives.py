@@ -43,6 +43,7 @@ from tests.acme_client import URN, Answer, SigningKey, b64, flatten, make_csr
 
 T = TypeVar("T")
 _PICK = st.integers(0, 59)
+_LONGEST_H = 12
 _MOST_ACCOUNTS, _MOST_ORDERS = 3, 5
 _EXAMPLES, _STEPS = 8, 25
 _PROBLEM = {"type": f"{URN}connection", "detail": "no answer", "status": 400}
@@ -337,7 +338,7 @@ class Lives(RuleBasedStateMachine):
                 self.ground.wait(self._work(account, order, ("publishes", "refuses")[number % 2]))
         self.everything_is_as_foretold()
         if self.example % 2:
-            self.pass_time(ORDER_LIFE_H)
+            self.pass_time(_LONGEST_H)
             self.everything_is_as_foretold()
         for account in self.open_accounts:
             self._close(account, by_subscriber=self.example % 4 < 2)
@@ -433,7 +434,10 @@ def _along_every_edge(life: Lives) -> None:
             # Given up while the VA works; failed; never answered.
             (life.new_order, second, ("a",)), (life.answer_challenge, 1, "dns-01"),
             (life.deactivate_authorization, third), (life.new_order, second, ("b",)),
-            (life.prove_control, 1, False, 3), (life.new_order, second, ("a",)), (life.pass_time, 6),
+            (life.prove_control, 1, False, 3),
+            # Ready until the order runs out; its authorization lives on, and the next order is ready at once.
+            (life.new_order, third, ("a",)), (life.prove_control, 1, True, 10), (life.new_order, second, ("a",)),
+            (life.pass_time, 6), (life.new_order, third, ("a",)), (life.finalize, 1),
             # The second account, where something failed, and then another one are closed.
             (life.trespass, 1), (life.change_key, first, False), (life.change_key, first, True),
             (life.close_account, 1, True), (life.close_account, 1, False)):

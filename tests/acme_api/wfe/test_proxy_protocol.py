@@ -5,8 +5,7 @@ import ipaddress
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acme_api.wfe import tls
-from acme_api.wfe.accept import ProxyProtocol
-from acme_api.wfe.client_address import parse_networks
 from acme_api.wfe.proxy_protocol import SIGNATURE_V2, ProxyHeader, ProxyHeaderError, parse_header
-from acme_api.wfe.server import Listening
 from ca.process.limit_settings import LimitsSettings, RateSettings
 from tests.acme_api.wfe.certificates import self_signed_pair
+from tests.acme_api.wfe.proxies import expecting_proxy_header
 from tests.acme_api.wfe.running import RunningWfe
 
 _V4 = ipaddress.ip_address("192.0.2.7")
@@ -79,19 +76,6 @@ def test_random_bytes(tail: bytes, start: bytes) -> None:
     assert header is None or 0 < header.length <= len(start + tail)
 
 
-@asynccontextmanager
-async def _listening(wfe: RunningWfe, trusted: str, context: ssl.SSLContext | None) -> AsyncIterator[int]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
-    listening = Listening.start(wfe.app, [listener], context, read_timeout_s=2.0,
-                                proxy_protocol=ProxyProtocol(trusted=parse_networks([trusted])))
-    port = listener.getsockname()[1]
-    try:
-        yield port
-    finally:
-        await listening.drain(timeout_s=1.0)
-
-
 async def _asked(port: int, *parts: bytes, context: ssl.SSLContext | None = None) -> bytes:
     """What the server answers to these bytes, sent one after the other; with TLS after them when there is a context."""
     raw = socket.create_connection(("127.0.0.1", port))
@@ -120,7 +104,7 @@ async def test_connections_behind_a_proxy(start: Callable[..., Awaitable[Running
     """Each client that the proxy names has its own limit; split and joined segments are the same; a connection without
     a header, or with a broken one, is closed without a word."""
     wfe = await start(limits=_ONE_EACH)
-    async with _listening(wfe, "127.0.0.0/8", None) as port:
+    async with expecting_proxy_header(wfe, "127.0.0.0/8", None) as port:
         assert (await _asked(port, b"PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\n" + _GET)).startswith(b"HTTP/1.1 204")
         assert (await _asked(port, b"PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\n", _GET)).startswith(b"HTTP/1.1 429")
         assert (await _asked(port, _V2_IPV4[:7], _V2_IPV4[7:20], _V2_IPV4[20:] + _GET)).startswith(b"HTTP/1.1 204")
@@ -136,7 +120,7 @@ async def test_tls_behind_a_proxy(start: Callable[..., Awaitable[RunningWfe]], t
     context = tls.new_context()
     tls.load(context, files)
     trusting = ssl.create_default_context(cafile=str(files.certificate))
-    async with _listening(wfe, "127.0.0.0/8", context) as port:
+    async with expecting_proxy_header(wfe, "127.0.0.0/8", context) as port:
         for header, status in ((_V2_IPV6, b"204"), (_V2_IPV6, b"429"), (b"PROXY UNKNOWN\r\n", b"204")):
             assert (await _asked(port, header, context=trusting)).startswith(b"HTTP/1.1 " + status)
 
@@ -144,7 +128,7 @@ async def test_tls_behind_a_proxy(start: Callable[..., Awaitable[RunningWfe]], t
 async def test_strangers_cannot_name_themselves(start: Callable[..., Awaitable[RunningWfe]]) -> None:
     """A connection that does not come from a listed proxy is taken as it is: a PROXY line on it is broken HTTP."""
     wfe = await start(limits=_ONE_EACH)
-    async with _listening(wfe, "192.0.2.0/24", None) as port:
+    async with expecting_proxy_header(wfe, "192.0.2.0/24", None) as port:
         assert (await _asked(port, b"PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\n" + _GET)).startswith(b"HTTP/1.0 405")
         assert (await _asked(port, _GET)).startswith(b"HTTP/1.1 204")
         assert (await _asked(port, _GET)).startswith(b"HTTP/1.1 429")
