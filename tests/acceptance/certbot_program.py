@@ -7,14 +7,14 @@ from pathlib import Path
 
 from tests.acceptance.demo_process import Demo
 
-_CERTBOT = Path(sys.executable).parent / "certbot"
+CERTBOT = Path(sys.executable).parent / "certbot"
 
 
 def certbot(demo: Demo, place: Path, *arguments: str, extra: dict[str, str] | None = None) -> str:
     """Runs `certbot ARGUMENTS`, which must succeed, and returns what it printed; `extra` are environment variables."""
     environment = os.environ | {"REQUESTS_CA_BUNDLE": str(demo.roots)} | (extra or {})
     done = subprocess.run(
-        [str(_CERTBOT), *arguments, "--server", demo.directory_url, "--config-dir", str(place / "config"),
+        [str(CERTBOT), *arguments, "--server", demo.directory_url, "--config-dir", str(place / "config"),
          "--work-dir", str(place / "work"), "--logs-dir", str(place / "logs"), "-n"],
         env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

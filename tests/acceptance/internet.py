@@ -24,6 +24,7 @@ from tests.namespaces import Namespace, ip, link, namespaces, route
 from tests.signed_dns import ROOT_SERVER, Zone, authoritative, unbound, write_zones
 
 SUBSCRIBER = "45.66.77.88"
+SHOP = "45.66.77.89"
 PUBLIC_CA = ("45.66.70.1", "45.66.70.2", "45.66.70.3")      # ACME; OCSP; CA certificates and CRLs
 RIRS = ("RIPE NCC", "ARIN", "APNIC", "LACNIC", "AFRINIC")
 NAMES = ("fra1", "iad1", "sin1", "gru1", "jnb1")
@@ -39,7 +40,7 @@ ZONES = (
     Zone(name="example.com", server="192.0.2.53", records=f"acme IN A {PUBLIC_CA[0]}\nocsp IN A {PUBLIC_CA[1]}\n"
          f"aia IN A {PUBLIC_CA[2]}\ncrl IN A {PUBLIC_CA[2]}"),
     Zone(name="subscriber.com", server="192.0.2.53",
-         records=f'* IN A {SUBSCRIBER}\n@ IN CAA 0 issue "ca.example.com"'),
+         records=f'* IN A {SUBSCRIBER}\nshop IN A {SHOP}\n@ IN CAA 0 issue "ca.example.com"'),
     Zone(name="customer.com", server="192.0.2.53",
          records=f'* IN A {SUBSCRIBER}\n@ IN CAA 0 issue "other.example.net"'),
 )

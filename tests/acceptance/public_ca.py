@@ -21,9 +21,10 @@ from requests.adapters import HTTPAdapter
 from ca.admin.cli import cli
 from hsm.softhsm import default_module, initialise_softhsm_token
 from tests.acceptance.demo_process import CHANCERY, REPOSITORY
-from tests.acceptance.internet import NAMES, PUBLIC_CA, Internet, enroll
+from tests.acceptance.internet import NAMES, PUBLIC_CA, SHOP, Internet, enroll
 from tests.acceptance.openssl import openssl
 from tests.namespaces import Namespace, resolving, route
+from tests.signed_dns import unbound
 
 _PORT = 8551
 _PATIENCE_S = 120.0
@@ -125,8 +126,9 @@ class PublicCa:
         return done.stderr.strip().splitlines()[-1]
 
     def anywhere(self, *command: str) -> str:
-        """A relying party's program, on a host with a resolver; both outputs, whatever the exit code."""
-        done = self.internet.perspectives[0].run(*resolving(self.data_dir, *command))
+        """A program of a subscriber or of a relying party, on a host with a resolver of its own; both outputs, whatever
+        the exit code."""
+        done = self.internet.net.run(*resolving(self.data_dir, *command), timeout_s=_PATIENCE_S)
         return done.stdout + done.stderr
 
     def status(self) -> dict[str, Any]:
@@ -219,7 +221,9 @@ def run_public_ca(internet: Internet, directory: Path) -> Iterator[PublicCa]:
     internet.ca.address(*PUBLIC_CA)
     for address in PUBLIC_CA:
         route(internet.net, address, "10.201.0.1")
+    internet.net.address(SHOP)
     with ExitStack() as stack:
+        stack.enter_context(unbound(internet.net, internet.directory, internet.directory / "root.key"))
         configure(data_dir)
         hold_ceremony(ca.ceremony, data_dir)
         ca.run("ceremony", "record", str(ca.ceremony / "out"))

@@ -16,8 +16,9 @@ from ca.pki.corroboration import rule_at
 from ca.pki.issuer import read_issuer
 from ca.pki.lint import allowances, lint_certificate, require_clean
 from ca.pki.profile import CLASSIC
+from tests.acceptance.certbot_program import CERTBOT
 from tests.acceptance.demo_process import CHANCERY
-from tests.acceptance.internet import NAMES, Client, Internet
+from tests.acceptance.internet import NAMES, SHOP, Client, Internet
 from tests.acceptance.openssl import names_of, verify
 from tests.acceptance.public_ca import AtAddress, PublicCa, edited, run_public_ca
 from tests.ct_log import listed_logs, verify_embedded
@@ -95,6 +96,19 @@ def test_a_certificate_from_order_to_revocation(public: PublicCa, client: Client
     client.revoke(certificate)
     _until(f"{leaf}: revoked", lambda: _ocsp(public, leaf, certificate))
     _until("certificate revoked", lambda: _crl_verdict(public, leaf))
+
+
+def test_certbot_without_special_settings(public: PublicCa, tmp_path: Path) -> None:
+    """A subscriber's certbot at the CA's public name and the standard ports: the chain verifies, the CRL is there."""
+    place = str(tmp_path)
+    said = public.anywhere(
+        "env", f"REQUESTS_CA_BUNDLE={public.roots}", str(CERTBOT), "certonly", "--standalone",
+        "--http-01-address", SHOP, "-d", "shop.subscriber.com", "--server", public.directory_url, "--agree-tos", "-n",
+        "--register-unsafely-without-email", "--config-dir", place, "--work-dir", place, "--logs-dir", place)
+    assert "Successfully received certificate" in said, said
+    live = tmp_path / "live" / "shop.subscriber.com"
+    verify(live / "cert.pem", trusted=public.ca_roots, untrusted=live / "chain.pem")
+    assert _crl_verdict(public, live / "cert.pem") == f"{live / 'cert.pem'}: OK\n"
 
 
 @pytest.mark.parametrize(("name", "detail"), [
