@@ -194,7 +194,9 @@ def _caa_verdict(
     newest = max(checks, key=lambda check: check.checked_at, default=None)
     if newest is None or now - newest.checked_at > timedelta(seconds=CAA_CHECK_LIFE_S):
         return None
-    if newest.checked_at < evidence.ordered_at:
+    # A finalize request never comes before its order: where it says so, the clock was set back between the two, and a
+    # look that is not older than the request is not older than the order either.
+    if newest.checked_at < min(evidence.ordered_at, evidence.requested_at):
         return None
     if newest.refusal is not None and newest.checked_at < evidence.requested_at:
         return None

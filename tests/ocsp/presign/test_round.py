@@ -23,7 +23,7 @@ from ocsp.presign import store
 from ocsp.presign.gate import LaneName, SigningGate
 from ocsp.presign.round import Lane, Presigner
 from ocsp.presign.signer import SignatureFault, open_signer
-from ocsp.protocol.batch import HASHES, StoredResponse
+from ocsp.protocol.batch import HASHES, StoredResponse, read_value, replaces, split_batch, store_key
 from ocsp.protocol.response import ResponseTemplate
 from ocsp.protocol.schedule import parts_of_day
 from tests.ca.pki.authority import Authority
@@ -319,6 +319,46 @@ async def test_an_outage_of_a_day_is_made_up_for_within_the_rule(
         assert all(row["signed_at"] > signer.presigner.ambient.now() - HOUR for row in await certificates.shards())
     again = {serial for _, records in (await certificates.batches())[1:] for serial in records}
     assert again == {*early, *late}
+
+
+async def test_the_clock_steps_back_an_hour(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """What is signed after the step carries the times of the clock as it is, eight hours to ten days long; at the
+    responder a revocation counts at once, a `good` that looks older replaces nothing, in whatever order batches come,
+    and no `good` follows a `revoked`."""
+    serials = await certificates.add(6)
+    async with bench(database, softhsm_token) as signer:
+        await signer.run(signer.presigner.new)
+    await certificates.revoke(serials[:2])
+    await certificates.owner.execute("UPDATE ocsp_shards SET due_at = now() - interval '2 hours'")
+    async with bench(database, softhsm_token, ambient=moved(-HOUR)) as signer:
+        await signer.run(signer.presigner.due)
+        await signer.run(signer.presigner.changed)
+    payloads = [(row["issuer_id"], row["payload"]) for row in await certificates.owner.fetch(
+        "SELECT issuer_id, payload FROM ocsp_batches ORDER BY id")]
+    before = {key: read_value(value) for key, value in split_batch(payloads[0][1], payloads[0][0])}
+    assert len(before) == len(serials)
+    good = store_key(1, serials[5])
+    assert any(key == good and read_value(value).times.this_update_s < before[good].times.this_update_s
+               for issuer_id, payload in payloads for key, value in split_batch(payload, issuer_id))
+    for order in (payloads, payloads[::-1]):
+        kept: dict[bytes, bytes] = {}
+        for issuer_id, payload in order:
+            for key, value in split_batch(payload, issuer_id):
+                times = read_value(value).times
+                assert times.this_update_s <= times.produced_at_s
+                assert 8 * 3_600 <= times.next_update_s - times.this_update_s + 1 <= 10 * 86_400
+                if key not in kept or replaces(value, kept[key]):
+                    kept[key] = value
+        assert set(kept) == set(before)
+        for serial in serials:
+            stored = read_value(kept[store_key(1, serial)])
+            if serial in serials[:2]:
+                assert (stored.version, stored.status.revoked_at_s is None) == (1, False)
+            else:
+                assert stored == before[store_key(1, serial)]
+    assert await certificates.waiting() == 0
 
 
 async def test_an_issuer_near_its_end_signs_nothing(
