@@ -8,13 +8,21 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ca.pki.weak_list import FORMS, digests
 from tests.acme_api.hostile.ground import Ground, watched
 from tests.acme_api.wfe.running import BASE, OtherProcesses, RunningWfe, issued, ready_order
 from tests.acme_client import ABSENT, JOSE_JSON, Answer, HmacKey, SigningKey, b64, flatten, make_binding, unb64
+from tests.ca.pki.roca import roca_key
 
 _NEW = "/acme/new-account"
+_CHANGE = "/acme/key-change"
 _AGREED = {"termsOfServiceAgreed": True}
+
+
+def _spki(key: SigningKey) -> bytes:
+    return bytes(key.private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 def _rsa(n: int, e: int = 65537) -> dict[str, str]:
@@ -25,13 +33,22 @@ def _rsa(n: int, e: int = 65537) -> dict[str, str]:
 async def test_e28_to_e31_keys(ground: Ground) -> None:
     """Rows E28 to E31: weak, broken and private keys are badPublicKey; other spellings of a key are one account."""
     client = ground.attacker
-    async with ground.row("E28"):
+    async with ground.row("E28", stores=("weak_keys",)):
         good = rsa.generate_private_key(65537, 2048).public_key().public_numbers().n
         weak = [_rsa(rsa.generate_private_key(65537, 1024).public_key().public_numbers().n),  # noqa: S505 - on purpose
                 _rsa((1 << 2046) + 1), _rsa((1 << 16383) + 1), _rsa(good + 1), _rsa((1 << 2047) + 3 * 5 * 7),
                 _rsa(good, 1), _rsa(good, 2), _rsa(good, 2**33), _rsa(good, 3 * 2**40)]
         for jwk in weak:
             await ground.refused(_NEW, _AGREED, "badPublicKey", jwk=jwk, alg="RS256")
+        listed = SigningKey.make("RS256")       # As Debian's list of 2008 names its keys.
+        await ground.others.run("ca_admin", ("INSERT INTO weak_keys VALUES ($1, 'openssl-blacklist')", next(
+            each for each in digests(_spki(listed)) if each[0] == FORMS["openssl-blacklist"][0])))
+        for known in (listed, SigningKey("RS256", roca_key())):
+            stranger = ground.wfe.client(known)
+            (await stranger.post(_NEW, _AGREED, jwk=known.jwk)).require(400, "badPublicKey")
+            change = flatten(known, {"alg": known.alg, "jwk": known.jwk, "url": BASE + _CHANGE},
+                             {"account": client.kid, "oldKey": client.key.jwk})
+            await ground.refused(_CHANGE, change, "badPublicKey")
     async with ground.row("E29"):
         jwk = client.key.jwk
         prime = 2**256 - 2**224 + 2**192 + 2**96 - 1

@@ -10,13 +10,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
+from ca.pki.weak_list import digests
 from ca.process.limit_settings import LimitsSettings, RateSettings
 from tests.acme_api.hostile.ground import Ground, watched
 from tests.acme_api.wfe.running import BASE, Clock, OtherProcesses, RunningWfe, finalize, id_of, ready_order
-from tests.acme_client import JOSE_JSON, b64, make_csr
+from tests.acme_client import JOSE_JSON, URN, b64, make_csr
+from tests.ca.pki.roca import roca_key
 
 _Start = Callable[..., Awaitable[RunningWfe]]
 _NEW = "/acme/new-order"
@@ -235,21 +237,29 @@ async def test_e72_to_e77_finalize(ground: Ground, clock: Clock) -> None:
             _csr(name, x509.UniformResourceIdentifier("https://a.example.com")),
             _csr(name, x509.OtherName(ObjectIdentifier("1.3.6.1.4.1.311.20.2.3"), b"\x0c\x01a")),
             _csr(name).replace(b"a.example.com", b"\xc3\xa4example.com"))
-    async with ground.row("E75"):
+    async with ground.row("E75", stores=("blocked_keys", "weak_keys")):
         keys = [rsa.generate_private_key(65537, 1024), ec.generate_private_key(ec.SECP224R1()),  # noqa: S505 - on purpose
-                dsa.generate_private_key(2048), client.key.private, ground.bystander.key.private]
+                roca_key(), dsa.generate_private_key(2048), client.key.private, ground.bystander.key.private]
         await bad(*[_csr(name, key=key) for key in keys])
         other = _csr(name)
         await bad(good[:-8] + other[-8:])
         unhashed = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(
             x509.SubjectAlternativeName([name]), False).sign(ed448.Ed448PrivateKey.generate(), None)
         await bad(unhashed.public_bytes(Encoding.DER))
+        lost, listed = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
+        await others.block_key(lost)
+        spki = listed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        await others.run("ca_admin", ("INSERT INTO weak_keys VALUES ($1, 'list')", digests(spki)[0]))
+        for key in (lost, listed):
+            await ground.refused(order.json["finalize"], {"csr": b64(_csr(name, key=key))}, "badPublicKey")
+        assert (await client.post(order.location)).json["status"] == "ready"
     async with ground.row("E76"):
         await bad(*[_csr(name, extensions=[extension]) for extension in (
             (x509.BasicConstraints(ca=True, path_length=None), True),
             (x509.NameConstraints([x509.DNSName("example.com")], None), True),
             (x509.CertificatePolicies([x509.PolicyInformation(ObjectIdentifier("2.5.29.32.0"), None)]), False))])
-    async with ground.row("E77", stores=(*_ORDERED, "validations", "accounts")):
+    async with ground.row("E77", stores=(*_ORDERED, "validations", "accounts", "blocked_names", "finalizations",
+                                         "issuance_requests", "refusals")):
         gone = await ready_order(client, others, "gone.example.com")
         (await client.post(gone.json["authorizations"][0], {"status": "deactivated"})).require(200)
         await ground.refused(gone.json["finalize"], {"csr": b64(make_csr("gone.example.com"))}, "orderNotReady", 403)
@@ -257,6 +267,18 @@ async def test_e72_to_e77_finalize(ground: Ground, clock: Clock) -> None:
         left = await ready_order(leaving, others, "left.example.com")
         (await leaving.post(leaving.kid, {"status": "deactivated"})).require(200)
         (await finalize(leaving, left, make_csr("left.example.com"))).require(401, "unauthorized")
+        # What changes its mind after `ready` is seen by the CA (tests/ca/issuing); its word is what the order says.
+        for kind, status in (("caa", 403), ("rejectedIdentifier", 400)):
+            flipped = await ready_order(client, others, f"{kind.lower()}.example.com")
+            if kind == "rejectedIdentifier":
+                await others.run("ca_admin", (
+                    "INSERT INTO blocked_names VALUES ('rejectedidentifier.example.com', false, now(), '', '')",))
+            csr = make_csr(f"{kind.lower()}.example.com")
+            assert (await finalize(client, flipped, csr)).require(200).json["status"] == "processing"
+            await others.refuse(id_of(flipped.location), {"type": URN + kind, "detail": "no", "status": status})
+            shown = (await client.post(flipped.location)).require(200).json
+            assert (shown["status"], shown["error"]["type"]) == ("invalid", URN + kind)
+            await ground.refused(flipped.json["finalize"], {"csr": b64(csr)}, "orderNotReady", 403)
     only_common_name = _csr(common_name="a.example.com")
     (await finalize(client, order, only_common_name)).require(200)
 

@@ -438,6 +438,9 @@ def _along_every_edge(life: Lives) -> None:
             # Ready until the order runs out; its authorization lives on, and the next order is ready at once.
             (life.new_order, third, ("a",)), (life.prove_control, 1, True, 10), (life.new_order, second, ("a",)),
             (life.pass_time, 6), (life.new_order, third, ("a",)), (life.finalize, 1),
+            # Valid still, but CAA was looked at too long ago; then one that is too near its end.
+            (life.pass_time, 1), (life.new_order, third, ("a",)), (life.prove_control, 1, True, 3), (life.pass_time, 2),
+            (life.new_order, third, ("a",)),
             # The second account, where something failed, and then another one are closed.
             (life.trespass, 1), (life.change_key, first, False), (life.change_key, first, True),
             (life.close_account, 1, True), (life.close_account, 1, False)):

@@ -334,7 +334,7 @@ _REFUSALS: dict[str, tuple[_Arrange, str, int, str]] = {
 
 @pytest.mark.parametrize("case", sorted(_REFUSALS))
 async def test_refusals(world: World, case: str) -> None:
-    """Each rule that says no ends the order with its problem document, and nothing is signed."""
+    """E77: each rule that says no ends the order with its problem document, and nothing is signed."""
     arrange, kind, status, said = _REFUSALS[case]
     request_id = await arrange(world)
     assert await issue_batch(world.process(), 8)

@@ -19,28 +19,12 @@ from ca.pki.public_key import (
     require_acceptable_account_rsa,
     spki_sha256,
 )
-
-
-def _is_probable_prime(number: int) -> bool:
-    odd, twos = number - 1, 0
-    while odd % 2 == 0:
-        odd, twos = odd // 2, twos + 1
-    for base in (2, 3, 5, 7, 11, 13, 17, 19):
-        power = pow(base, odd, number)
-        if power in (1, number - 1):
-            continue
-        for _ in range(twos - 1):
-            power = power * power % number
-            if power == number - 1:
-                break
-        else:
-            return False
-    return True
+from tests.ca.pki.roca import is_probable_prime, roca_key
 
 
 def _next_prime(number: int) -> int:
     number |= 1
-    while math.gcd(number, 3 * 5 * 7 * 11 * 13) != 1 or not _is_probable_prime(number):
+    while math.gcd(number, 3 * 5 * 7 * 11 * 13) != 1 or not is_probable_prime(number):
         number += 2
     return number
 
@@ -80,21 +64,6 @@ def _fault(spki: bytes) -> KeyFault:
         require_acceptable(spki)
     assert refused.value.detail
     return refused.value.reason
-
-
-def _roca_modulus() -> int:
-    """A modulus as the flawed generator makes them: primes k*M + (65537^a mod M), M the product of the first 126 primes
-    (Nemec, Sys, Svenda, Klinec, Matyas: The Return of Coppersmith's Attack, CCS 2017, section 2)."""
-    primes = [number for number in range(2, 702) if all(number % d for d in range(2, math.isqrt(number) + 1))]
-    assert len(primes) == 126
-    product = math.prod(primes)
-    factors = []
-    for seed in (12_345, 67_890):
-        k = ((0b11 << 1022) // product) + seed
-        while not _is_probable_prime(k * product + pow(65_537, seed, product)):
-            k += 1
-        factors.append(k * product + pow(65_537, seed, product))
-    return factors[0] * factors[1]
 
 
 def test_honest_keys_pass(honest_keys: list[rsa.RSAPublicKey]) -> None:
@@ -138,7 +107,7 @@ def test_moduli_that_factor_easily(prime: int, far_prime: int) -> None:
     assert _fault(_rsa_spki(prime * _next_prime(prime + 2))) is KeyFault.CLOSE_PRIMES
     third = _next_prime(3 << 681)
     assert _fault(_rsa_spki(third ** 3)) is KeyFault.PERFECT_POWER
-    assert _fault(_rsa_spki(_roca_modulus())) is KeyFault.ROCA
+    assert _fault(_rsa_spki(roca_key().public_key().public_numbers().n)) is KeyFault.ROCA
 
 
 def test_only_our_der_of_a_key() -> None:
@@ -226,7 +195,7 @@ def test_account_keys_may_be_more_kinds(prime: int, far_prime: int) -> None:
     for _ in range(20):
         require_acceptable_account_key(ed25519.Ed25519PrivateKey.generate().public_key())
     with pytest.raises(PublicKeyError) as refused:
-        require_acceptable_account_rsa(_roca_modulus(), 65_537)
+        require_acceptable_account_rsa(roca_key().public_key().public_numbers().n, 65_537)
     assert refused.value.reason is KeyFault.ROCA
     for curve in (ec.SECP224R1(), ec.SECP256K1()):
         with pytest.raises(PublicKeyError):
