@@ -332,7 +332,7 @@ async def make_world(
     issuers = {EC_ISSUER: certificates[softhsm.ec_label], RSA_ISSUER: certificates[softhsm.rsa_label]}
     for issuer_id, label in ((EC_ISSUER, softhsm.ec_label), (RSA_ISSUER, softhsm.rsa_label)):
         await connections["ca_admin"].execute(
-            "INSERT INTO issuers VALUES ($1, $2, $3, $4, $5, true, now())", issuer_id, label,
+            "INSERT INTO issuers VALUES ($1, $2, $3, $4, $5, true, now()) ON CONFLICT DO NOTHING", issuer_id, label,
             "ec" if issuer_id == EC_ISSUER else "rsa", issuers[issuer_id], SHARDS)
     pool = await create_pool(database.settings, "ca_issuer", process="ca", options=store.SESSION_OPTIONS)
     settings = softhsm.settings
