@@ -93,9 +93,7 @@ async def _run(config: Path, name: str, identifier_type: str, method: str, accou
     settings = load_settings(config, os.environ)
     ambient = system_ambient()
     # A dry run says what it sees with the perspectives that there are, also where the policy wants more of them.
-    perspectives = None
-    with suppress(StartupError):
-        perspectives = make_perspectives(settings, ambient)
+    perspectives = make_perspectives(settings, ambient, enough=False)
     account_id = from_text(account) if account else None
     try:
         return await look(make_methods(primary(settings), ambient), perspectives, ambient, name=name,

@@ -19,16 +19,18 @@ from ca.process.settings import RemotePerspective as RemoteSettings
 _NOTICE_DAYS: Final = 60
 
 
-def make_perspectives(settings: Settings, ambient: Ambient) -> Perspectives | None:
-    """The remote perspectives, None when there are none and none are needed. Raises StartupError when the policy in
-    force needs more than are configured; it is made in the event loop that uses it."""
+def make_perspectives(settings: Settings, ambient: Ambient, *, enough: bool = True) -> Perspectives | None:
+    """The remote perspectives, None when there are none and none are needed. Raises StartupError for certificates that
+    cannot be used and, with `enough`, when the policy in force needs more than are configured; it is made in the event
+    loop that uses it."""
     public = settings.policy == "public"
 
     def rule(moment: datetime) -> CorroborationRule:
         return rule_at(moment, public=public, least_corroborated=settings.ca.least_corroborated)
 
     now = ambient.now()
-    require_enough(settings.perspectives, rule(now), public=public)
+    if enough:
+        require_enough(settings.perspectives, rule(now), public=public)
     if public:
         _warn_of_next_change(settings.perspectives, now)
     if not settings.perspectives.remotes:

@@ -40,6 +40,24 @@ def test_everybody_agrees(internet: Internet, client: Client) -> None:
     assert internet.false_site.asked == []
 
 
+def test_an_operators_look_from_everywhere(internet: Internet) -> None:
+    """`validation test` asks all five, without an order: CAA permits, the true site is reached everywhere but where the
+    route is hijacked, and the words say what each saw."""
+    with internet.hijacked(2), internet.ca.entered():
+        document = json.loads(internet.demo.run("validation", "test", "look.subscriber.lab", "--output", "json"))
+    assert {each["name"]: each["verdict"] for each in document["caa"]["seen"]["perspectives"]} == dict.fromkeys(
+        NAMES, "corroborates")
+    challenge = document["challenge"]
+    assert (challenge["ok"], challenge["reached"], challenge["type"]) == (False, True, "incorrectResponse")
+    seen = {each["name"]: each for each in challenge["seen"]["perspectives"]}
+    assert list(seen) == list(NAMES)
+    for each in seen.values():
+        assert each["verdict"] == "differs"
+        assert any(fact.get("connected") == f"{SUBSCRIBER} port 80" for fact in each["facts"])
+    assert internet.false_site.asked != []
+    internet.false_site.asked.clear()
+
+
 def test_e96_one_hijacked_perspective_of_five(internet: Internet, client: Client) -> None:
     """E96: the certificate is issued, and the evidence shows who saw another server at the very same address."""
     with internet.hijacked(2):

@@ -111,3 +111,21 @@ async def test_questions_that_make_no_sense(command_line: CommandLine) -> None:
                              (("192.0.2.1", "--method", "dns-01"), "cannot validate"),
                              (("a.example", "--method", "dns-account-01"), "--account")):
         assert words in (await command_line.run("validation", "test", *arguments, exit_code=2)).stderr
+
+
+async def test_a_perspective_that_cannot_be_asked_is_no_secret(look: Any, command_line: CommandLine) -> None:
+    """A look that leaves out what is configured would mislead: the one line says which file is missing."""
+    command_line.config.write_text(command_line.config.read_text() + """
+[perspectives]
+certificate = "va.pem"
+key = "va.key"
+[[perspectives.remotes]]
+name = "far"
+rir = "RIPE NCC"
+address = "127.0.0.1:9"
+distance_group = "far"
+certificate = "far.pem"
+""")
+    said = await command_line.run("validation", "test", "a.example", exit_code=1)
+    assert "va.pem" in said.stderr
+    assert "expected a certificate and its key" in said.stderr
