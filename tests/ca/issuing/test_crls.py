@@ -2,14 +2,17 @@
 
 import asyncio
 import subprocess
+import threading
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from ca.issuing import crls as crls_module
 from ca.issuing.crls import CrlPublisher
 from ca.issuing.cycle import issue_batch
 from ca.issuing.revoke import revoke_requested
@@ -181,6 +184,36 @@ async def test_nothing_is_published_that_forgets(world: World) -> None:
     assert serial in _listed((await _crls(world))[EC_ISSUER, shard(serial, SHARDS)])
     assert [event["shard"] for event in world.events if event["event"] == "CRL refused"] == [shard(serial, SHARDS)]
     assert await world.owner.fetchval("SELECT count(*) FROM crls WHERE entries = 0") == 2 * (2 * SHARDS - 1)
+
+
+@pytest.mark.parametrize("part", ["crl_serials", "tbs_crl", "lint_crl"])
+async def test_orders_are_issued_while_a_crl_is_made(world: World, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Reading the last CRL, encoding the next one and linting it hold up nothing: while each of them is made to stand
+    still, an order becomes a certificate, and the CRL is published when it goes on."""
+    ca = world.process()
+    publisher = world.publisher(ca)
+    await publisher.publish_missing()
+    serial = (await _serials(world, 1))[0]
+    real, began, goes_on = getattr(crls_module, part), threading.Event(), threading.Event()
+
+    def stands_still(*arguments: Any, **named: Any) -> Any:
+        began.set()
+        assert goes_on.wait(60), "the event loop stood still, too"
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(crls_module, part, stands_still)
+    await world.revocation_request(serial, 4)
+    publisher.mark(await revoke_requested(ca.pool, ca.ambient, ca.audit, ca.log) or [])
+    publishing = asyncio.create_task(publisher.publish_due())
+    assert await asyncio.to_thread(began.wait, 60)
+    order = await world.ordered("meanwhile.example.com")
+    await issue_batch(ca, 8)
+    await world.issued(order.id)
+    assert not publishing.done()
+    assert not any(len(crl) for crl in (await _crls(world)).values())
+    goes_on.set()
+    await publishing
+    assert serial in _listed((await _crls(world))[EC_ISSUER, shard(serial, SHARDS)])
 
 
 async def test_two_processes_make_each_crl_once(world: World) -> None:
