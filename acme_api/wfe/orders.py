@@ -118,7 +118,7 @@ async def finalize(context: Context, post: Post) -> Reply:
     else:
         facts = await reading
     if facts.key_is_blocked:
-        raise problem.bad_public_key("the key of the CSR is blocked, because it is compromised: use a new one")
+        raise problem.bad_csr("the key of the CSR is blocked, because it is compromised: use a new one")
     if facts.key_is_an_accounts:
         raise problem.bad_csr("the key of the CSR is the key of an account; a certificate needs one of its own")
     rechecks = [(object_id(now, context.ambient.random_bytes(16)), control)

@@ -74,7 +74,7 @@ def test_a_lost_key(demo: Demo, tmp_path: Path, issuer_file: Path) -> None:
         with pytest.raises(messages.Error) as refused:
             session.client._post(again.body.finalize, messages.CertificateRequest(
                 csr=x509.load_pem_x509_csr(again.csr_pem)))
-        assert refused.value.code == "badPublicKey"
+        assert refused.value.code == "badCSR"
         with pytest.raises((messages.Error, acme_errors.Error)) as refused_account:
             by_key.new_account(messages.NewRegistration.from_data(terms_of_service_agreed=True))
         assert "badPublicKey" in str(refused_account.value)

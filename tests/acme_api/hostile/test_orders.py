@@ -251,7 +251,7 @@ async def test_e72_to_e77_finalize(ground: Ground, clock: Clock) -> None:
         spki = listed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         await others.run("ca_admin", ("INSERT INTO weak_keys VALUES ($1, 'list')", digests(spki)[0]))
         for key in (lost, listed):
-            await ground.refused(order.json["finalize"], {"csr": b64(_csr(name, key=key))}, "badPublicKey")
+            await ground.refused(order.json["finalize"], {"csr": b64(_csr(name, key=key))}, "badCSR")
         assert (await client.post(order.location)).json["status"] == "ready"
     async with ground.row("E76"):
         await bad(*[_csr(name, extensions=[extension]) for extension in (

@@ -90,11 +90,11 @@ async def test_a_profile_that_is_switched_off(wfe: RunningWfe, others: OtherProc
 
 
 async def test_rv6_a_blocked_key_is_not_certified(wfe: RunningWfe, others: OtherProcesses) -> None:
-    """Row RV6: finalize with its CSR is 400 badPublicKey, and the order stays ready for another key."""
+    """Row RV6: finalize with its CSR is 400 badCSR, and the order stays ready for another key."""
     client, key = await wfe.subscriber(), ec.generate_private_key(ec.SECP256R1())
     await others.block_key(key)
     order = await ready_order(client, others, "a.example.com")
-    (await finalize(client, order, make_csr("a.example.com", key=key))).require(400, "badPublicKey")
+    (await finalize(client, order, make_csr("a.example.com", key=key))).require(400, "badCSR")
     assert (await client.post(order.location)).json["status"] == "ready"
 
 
