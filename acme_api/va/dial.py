@@ -66,7 +66,7 @@ class Connection:
                     self._incoming.write(data)
                 else:
                     self._incoming.write_eof()
-        except ssl.SSLEOFError as fault:
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as fault:      # which of the two depends on Python's version
             raise ValidationFailure("tls", f"{self.endpoint} closed the connection during the TLS handshake",
                                     transient=True) from fault
         self._tls = tls
