@@ -85,7 +85,8 @@ async def test_su1_caa_of_the_real_name_forbids(world: World) -> None:
 @pytest.mark.parametrize(("policy", "changes"), [
     (POLICY, {}), (ON, {"subdomains": False}), (ON, {"challenge_type": "http-01"}),
     (ON, {"challenge_type": "tls-alpn-01"}), (ON, {"wildcard": True}), (ON, {"identifier_value": "co.uk"}),
-    (ON, {"identifier_value": "ample.com"})], ids=str)
+    (ON, {"identifier_value": "ample.com"})],
+    ids=["off", "exact", "http-01", "tls-alpn-01", "wildcard", "suffix", "no-whole-label"])
 async def test_su1_an_order_that_points_to_less_is_refused(
     world: World, policy: Any, changes: dict[str, Any]
 ) -> None:
