@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 from tests.acme_api.wfe.processes import Load, Workers, running_workers
@@ -102,7 +103,8 @@ async def test_more_connections_than_there_is_room_for(database: TestDatabase, t
             writer.write(b"\x00" * 50 if number % 2 else b"")
             writer.close()
             if number % 5 == 0:
-                await reader.read()
+                with suppress(ssl.SSLError, ConnectionError):       # an answer that crosses our end of TLS
+                    await reader.read()
         for _ in range(10):
             async with workers.client() as client:
                 (await client.send("HEAD", "/acme/new-nonce")).require(200)
