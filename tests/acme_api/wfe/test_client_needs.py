@@ -241,7 +241,7 @@ async def test_mod_md(wfe: RunningWfe, others: OtherProcesses) -> None:
     assert journey.chain.body.count(b"-----BEGIN CERTIFICATE-----") >= 2
     assert journey.chain.link("up") == []
     other = wfe.client(journey.client.key)
-    other.kid = journey.client.kid[:-1] + ("A" if journey.client.kid[-1] != "A" else "E")
+    other.kid = journey.client.kid[:-1] + ("A" if journey.client.kid[-1] != "A" else "Q")
     (await other.post(other.kid)).require(400, "accountDoesNotExist")
     (await journey.client.post(journey.client.kid, {"status": "deactivated"})).require(200)
     (await journey.client.post(journey.client.kid)).require(401, "unauthorized")
