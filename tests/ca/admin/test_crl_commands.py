@@ -44,11 +44,15 @@ def _published(own: Authority, url: str, **changes: Any) -> PublishedCrl:
 _URL = "http://crl.example/e1/1.crl"
 
 
+def _spoilt(crl: bytes) -> bytes:
+    return crl[:-1] + bytes([crl[-1] ^ 1])
+
+
 @pytest.mark.parametrize(("body", "expected", "fault"), [
     (lambda own: _crl(own, _URL), {}, None),
     (lambda own: b"", {}, "not a CRL"),
     (lambda own: b"<html>", {}, "not a CRL"),
-    (lambda own: _crl(own, _URL)[:-1] + b"\x00", {}, "not signed by"),
+    (lambda own: _spoilt(_crl(own, _URL)), {}, "not signed by"),
     (lambda own: _crl(own, "http://crl.example/e1/2.crl"), {}, "another URL"),
     (lambda own: _crl(own, _URL, age=10 * DAY, number=8), {}, "expired"),
     (lambda own: _crl(own, _URL, number=6, age=DAY), {"this_update": now_s() - 2 * LAG}, "number 6 is shown"),
