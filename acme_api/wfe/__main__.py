@@ -167,6 +167,7 @@ def make_context(
         lives=Lives(order=timedelta(seconds=acme.order_life_s),
                     authorization=timedelta(seconds=acme.authorization_life_s)),
         terms_of_service=acme.terms_of_service, terms_rule=terms_rule(acme), pre_authorization=acme.pre_authorization,
+        only_own_replaced=acme.only_own_replaced,
         external_account_required=acme.external_account_required, finalize_wait_s=acme.finalize_wait_ms / 1000,
         validation_wait_s=acme.validation_wait_ms / 1000,
         max_body_bytes=acme.max_body_bytes, max_in_flight=acme.max_in_flight, read_timeout_s=acme.read_timeout_s,

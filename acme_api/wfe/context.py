@@ -48,6 +48,7 @@ class Context:
     terms_of_service: str
     terms_rule: TermsRule | None
     pre_authorization: bool
+    only_own_replaced: bool
     external_account_required: bool
     finalize_wait_s: float
     validation_wait_s: float

@@ -35,8 +35,11 @@ async def require_predecessor(
     """Whether the order is a renewal that is due (row AR10). Raises Problem (rows AR8, AR9).
 
     What another CA issued may be named, too, by subscribers who come from there: it is shown again, and means nothing.
+    An operator may refuse it.
     """
     found = await _find(context, wanted)
+    if found is None and context.only_own_replaced:
+        raise problem.malformed("ARI 'replaces': this CA has issued no certificate of this issuer and serial number")
     if found is None:
         return False
     require_replaceable(found, account_id, identifiers)

@@ -63,7 +63,7 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
     `client_address`: where a client's address is read, when the connection comes from one of `trusted_proxies`.
     `terms_agreed_since`: accounts that agreed to the terms before this time order nothing until they have agreed again;
     `terms_instructions` is the URL of a page that says how (empty: the terms themselves). `pre_authorization` offers
-    newAuthz.
+    newAuthz. `only_own_replaced`: an order may name no certificate to be replaced that this CA has not issued.
     """
 
     base_url: str
@@ -78,6 +78,7 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
     terms_agreed_since: datetime | None = None
     terms_instructions: str = ""
     pre_authorization: bool = False
+    only_own_replaced: bool = False
     external_account_required: bool = False
     website: str = ""
     order_life_s: int = 604_800

@@ -168,6 +168,18 @@ async def test_ar9_whose_certificate(wfe: RunningWfe, others: OtherProcesses) ->
             await completed(client, others, await ready_order(client, others, "a.example.com"), "a.example.com")
 
 
+async def test_ar9_only_own(start: _Start, others: OtherProcesses) -> None:
+    """Row AR9, the strict mode: what this CA has not issued, or not under that issuer, is malformed; its own is not."""
+    wfe = await start(only_own_replaced=True)
+    client = await wfe.subscriber()
+    _, chain = await issued(client, others, "a.example.com")
+    wanted = _certificate_id(chain)
+    for foreign in ("aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE", f"{b64(bytes(20))}.{wanted.partition('.')[2]}"):
+        refused = (await client.order("a.example.com", replaces=foreign)).require(400, "malformed")
+        assert "ARI 'replaces'" in refused.json["detail"]
+    (await client.order("a.example.com", replaces=wanted)).require(201)
+
+
 async def test_ar10_an_order_that_renews_in_time(wfe: RunningWfe, others: OtherProcesses, clock: Clock) -> None:
     """Row AR10: only an order inside the window of a certificate of ours is marked as a renewal, which limits skip."""
     client = await wfe.subscriber()
