@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from ca.issuing import ct_store, store
+from ca.issuing import ct_store, issuer_store, queue_store
 from ca.issuing.audit import AuditTrail
 from ca.issuing.authorities import Authority, lives, open_authorities
 from ca.issuing.breaker import TokenBreaker
@@ -51,7 +51,8 @@ def main(settings: Settings) -> int:
 
     async def run(stop: asyncio.Event) -> None:
         policy = issuance_policy(settings)
-        async with (await create_pool(settings.database, ROLE, process="ca", options=store.SESSION_OPTIONS) as pool,
+        async with (await create_pool(settings.database, ROLE, process="ca",
+                                      options=queue_store.SESSION_OPTIONS) as pool,
                     await _open_token(settings) as thread):
             token = await thread.run(lambda: thread.token.info)
             async with open_audit_log(settings, "ca", system_ambient(), token=asdict(token)) as audit_log:
@@ -147,7 +148,7 @@ class IssuanceTurns:
             worked = await issue_batch(self._ca, 1 if self._cautious_turns else BATCH)
         except Exception:
             self._cautious_turns = _CAUTIOUS_TURNS
-            await store.give_back(self._ca.pool, worker=self._ca.worker, after_s=_RETRY_AFTER_FAULT_S)
+            await queue_store.give_back(self._ca.pool, worker=self._ca.worker, after_s=_RETRY_AFTER_FAULT_S)
             raise
         self._cautious_turns = max(0, self._cautious_turns - 1)
         return worked
@@ -186,7 +187,7 @@ async def _publish(publisher: CrlPublisher, stop: asyncio.Event) -> bool:
 
 
 async def _authorities(pool: Pool, thread: HsmThread, now: datetime) -> dict[int, Authority]:
-    return await thread.run(open_authorities, thread.token, await store.issuers(pool), now)
+    return await thread.run(open_authorities, thread.token, await issuer_store.issuers(pool), now)
 
 
 async def _follow_issuers(
@@ -199,7 +200,7 @@ async def _follow_issuers(
     while not stop.is_set():
         await wait_any(stop, timeout_s=_ISSUERS_EVERY_S)
         try:
-            for row in await store.issuers(pool):
+            for row in await issuer_store.issuers(pool):
                 if row.id in authorities or stop.is_set() or not lives(row, ambient.now()):
                     continue
                 opened = await thread.run(open_authorities, thread.token, [row], ambient.now())
@@ -220,6 +221,6 @@ def _warm_up(policy: IssuancePolicy, *, precertificates: bool) -> None:
 
 async def _free_dead_leases(pool: Pool) -> None:
     """Takes back at once what a killed process of this host held."""
-    dead = [worker for worker in await store.lease_holders(pool) if is_dead(worker)]
+    dead = [worker for worker in await queue_store.lease_holders(pool) if is_dead(worker)]
     if dead:
-        await store.free_leases(pool, dead)
+        await queue_store.free_leases(pool, dead)

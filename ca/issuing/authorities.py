@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from ca.issuing.store import StoredIssuer, Switches
+from ca.issuing.issuer_store import StoredIssuer, Switches
 from ca.pki import der
 from ca.pki.issuer import Issuer, read_issuer
 from ca.pki.key_identifier import key_identifier

@@ -19,9 +19,9 @@ from ca.issuing import revocation_store as store
 from ca.issuing.audit import AuditTrail
 from ca.issuing.authorities import Authority
 from ca.issuing.policy import IssuancePolicy
+from ca.issuing.queue_store import notify
 from ca.issuing.revocation_store import IssuedCertificate
 from ca.issuing.signer import Signer
-from ca.issuing.store import notify
 from ca.pki.crl import (
     LIFE_S,
     REFRESH_S,

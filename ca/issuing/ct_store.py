@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from ca.issuing.store import LEASE_S, StoredIntent
+from ca.issuing.intent import StoredIntent
+from ca.issuing.queue_store import LEASE_S
 from ca.process.postgres import Connection, Pool
 
 # One statement: the precertificate is stored, the publisher asked, and the request waits. A signature that is there

@@ -15,15 +15,17 @@ from structlog.typing import FilteringBoundLogger
 
 from acme_api.protocol.jws import jwk_of_public_key, thumbprint
 from acme_api.protocol.problem import problem_from_refusal, server_internal
-from ca.issuing import block_store, ct_store, store
+from ca.issuing import block_store, ct_store, evidence_store, intent_store, issuer_store, queue_store
 from ca.issuing.audit import AuditTrail, SignedKind
 from ca.issuing.authorities import Authority, choose
 from ca.issuing.evidence import Evidence, judge_order, load_evidence
 from ca.issuing.grant import CaaIsStale, Grant
+from ca.issuing.intent import NewIntent, StoredIntent
+from ca.issuing.issuer_store import Switches
 from ca.issuing.policy import IssuancePolicy
+from ca.issuing.queue_store import ClaimedRequest
 from ca.issuing.service import judge_service
 from ca.issuing.signer import Signer
-from ca.issuing.store import ClaimedRequest, NewIntent, StoredIntent, Switches
 from ca.issuing.transparency import FIRST_WAIT_S, LogsUnavailable, Transparency, commit_finals, refuse_late
 from ca.pki import weak_list
 from ca.pki.blocked_name import lookup_names, require_unblocked
@@ -84,7 +86,7 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
     are raised: the requests stay in the queue, and what has been committed is gone on with."""
     async with ca.pool.acquire() as connection:
         # 1. Claim requests and load what is stored about them. What an earlier run began goes on where it stood.
-        claimed = await store.claim(connection, worker=ca.worker, limit=limit)
+        claimed = await queue_store.claim(connection, worker=ca.worker, limit=limit)
         if not claimed:
             return False
         now = ca.ambient.now()
@@ -103,7 +105,7 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
         await ca.after_step(3)
         # 4. COMMIT the intent: from now on the serial number counts as issued, can be revoked and has OCSP coverage.
         if drafts:
-            ours = await store.commit_intents(connection, drafts, worker=ca.worker, now=now)
+            ours = await intent_store.commit_intents(connection, drafts, worker=ca.worker, now=now)
             begun += [draft.stored(now) for draft in drafts if draft.request_id in ours]
         await ca.after_step(4)
         # 5. Say what is going to be signed. 6. The HSM signs the very bytes that were linted. 7. It has to verify.
@@ -115,7 +117,7 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
             await ct_store.commit_precertificates(connection, precertificates, worker=ca.worker, now=ca.ambient.now(),
                                                   wait_s=FIRST_WAIT_S)
             await ca.after_step(8)
-            await store.notify(connection, [("ocsp_due", ""), ("ct_due", "")])
+            await queue_store.notify(connection, [("ocsp_due", ""), ("ct_due", "")])
         # 11. The final TBS with its SCTs, linted and compared. 12. COMMIT its intent and say it. 13. Sign, verify.
         finals = [intent for intent in begun if intent.final_tbs is not None and not intent.signed]
         waiting = [intent for intent in begun if intent.waits_for_scts]
@@ -126,9 +128,9 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
         whole = [pair for pair in signed if pair[0].next_kind == "certificate"] + signed_finals
         ended = [intent.request_id for intent in begun if intent.signed] + [intent.request_id for intent, _ in whole]
         if ended:
-            await store.commit_signatures(connection, whole, ended, now=ca.ambient.now())
+            await intent_store.commit_signatures(connection, whole, ended, now=ca.ambient.now())
             await ca.after_step(14)
-            await store.notify(connection, [
+            await queue_store.notify(connection, [
                 ("ocsp_due", ""), *(("changed", request_id.hex()) for request_id in ended),
                 *([("ct_due", "")] if signed_finals else [])])
     return True
@@ -216,7 +218,7 @@ async def _refused_keys(ca: IssuingProcess, connection: Connection, grants: Sequ
     listed = {grant.key.sha256: weak_list.digests(grant.key.spki_der) for grant in grants}
     weak = await block_store.weak_among(connection, [each for digests in listed.values() for each in digests])
     return (own | {sha256 for sha256, digests in listed.items() if not weak.isdisjoint(digests)}
-            | await store.refused_keys(connection, keys))
+            | await evidence_store.refused_keys(connection, keys))
 
 
 async def _blocked_names(connection: Connection, grants: Sequence[Grant]) -> dict[str, bool]:
@@ -229,7 +231,7 @@ async def _blocked_names(connection: Connection, grants: Sequence[Grant]) -> dic
 async def _switches(ca: IssuingProcess, connection: Connection, now: datetime) -> Switches:
     """Which issuers and profiles are switched on; what the operator changes counts within a second."""
     if ca.switches_read_at is None or not timedelta() <= now - ca.switches_read_at < _SWITCHES_LIFE:
-        ca.switches = await store.switches(connection)
+        ca.switches = await issuer_store.switches(connection)
         ca.switches_read_at = now
     return ca.switches
 
@@ -245,7 +247,7 @@ async def _not_disabled(
         await refuse_late(ca, connection, late, now, why="its issuer is disabled")
     later = [intent.request_id for intent in held if intent not in late]
     if later:
-        await store.defer(connection, later, worker=ca.worker, after_s=_DISABLED_WAIT_S)
+        await queue_store.defer(connection, later, worker=ca.worker, after_s=_DISABLED_WAIT_S)
     return [intent for intent in begun if intent.issuer_id not in switches.disabled]
 
 
@@ -317,24 +319,24 @@ async def _settle(
 ) -> None:
     """Ends the requests that are refused or baseless, and leaves those for later that cannot be decided yet."""
     refused = [request_id for request_id, problem in {**verdicts.refusals, **unfit}.items()
-               if await store.commit_refusal(connection, request_id, problem, worker=ca.worker, now=now)]
+               if await intent_store.commit_refusal(connection, request_id, problem, worker=ca.worker, now=now)]
     wakes = [("changed", request_id.hex()) for request_id in refused]
     if verdicts.stale:
         wanted = {each for stale in verdicts.stale for each in stale.wanted}
-        await store.ask_for_caa_checks(
+        await evidence_store.ask_for_caa_checks(
             connection, [(object_id(now, ca.ambient.random_bytes(16)), each) for each in wanted])
-        await store.defer(connection, [each.request_id for each in verdicts.stale], worker=ca.worker,
+        await queue_store.defer(connection, [each.request_id for each in verdicts.stale], worker=ca.worker,
                           after_s=_CAA_WAIT_S)
         wakes.append(("validation", ""))
     if verdicts.broken:
-        await store.defer(connection, verdicts.broken, worker=ca.worker, after_s=_BROKEN_WAIT_S)
+        await queue_store.defer(connection, verdicts.broken, worker=ca.worker, after_s=_BROKEN_WAIT_S)
     later = [request_id for request_id in unready if request_id not in unfit]
     if later:
-        await store.defer(connection, later, worker=ca.worker, after_s=_LOGS_WAIT_S)
+        await queue_store.defer(connection, later, worker=ca.worker, after_s=_LOGS_WAIT_S)
     if verdicts.baseless:
-        await store.drop(connection, verdicts.baseless, worker=ca.worker)
+        await queue_store.drop(connection, verdicts.baseless, worker=ca.worker)
     if wakes:
-        await store.notify(connection, wakes)
+        await queue_store.notify(connection, wakes)
 
 
 def _refuse(ca: IssuingProcess, request_id: bytes, refusal: Refusal) -> dict[str, Any]:

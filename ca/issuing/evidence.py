@@ -15,10 +15,11 @@ from acme_api.protocol.json_strict import JsonError, decode_object
 from acme_api.protocol.jws import link_of_key_change, thumbprint, verify_stored
 from acme_api.protocol.order import parse_finalize
 from acme_api.protocol.problem import Problem
-from ca.issuing import store
+from ca.issuing import evidence_store
+from ca.issuing.evidence_store import StoredValidation
 from ca.issuing.grant import CaaIsStale, Grant, read_csr
 from ca.issuing.policy import IssuancePolicy
-from ca.issuing.store import ClaimedRequest, StoredOrder, StoredValidation
+from ca.issuing.queue_store import ClaimedRequest, StoredOrder
 from ca.pki import domain_control
 from ca.pki.csr import CsrError, require_names
 from ca.pki.domain_control import Validation, require_domain_control
@@ -46,12 +47,12 @@ async def load_evidence(connection: Connection, requests: Sequence[ClaimedReques
     ids = {each for order in orders for each in order.authorization_ids}
     names = {value for order in orders for _, value in order.identifiers}
     validations = {each.validation.authorization_id: each
-                   for each in await store.validations(connection, list(ids), list(names))}
+                   for each in await evidence_store.validations(connection, list(ids), list(names))}
     moved = {order.account_id for order in orders
              if any(each in validations and validations[each].validation.thumbprint != thumbprint(order.jwk)
                     for each in order.authorization_ids)}
     return Evidence(validations=validations,
-                    key_changes=await store.key_changes(connection, list(moved)) if moved else {})
+                    key_changes=await evidence_store.key_changes(connection, list(moved)) if moved else {})
 
 
 def judge_order(order: StoredOrder, evidence: Evidence, policy: IssuancePolicy, now: datetime) -> Grant | CaaIsStale:

@@ -16,9 +16,10 @@ from acme_api.protocol.jws import jwk_of_public_key, thumbprint
 from ca.issuing import responder_store
 from ca.issuing.audit import AuditTrail
 from ca.issuing.authorities import Authority
+from ca.issuing.evidence_store import refused_keys
+from ca.issuing.queue_store import notify
 from ca.issuing.responder_store import NewResponder, ResponderKey
 from ca.issuing.signer import Signer
-from ca.issuing.store import notify, refused_keys
 from ca.pki.lint import lint_responder, require_clean
 from ca.pki.object_id import object_id
 from ca.pki.ocsp_responder import (

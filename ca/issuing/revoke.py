@@ -21,8 +21,8 @@ from ca.issuing import block_store
 from ca.issuing import revocation_store as store
 from ca.issuing.audit import AuditTrail
 from ca.issuing.block_store import BlockedKey, OperatorAct
+from ca.issuing.queue_store import LEASE_S, notify
 from ca.issuing.revocation_store import IssuedCertificate, RevocationRequest, StoredRevocation
-from ca.issuing.store import LEASE_S, notify
 from ca.pki.object_id import to_text
 from ca.pki.public_key import spki_of_tbs
 from ca.pki.revocation import (

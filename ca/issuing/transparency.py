@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from acme_api.protocol.problem import problem_from_refusal, server_internal
-from ca.issuing import ct_store, store
+from ca.issuing import ct_store, intent_store, queue_store
 from ca.issuing.ct_store import NewFinal
-from ca.issuing.store import StoredIntent
+from ca.issuing.intent import StoredIntent
 from ca.pki.ct_log_list import LogList
 from ca.pki.ct_policy import Precertificate, choose_scts, complies, verified_among
 from ca.pki.issuer import Issuer
@@ -107,7 +107,7 @@ async def commit_finals(
         await ct_store.park(connection, wait, worker=ca.worker, now=now, longest_s=_LONGEST_WAIT_S)
     wakes = await _refuse_all(ca, connection, refusals, now)
     if wait or wakes:
-        await store.notify(connection, [*wakes, ("ct_due", "")])
+        await queue_store.notify(connection, [*wakes, ("ct_due", "")])
     if not new:
         return []
     # 12. COMMIT the intent of the final certificate: from now on it is finished, not made anew.
@@ -123,7 +123,7 @@ async def refuse_late(
     refusals = {intent.request_id: _too_late(ca, intent, "issuer-disabled", why) for intent in late}
     wakes = await _refuse_all(ca, connection, refusals, now)
     if wakes:
-        await store.notify(connection, wakes)
+        await queue_store.notify(connection, wakes)
 
 
 async def _refuse_all(
@@ -131,7 +131,7 @@ async def _refuse_all(
 ) -> list[tuple[str, str]]:
     """Stores refusals of requests that are still ours; returns who is to be told."""
     return [("changed", request_id.hex()) for request_id, problem in refusals.items()
-            if await store.commit_refusal(connection, request_id, problem, worker=ca.worker, now=now)]
+            if await intent_store.commit_refusal(connection, request_id, problem, worker=ca.worker, now=now)]
 
 
 def _too_late(ca: "IssuingProcess", intent: StoredIntent, reason: str, detail: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 
-from ca.issuing import store
+from ca.issuing import queue_store
 from ca.issuing.cycle import issue_batch
 from ca.issuing.revoke import revoke_requested
 from ca.pki.crl import crl_serials
@@ -45,7 +45,7 @@ async def test_orders_of_before_and_after(world: World) -> None:
     ordered = await world.order(subscriber, "ordered.example.com", "*.ordered.example.com", validated=False)
 
     world.clock_s = _STEP_S
-    await store.free_leases(world.pool, [dying.worker])
+    await queue_store.free_leases(world.pool, [dying.worker])
     await world.finalize(validated)
     for authorization_id, name in zip(ordered.authorization_ids, ordered.names, strict=True):
         await world.validate(authorization_id, subscriber, name)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from ca.issuing import store
+from ca.issuing import queue_store
 from ca.issuing.__main__ import IssuanceTurns
 from ca.issuing.cycle import IssuingProcess, issue_batch
 from ca.pki.serial import serial_from_int
@@ -43,7 +43,7 @@ async def test_death_after_a_step(world: World, step: int) -> None:
     assert len(begun) == (4 if step >= 4 else 0)
     survivor = world.process("survivor")
     assert not await issue_batch(survivor, 8), "the lease keeps others away"
-    await store.free_leases(world.pool, [dying.worker])
+    await queue_store.free_leases(world.pool, [dying.worker])
     await issue_batch(survivor, 8)
     for request_id in (*(order.id for order in orders), service):
         certificate = await world.issued(request_id)
@@ -71,7 +71,7 @@ async def test_a_process_that_lost_its_lease(world: World, step: int) -> None:
     slow.after_step = after_step
     standing = asyncio.create_task(issue_batch(slow, 8))
     await stands_still.wait()
-    await store.free_leases(world.pool, [slow.worker])
+    await queue_store.free_leases(world.pool, [slow.worker])
     await issue_batch(quick, 8)
     certificate = await world.certificate(order.id)
     goes_on.set()
@@ -96,7 +96,7 @@ async def test_two_processes_race(world: World) -> None:
 
     async def steal() -> None:
         while await left():
-            await store.free_leases(world.pool, [first.worker, second.worker])
+            await queue_store.free_leases(world.pool, [first.worker, second.worker])
             await asyncio.sleep(0.02)
 
     await asyncio.gather(work(first), work(second), steal())

@@ -18,8 +18,8 @@ from cryptography.x509.oid import NameOID
 from ca.issuing import cycle, evidence
 from ca.issuing.authorities import choose
 from ca.issuing.cycle import issue_batch
+from ca.issuing.issuer_store import Switches
 from ca.issuing.signer import SignatureFault
-from ca.issuing.store import Switches
 from ca.pki.domain_control import PerspectivePolicy
 from ca.pki.identifier import Identifier, NamePolicy
 from ca.pki.issuer import read_issuer

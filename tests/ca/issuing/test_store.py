@@ -6,7 +6,16 @@ import asyncpg
 import pytest
 
 from ca.admin.migrate import PROCESS_ROLES
-from ca.issuing import block_store, ct_store, revocation_store, store
+from ca.issuing import (
+    block_store,
+    ct_store,
+    evidence_store,
+    intent_store,
+    issuer_store,
+    queue_store,
+    responder_store,
+    revocation_store,
+)
 from ca.publisher import store as publisher_store
 from tests.fixtures_postgres import TestDatabase
 
@@ -16,10 +25,12 @@ def _statements(module: Any) -> dict[str, str]:
             if name.isupper() and isinstance(value, str) and not name.startswith("_")}
 
 
+_STORES = (queue_store, evidence_store, intent_store, issuer_store, revocation_store, block_store, ct_store,
+           responder_store)
 _OF_ROLE = {
-    "ca_issuer": {name: text for module in (store, revocation_store, block_store, ct_store)
-                  for name, text in _statements(module).items()},
+    "ca_issuer": {name: text for module in _STORES for name, text in _statements(module).items()},
     "ca_publisher": _statements(publisher_store)}
+
 
 async def _may(connection: "asyncpg.Connection[asyncpg.Record]", statement: str) -> bool:
     """EXPLAIN checks the privileges without running anything."""

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from cryptography import x509
 
-from ca.issuing import store
+from ca.issuing import queue_store
 from ca.issuing.__main__ import IssuanceTurns
 from ca.issuing.cycle import IssuingProcess
 from ca.issuing.transparency import Transparency
@@ -129,4 +129,4 @@ async def transparent(world: World, logs: Sequence[Log]) -> AsyncIterator[Transp
 
 async def free_all(world: World) -> None:
     """What a start does with the leases of dead processes, whoever held them."""
-    await store.free_leases(world.pool, await store.lease_holders(world.pool))
+    await queue_store.free_leases(world.pool, await queue_store.lease_holders(world.pool))

@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from acme_api.protocol.directory import account_url, finalize_url
 from ca.admin.checker import Report, check
-from ca.issuing import store
+from ca.issuing import issuer_store, queue_store
 from ca.issuing.audit import AuditTrail
 from ca.issuing.authorities import Authority, open_authorities
 from ca.issuing.crls import CrlPublisher
@@ -334,12 +334,13 @@ async def make_world(
         await connections["ca_admin"].execute(
             "INSERT INTO issuers VALUES ($1, $2, $3, $4, $5, true, now()) ON CONFLICT DO NOTHING", issuer_id, label,
             "ec" if issuer_id == EC_ISSUER else "rsa", issuers[issuer_id], SHARDS)
-    pool = await create_pool(database.settings, "ca_issuer", process="ca", options=store.SESSION_OPTIONS)
+    pool = await create_pool(database.settings, "ca_issuer", process="ca", options=queue_store.SESSION_OPTIONS)
     settings = softhsm.settings
     thread = await HsmThread.open(module=settings.module, token_label=settings.token_label, pin_file=settings.pin_file,
                                   conf=settings.conf)
     try:
-        authorities = await thread.run(open_authorities, thread.token, await store.issuers(pool), datetime.now(UTC))
+        authorities = await thread.run(open_authorities, thread.token, await issuer_store.issuers(pool),
+                                       datetime.now(UTC))
         yield World(database, softhsm, root, issuers, connections, thread, authorities, pool)
     finally:
         await thread.close()

@@ -1,0 +1,153 @@
+"""What the role ca_issuer does with the queue of issuance: claims, with everything that stands behind them, and wakes.
+
+Leases go by the database's clock, because the processes that share the queue may be on several machines. NOTIFY is sent
+after the commit, because PostgreSQL serialises the commits of transactions that notify.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from ca.issuing.intent import StoredIntent
+from ca.process.postgres import Connection, Pool, Record
+
+LEASE_S: Final = 30
+# Every statement looks keys up in partitions: a new plan for each set of keys costs more than the look itself.
+SESSION_OPTIONS: Final = {"plan_cache_mode": "force_generic_plan"}
+
+# Rows that another process is claiming are skipped, never waited for. Everything that is stored under the request's own
+# id comes with it: what was asked for, and what an earlier run has begun.
+CLAIM: Final = """
+WITH free AS (
+    SELECT id FROM issuance_requests WHERE leased_until < now() ORDER BY leased_until LIMIT $2 FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE issuance_requests AS request
+    SET leased_by = $1, leased_until = now() + make_interval(secs => $3), attempts = least(request.attempts + 1, 32000)
+    FROM free WHERE request.id = free.id
+    RETURNING request.id, request.kind, request.requested_at, request.attempts
+)
+SELECT claimed.id, claimed.kind, claimed.requested_at, claimed.attempts,
+    c.serial, c.issuer_id, c.profile AS issued_profile, c.not_before AS begins, c.not_after AS ends, c.tbs,
+    c.created_at, p.serial IS NOT NULL AS logged, t.tbs AS final_tbs, s.serial IS NOT NULL AS signed,
+    o.account_id, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile, o.not_before, o.not_after,
+    f.requested_at AS finalized_at, f.jwk, f.jws_protected, f.jws_payload, f.jws_signature,
+    coalesce(a.deactivated_at, a.revoked_at) IS NOT NULL AS account_closed,
+    a.dns_persist_allowed_at IS NOT NULL AS dns_persist_allowed, a.id IS NOT NULL AS has_order,
+    e.allowed_names, q.csr
+FROM claimed
+LEFT JOIN issuances i ON i.request_id = claimed.id
+LEFT JOIN certificates c ON c.serial = i.serial
+LEFT JOIN precertificate_signatures p ON p.serial = i.serial
+LEFT JOIN final_certificates t ON t.serial = i.serial
+LEFT JOIN certificate_signatures s ON s.serial = i.serial
+LEFT JOIN (orders o JOIN finalizations f ON f.order_id = o.id JOIN accounts a ON a.id = o.account_id)
+    ON o.id = claimed.id AND claimed.kind = 'order'
+LEFT JOIN eab_credentials e ON e.kid = a.eab_kid
+LEFT JOIN service_requests q ON q.id = claimed.id AND claimed.kind = 'service'
+"""
+DEFER: Final = """
+UPDATE issuance_requests SET leased_until = now() + make_interval(secs => $3) WHERE id = ANY($2) AND leased_by = $1
+"""
+GIVE_BACK: Final = """
+UPDATE issuance_requests SET leased_until = now() + make_interval(secs => $2)
+WHERE leased_by = $1 AND leased_until > now() + make_interval(secs => $2)
+"""
+LEASE_HOLDERS: Final = "SELECT DISTINCT leased_by FROM issuance_requests WHERE leased_until > now()"
+FREE_LEASES: Final = "UPDATE issuance_requests SET leased_until = '-infinity' WHERE leased_by = ANY($1)"
+DROP: Final = "DELETE FROM issuance_requests WHERE id = ANY($2) AND leased_by = $1"
+NOTIFY: Final = """
+SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t (channel, payload)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredOrder:
+    """An order with the finalize request that its subscriber signed."""
+
+    id: bytes
+    account_id: bytes
+    identifiers: tuple[tuple[str, str], ...]
+    authorization_ids: tuple[bytes, ...]
+    profile: str
+    not_before: datetime | None
+    not_after: datetime | None
+    finalized_at: datetime
+    jwk: str
+    jws_protected: bytes
+    jws_payload: bytes
+    jws_signature: bytes
+    account_closed: bool
+    dns_persist_allowed: bool = False
+    allowed_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedRequest:
+    """An entry of the queue that is ours until the lease runs out, with the order or the service's CSR that stands
+    behind it, and with the intent of an earlier run."""
+
+    id: bytes
+    kind: Literal["order", "service"]
+    requested_at: datetime
+    attempts: int
+    intent: StoredIntent | None
+    order: StoredOrder | None
+    service_csr: bytes | None
+
+
+async def claim(connection: Connection, *, worker: str, limit: int) -> list[ClaimedRequest]:
+    """Takes up to `limit` requests, those that wait longest first; other workers' claims are passed over."""
+    return [ClaimedRequest(id=row["id"], kind=row["kind"], requested_at=row["requested_at"], attempts=row["attempts"],
+                           intent=_intent(row), order=_order(row) if row["has_order"] else None, service_csr=row["csr"])
+            for row in await connection.fetch(CLAIM, worker, limit, LEASE_S)]
+
+
+async def defer(connection: Connection | Pool, ids: Sequence[bytes], *, worker: str, after_s: float) -> None:
+    """Leaves requests in the queue for some seconds: what they need is not there yet, or a fault has to pass."""
+    await connection.execute(DEFER, worker, list(ids), after_s)
+
+
+async def give_back(pool: Pool, *, worker: str, after_s: float) -> None:
+    """Shortens every lease that a worker holds: after a fault its requests are taken up again soon, by anybody."""
+    await pool.execute(GIVE_BACK, worker, after_s)
+
+
+async def lease_holders(pool: Pool) -> list[str]:
+    """Who holds leases that have not run out."""
+    return [row["leased_by"] for row in await pool.fetch(LEASE_HOLDERS)]
+
+
+async def free_leases(pool: Pool, workers: Sequence[str]) -> None:
+    """Gives back what workers held that are known to be dead."""
+    await pool.execute(FREE_LEASES, list(workers))
+
+
+async def drop(connection: Connection, ids: Sequence[bytes], *, worker: str) -> None:
+    """Takes entries off the queue that nothing stands behind."""
+    await connection.execute(DROP, worker, list(ids))
+
+
+async def notify(connection: Connection, wakes: Sequence[tuple[str, str]]) -> None:
+    """Sends (channel, payload), after what they are about has been committed."""
+    await connection.execute(NOTIFY, [channel for channel, _ in wakes], [payload for _, payload in wakes])
+
+
+def _intent(row: Record) -> StoredIntent | None:
+    if row["serial"] is None:
+        return None
+    return StoredIntent(
+        request_id=row["id"], serial=row["serial"], issuer_id=row["issuer_id"], profile=row["issued_profile"],
+        not_before=row["begins"], not_after=row["ends"], tbs=row["tbs"], created_at=row["created_at"],
+        logged=row["logged"], final_tbs=row["final_tbs"], signed=row["signed"])
+
+
+def _order(row: Record) -> StoredOrder:
+    return StoredOrder(
+        id=row["id"], account_id=row["account_id"],
+        identifiers=tuple(zip(row["identifier_types"], row["identifier_values"], strict=True)),
+        authorization_ids=tuple(row["authorization_ids"]), profile=row["profile"], not_before=row["not_before"],
+        not_after=row["not_after"], finalized_at=row["finalized_at"], jwk=row["jwk"],
+        jws_protected=row["jws_protected"], jws_payload=row["jws_payload"], jws_signature=row["jws_signature"],
+        account_closed=row["account_closed"], dns_persist_allowed=row["dns_persist_allowed"],
+        allowed_names=tuple(row["allowed_names"] or ()))
