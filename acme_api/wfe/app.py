@@ -179,9 +179,19 @@ class App:
     async def _post(
         self, http: web.BaseRequest, target: Target, path: str, client: IpAddress | None
     ) -> web.Response:
+        if target.resource is not Resource.AUTHORIZATION:
+            return await self._signed(http, target, path, client)
+        # Entered before anything is read: what ends between a look's reading and its waiting must wake it, too.
+        with self._context.waiters.waiting_for(target.object_id) as changed:
+            return await self._signed(http, target, path, client, changed)
+
+    async def _signed(self, http: web.BaseRequest, target: Target, path: str, client: IpAddress | None,
+                      changed: asyncio.Event | None = None) -> web.Response:
         signer, handler = _HANDLERS[target.resource]
         body = await read_body(http, self._context.max_body_bytes, timeout_s=self._context.read_timeout_s)
         post = await authenticate(self._context, body, target=target, path=path, signer=signer, client=client)
+        if changed is not None:
+            post = replace(post, changed=changed)
         if target.resource is Resource.CERTIFICATE:
             post = replace(post, accept=", ".join(http.headers.getall("Accept", [])))
         if post.account is not None:

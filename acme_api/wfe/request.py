@@ -47,7 +47,8 @@ class RequestAborted(Exception):
 class Post:
     """An authenticated request. `account` None: it is signed by `jwk`, which is no account's. `loaded` is the
     authorization, order or certificate of the target, if there is one, whoever owns it. `address` is the client's,
-    `accept` its Accept header where that is looked at."""
+    `accept` its Accept header where that is looked at; `changed` is set when the authorization of the target became
+    different since the request came, on its own resource."""
 
     target: Target
     query: str
@@ -58,6 +59,7 @@ class Post:
     loaded: Authorization | Order | Chain | None
     address: IpAddress | None
     accept: str = ""
+    changed: asyncio.Event | None = None
 
     @property
     def is_read(self) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.acme_api.wfe.running import Clock, OtherProcesses, RunningWfe, id_of
-from tests.acme_client import JOSE_JSON, AcmeClient
+from tests.acme_client import JOSE_JSON, AcmeClient, unb64
+from tests.fixtures_postgres import TestDatabase
 
 _Start = Callable[..., Awaitable[RunningWfe]]
 _DNS = {"type": "urn:ietf:params:acme:error:dns", "detail": "NXDOMAIN", "status": 400}
@@ -64,8 +65,11 @@ async def test_a_look_waits_for_the_end(start: _Start, others: OtherProcesses) -
     authorization, challenges = await _pending(client)
     assert (await client.post(authorization)).json["status"] == "pending"
     assert (await client.post(challenges["http-01"], {})).json["status"] == "processing"
+    nonce = await client.nonce()
+    client.nonces = [nonce]
     look = asyncio.create_task(client.post(authorization))
-    while not wfe.context.waiters._events:  # noqa: ASYNC110 - nothing tells
+    spent = "SELECT EXISTS (SELECT FROM spent_nonces WHERE nonce = $1)"
+    while not await others.value(spent, unb64(nonce)):  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(0.01)
     await others.validate(authorization)
     assert (await look).require(200).json["status"] == "valid"
@@ -76,6 +80,34 @@ async def test_a_look_waits_for_the_end(start: _Start, others: OtherProcesses) -
     answer = (await client.post(authorization)).require(200)
     assert answer.json["status"] == "pending"
     assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_an_end_right_after_the_reading_is_seen(start: _Start, others: OtherProcesses,
+                                                      database: TestDatabase) -> None:
+    """Row CH8: a validation that ends after a look has read the authorization and before it waits is answered at once.
+    The look's one statement is held, its snapshot taken, by somebody who is spending the same nonce and then is not."""
+    wfe = await start(validation_wait_ms=600_000)
+    client = await wfe.subscriber()
+    authorization, challenges = await _pending(client)
+    (await client.post(challenges["http-01"], {})).require(200)
+    client.nonces = [await client.nonce()]
+    other = await database.connect()
+    try:
+        spending = other.transaction()
+        await spending.start()
+        await other.execute("INSERT INTO spent_nonces (nonce) VALUES ($1)", unb64(client.nonces[0]))
+        look = asyncio.create_task(client.post(authorization))
+        while not await others.value("SELECT EXISTS (SELECT FROM pg_stat_activity"  # noqa: ASYNC110 - nothing tells
+                                     " WHERE datname = current_database() AND wait_event_type = 'Lock')"):
+            await asyncio.sleep(0.01)
+        with wfe.context.waiters.waiting_for(id_of(authorization)) as changed:
+            await others.validate(authorization)
+            await changed.wait()
+        await spending.rollback()
+        async with asyncio.timeout(60):
+            assert (await look).require(200).json["status"] == "valid"
+    finally:
+        await other.close()
 
 
 async def test_az3_ch1_ch7_decided_authorizations(wfe: RunningWfe, others: OtherProcesses) -> None:
