@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from ca.admin import limit_store, store
+from ca.admin import limit_store, upkeep_store
 from ca.process.postgres import Connection, Pool
 from ca.process.worker import wait_any
 
@@ -31,9 +31,9 @@ class MaintenanceResult:
 
 async def maintain(connection: Connection, *, now: datetime) -> MaintenanceResult:
     """One round. Each step is a transaction of its own, the one that must never be late first."""
-    created = await store.create_partitions(connection, now)
-    dropped = await store.drop_expired_partitions(connection, now)
-    pruned = await store.prune_crls(connection, keep_days=KEEP_CRLS_DAYS)
+    created = await upkeep_store.create_partitions(connection, now)
+    dropped = await upkeep_store.drop_expired_partitions(connection, now)
+    pruned = await upkeep_store.prune_crls(connection, keep_days=KEEP_CRLS_DAYS)
     await limit_store.prune(connection)
     return MaintenanceResult(created=created, dropped=tuple(dropped), crls_pruned=pruned)
 

@@ -11,7 +11,7 @@ import socket
 from dataclasses import dataclass
 from datetime import datetime
 
-from ca.admin import block_store, store
+from ca.admin import block_store, certificate_store
 from ca.admin.context import CommandError, ExitCode
 from ca.admin.output import moment
 from ca.admin.records import Certificate
@@ -69,8 +69,9 @@ async def revoke_and_wait(
     now = ambient.now()
     request_id = object_id(now, ambient.random_bytes(16))
     async with connection.transaction():
-        await store.request_revocation(connection, request_id=request_id, serial=certificate.serial, reason=reason,
-                                       evidence={"operator": operator, "comment": comment}, now=now)
+        await certificate_store.request_revocation(
+            connection, request_id=request_id, serial=certificate.serial, reason=reason,
+            evidence={"operator": operator, "comment": comment}, now=now)
         await block_store.act(connection, ambient, operator=operator, act="revoke certificate",
                               subject=serial_hex(certificate.serial),
                               detail={"reason": REASON_NAMES[reason], "comment": comment})
@@ -78,7 +79,8 @@ async def revoke_and_wait(
     began_s = clock.time()
     pause_s = _FIRST_LOOK_S
     while True:
-        is_queued, in_force, ocsp_waits = await store.revocation_progress(connection, request_id, certificate.serial)
+        is_queued, in_force, ocsp_waits = await certificate_store.revocation_progress(
+            connection, request_id, certificate.serial)
         waited_s = clock.time() - began_s
         revoked = not is_queued and in_force is not None
         if not is_queued and in_force is None:

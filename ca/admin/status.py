@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from ca.admin import store
+from ca.admin import status_store as store
 from ca.admin.ocsp_outlook import Outlook, outlook
 from ca.admin.output import Column, day, distance, moment, moment_json, relative, size, span
 from ca.admin.records import CrlFreshness, Facts, Issuer, Queue

@@ -6,7 +6,7 @@ from acme_api.protocol import account as protocol
 from acme_api.protocol.account import account_status
 from acme_api.protocol.challenge import DNS_PERSIST_01
 from acme_api.protocol.directory import account_url
-from ca.admin import store
+from ca.admin import account_store as store
 from ca.admin.block_store import act
 from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command, yes_option
 from ca.admin.output import Column, moment, moment_json, print_facts, print_json, print_line, print_table, relative

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ca.admin import store
+from ca.admin import upkeep_store as store
 from ca.admin.checker import SLICE_ROWS, Report, check, check_logs
 from ca.admin.context import (
     AdminContext,

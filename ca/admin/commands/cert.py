@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from acme_api.protocol.directory import account_url, order_url
-from ca.admin import store
+from ca.admin import certificate_store as store
 from ca.admin.certificate import (
     REASONS,
     certificate_der,

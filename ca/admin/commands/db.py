@@ -6,7 +6,7 @@ from ca.admin import migrate as migrations
 from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command, yes_option
 from ca.admin.maintenance import maintain as run_maintenance
 from ca.admin.output import Column, print_json, print_line, print_table, size
-from ca.admin.store import partitions as partitions_of
+from ca.admin.upkeep_store import partitions as partitions_of
 
 
 @click.group()

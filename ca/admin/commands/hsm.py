@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from ca.admin import store
+from ca.admin import status_store as store
 from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command
 from ca.admin.output import Column, print_facts, print_json, print_line, print_table
 from ca.process.settings import HsmSettings

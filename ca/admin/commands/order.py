@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import click
 
 from acme_api.protocol.directory import account_url, certificate_url, order_url
-from ca.admin import store
+from ca.admin import account_store, order_store
 from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command
 from ca.admin.order_view import OrderView, Step, order_view, story, why
 from ca.admin.outline import outline
@@ -25,11 +25,11 @@ async def _view(context: AdminContext, text: str) -> OrderView:
     """The order that is meant. Raises CommandError when there is none."""
     order_id = parse_id(text, of="order")
     async with context.connection() as connection:
-        found = await store.order(connection, order_id)
+        found = await order_store.order(connection, order_id)
         if found is None:
             raise CommandError(f"there is no order {text}", ExitCode.NOT_FOUND)
-        account = await store.account(connection, found.account_id)
-        authorizations = await store.authorizations(connection, found.authorization_ids)
+        account = await account_store.account(connection, found.account_id)
+        authorizations = await order_store.authorizations(connection, found.authorization_ids)
     if account is None or len(authorizations) != len(found.authorization_ids):
         raise CommandError(f"the account or authorizations of order {text} have been dropped with their partition",
                            ExitCode.NOT_FOUND)

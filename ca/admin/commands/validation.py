@@ -11,7 +11,7 @@ import click
 
 from acme_api.protocol.challenge import DNS_ACCOUNT_01, DNS_PERSIST_01, offered
 from acme_api.protocol.directory import account_url, authorization_url
-from ca.admin import store
+from ca.admin import order_store as store
 from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command
 from ca.admin.outline import outline
 from ca.admin.output import moment, moment_json, print_facts, print_json, print_line

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ca.admin import store
+from ca.admin import account_store, order_store
 from ca.admin.order_view import order_view
 from ca.process.limit_settings import LimitsSettings, RateSettings
 from tests.acme_api.status_edges import ACCOUNT_EDGES, AUTHORIZATION_EDGES, CHALLENGE_EDGES, ORDER_EDGES
@@ -252,7 +252,7 @@ class Lives(RuleBasedStateMachine):
             answer = self.ground.wait(self.asked(account, account.url, {"status": "deactivated"}, 200))
             assert answer.json["status"] == "deactivated"
         else:
-            self.ground.wait(store.revoke_account(
+            self.ground.wait(account_store.revoke_account(
                 self.ground.operator, id_of(account.url), self.ground.clock.now()))
         account.close("deactivated" if by_subscriber else "revoked")
 
@@ -386,11 +386,11 @@ class Lives(RuleBasedStateMachine):
 
     async def _look_as_operator(self, account: Account, order: Order) -> None:
         connection = self.ground.operator
-        found = await store.order(connection, id_of(order.url))
-        owner = await store.account(connection, id_of(account.url))
+        found = await order_store.order(connection, id_of(order.url))
+        owner = await account_store.account(connection, id_of(account.url))
         assert found is not None
         assert owner is not None
-        seen = order_view(found, owner, tuple(await store.authorizations(connection, found.authorization_ids)),
+        seen = order_view(found, owner, tuple(await order_store.authorizations(connection, found.authorization_ids)),
                           self.ground.clock.now())
         assert seen.status == order.status
         assert list(seen.authorization_statuses) == [each.status for each in order.authorizations]

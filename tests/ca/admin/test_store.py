@@ -5,16 +5,29 @@ from types import ModuleType
 
 import pytest
 
-from ca.admin import block_store, crl_store, eab_store, incident_store, issuer_store, limit_store
-from ca.admin import store as admin_store
+from ca.admin import (
+    account_store,
+    block_store,
+    certificate_store,
+    crl_store,
+    eab_store,
+    incident_store,
+    issuer_store,
+    limit_store,
+    order_store,
+    status_store,
+    upkeep_store,
+)
 from ca.distribution import store as distribution_store
 from ca.process.postgres import PostgresError
 from tests.fixtures_postgres import TestDatabase
 
 _NO_PLAN = ("SHORT_LOCK_WAIT",)
-_STORES = ((admin_store, "ca_admin"), (block_store, "ca_admin"), (eab_store, "ca_admin"), (crl_store, "ca_admin"),
-           (incident_store, "ca_admin"), (issuer_store, "ca_admin"), (limit_store, "ca_admin"),
-           (distribution_store, "ca_reader"))
+_STORES = (
+    *((store, "ca_admin") for store in (
+        account_store, block_store, certificate_store, crl_store, eab_store, incident_store, issuer_store, limit_store,
+        order_store, status_store, upkeep_store)),
+    (distribution_store, "ca_reader"))
 
 
 def _statements(store: ModuleType) -> dict[str, str]:
@@ -39,23 +52,25 @@ async def test_the_role_may_do_all_of_its_store(database: TestDatabase, store: M
 async def test_the_reader_may_do_nothing_of_the_operators(database: TestDatabase) -> None:
     """What ca_admin changes, the public server's role cannot."""
     connection = await database.connect("ca_reader")
-    for name in ("REQUEST_REVOCATION", "REVOKE_ACCOUNT", "ACCOUNTS", "CERTIFICATES", "ORDER"):
+    for statement in (certificate_store.REQUEST_REVOCATION, certificate_store.CERTIFICATES, order_store.ORDER,
+                      account_store.REVOKE_ACCOUNT, account_store.ACCOUNTS):
         with pytest.raises(PostgresError, match="permission denied"):
-            await connection.execute(f"EXPLAIN (GENERIC_PLAN) {_statements(admin_store)[name]}")
+            await connection.execute(f"EXPLAIN (GENERIC_PLAN) {statement}")
     await connection.close()
 
 
-@pytest.mark.parametrize(("name", "index"), [
-    ("SERIALS_BY_NAME", "certificate_names"), ("SERIALS_BY_ACCOUNT", "certificates"),
-    ("SERIALS_BY_KEY", "certificates"), ("SERIALS_BY_RANGE", "certificates"), ("ORDER", "orders"),
-    ("AUTHORIZATIONS_BY_NAME", "validations")])
-async def test_look_ups_use_an_index(database: TestDatabase, name: str, index: str) -> None:
+@pytest.mark.parametrize(("store", "name", "table"), [
+    (certificate_store, "SERIALS_BY_NAME", "certificate_names"),
+    (certificate_store, "SERIALS_BY_ACCOUNT", "certificates"), (certificate_store, "SERIALS_BY_KEY", "certificates"),
+    (certificate_store, "SERIALS_BY_RANGE", "certificates"),
+    (order_store, "ORDER", "orders"), (order_store, "AUTHORIZATIONS_BY_NAME", "validations")])
+async def test_look_ups_use_an_index(database: TestDatabase, store: ModuleType, name: str, table: str) -> None:
     """With 10 million certificates a look-up must not read them all."""
     connection = await database.connect("ca_admin")
-    statement = _statements(admin_store)[name]
+    statement = _statements(store)[name]
     arguments = ", ".join(["NULL"] * max(int(number) for number in re.findall(r"\$(\d)", statement)))
     await connection.execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
     await connection.execute(f"PREPARE looked_up AS {statement}")
     plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE looked_up({arguments})"))
     await connection.close()
-    assert f"Seq Scan on {index}" not in plan, plan
+    assert f"Seq Scan on {table}" not in plan, plan
