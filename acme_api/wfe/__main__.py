@@ -21,6 +21,7 @@ from acme_api.protocol.nonce import MIN_KEY_BYTES
 from acme_api.protocol.order import Lives
 from acme_api.wfe import tls
 from acme_api.wfe.accept import ProxyProtocol
+from acme_api.wfe.account_store import AccountStore
 from acme_api.wfe.app import App
 from acme_api.wfe.authorization_store import AuthorizationStore
 from acme_api.wfe.certificate_store import CertificateStore
@@ -176,7 +177,8 @@ def make_context(
         forwarded=None if header is None else ForwardedHeader(
             header=header, trusted=parse_networks(acme.trusted_proxies)),
         ambient=ambient, store=store,
-        authorizations=AuthorizationStore(writes=write_sessions),
+        accounts=AccountStore(reads=read_sessions, writes=write_sessions),
+        authorizations=AuthorizationStore(reads=read_sessions, writes=write_sessions),
         certificates=CertificateStore(reads=read_sessions, writes=write_sessions, transactions=writes),
         renewals=RenewalStore(reads=read_sessions), waiters=Waiters(), notifier=Notifier(store, log), log=log)
 

@@ -57,9 +57,9 @@ async def new_account(context: Context, post: Post) -> Reply:
                       revoked_at=None, eab_kid=binding.kid if binding else None,
                       eab=binding.document if binding else None)
     takes = context.limits.takes_of_account(post.address, now)
-    if await context.store.insert_account(account, created_at=now, takes=takes):
+    if await context.accounts.insert_account(account, created_at=now, takes=takes):
         return _account_reply(context, account, status=201)
-    existing = await context.store.account_of_key(account.thumbprint)
+    existing = await context.accounts.account_of_key(account.thumbprint)
     if existing is None and takes and (refusal := await context.limits.refusal(takes, now)) is not None:
         raise refusal
     if existing is None and binding is not None:
@@ -78,8 +78,8 @@ async def _binding(context: Context, post: Post, payload: JsonObject) -> Binding
     binding = parse_binding(payload["externalAccountBinding"], outer_url=post.signed.url)
     mac_key = None
     if is_lookup_worth(binding.kid):
-        mac_key = await context.store.usable_mac_key(binding.kid, thumbprint=thumbprint(post.jwk),
-                                                     now=context.ambient.now())
+        mac_key = await context.accounts.usable_mac_key(binding.kid, thumbprint=thumbprint(post.jwk),
+                                                        now=context.ambient.now())
     verify_binding(binding, mac_key, post.signed.protected["jwk"])
     return binding
 
@@ -102,10 +102,10 @@ async def account(context: Context, post: Post) -> Reply:
     update = parse_update(post.json())
     if update.deactivate:
         now = context.ambient.now()
-        await context.store.deactivate_account(owner.id, now=now)
+        await context.accounts.deactivate_account(owner.id, now=now)
         owner = replace(owner, deactivated_at=now)
     elif update.contacts is not None and update.contacts != owner.contacts:
-        await context.store.set_contacts(owner.id, update.contacts)
+        await context.accounts.set_contacts(owner.id, update.contacts)
         owner = replace(owner, contacts=update.contacts)
     return _account_reply(context, owner)
 
@@ -149,7 +149,7 @@ async def _require_own(context: Context, post: Post) -> Account:
     """The signer, when it calls its own account. Raises Problem: 403 for another's, 404 for none (row J12)."""
     if post.target.object_id == post.owner.id:
         return post.owner
-    if await context.store.account_exists(post.target.object_id):
+    if await context.accounts.account_exists(post.target.object_id):
         raise problem.unauthorized("this is another account")
     raise problem.not_found("there is no such account")
 

@@ -34,13 +34,13 @@ async def authorization(context: Context, post: Post) -> Reply:
     if not post.is_read:
         now = context.ambient.now()
         if decide_update(found, post.json(), now):
-            await context.store.deactivate_authorization(found.id, now=now)
+            await context.authorizations.deactivate_authorization(found.id, now=now)
             found = replace(found, facts=replace(found.facts, deactivated_at=now))
     elif (found.responding is not None and found.facts.validation is None and post.changed is not None
           and context.validation_wait_s > 0):
         # A look while the VA works waits a little for its end, so that most clients need no second one.
         await wait_for(post.changed, timeout_s=context.validation_wait_s)
-        found = await context.store.authorization(found.id) or found
+        found = await context.authorizations.authorization(found.id) or found
     return json_reply(authorization_object(
         context.base_url, found, context.ambient.now(), issuer_names=context.issuer_names),
                       retry_after_s=_retry_after_s(context, found))
@@ -59,13 +59,13 @@ async def challenge(context: Context, post: Post) -> Reply:
         if context.limits.concern_names:
             # Orders may have been made in store, before the failures that would have refused them.
             await context.limits.require_promising(post.owner.id, [_identifier(found)], now, with_running=True)
-        stored = await context.store.insert_validation_request(
+        stored = await context.authorizations.insert_validation_request(
             object_id(now, context.ambient.random_bytes(16)), found, chosen.type, post.owner.thumbprint, now=now)
         if stored:
             context.notifier.notify(VALIDATION_CHANNEL)
             found = replace(found, responding=chosen.type)
         else:
-            found = await context.store.authorization(found.id) or found
+            found = await context.authorizations.authorization(found.id) or found
             if found.responding != chosen.type and found.facts.validation is None:
                 # Somebody else's answer to another challenge was first (row E81).
                 decide_response(found, chosen.type, now)

@@ -8,6 +8,7 @@ from structlog.typing import FilteringBoundLogger
 from acme_api.protocol.account import TermsRule
 from acme_api.protocol.new_order import OrderPolicy
 from acme_api.protocol.order import Lives
+from acme_api.wfe.account_store import AccountStore
 from acme_api.wfe.authorization_store import AuthorizationStore
 from acme_api.wfe.certificate_store import CertificateStore
 from acme_api.wfe.client_address import IpNetwork
@@ -59,6 +60,7 @@ class Context:
     forwarded: ForwardedHeader | None
     ambient: Ambient
     store: Store
+    accounts: AccountStore
     authorizations: AuthorizationStore
     certificates: CertificateStore
     limits: Limits

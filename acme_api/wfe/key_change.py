@@ -7,11 +7,11 @@ from acme_api.protocol.account import account_object
 from acme_api.protocol.account_key import require_account_key
 from acme_api.protocol.jws import parse_key_change, thumbprint
 from acme_api.protocol.problem import Problem, malformed
+from acme_api.wfe.account_store import KeyTaken
 from acme_api.wfe.accounts import require_unused_key
 from acme_api.wfe.context import Context
 from acme_api.wfe.request import Post
 from acme_api.wfe.response import Reply, json_reply
-from acme_api.wfe.store import KeyTaken
 
 
 async def key_change(context: Context, post: Post) -> Reply:
@@ -24,12 +24,12 @@ async def key_change(context: Context, post: Post) -> Reply:
         raise malformed("oldKey is not the account's key")
     require_account_key(change.new_jwk)
     new_thumbprint = thumbprint(change.new_jwk)
-    taken = await context.store.account_of_key(new_thumbprint)
+    taken = await context.accounts.account_of_key(new_thumbprint)
     if taken is not None:
         raise _taken(context, taken.id)
     await require_unused_key(context, change.new_jwk)
     try:
-        changed = await context.store.change_key(
+        changed = await context.accounts.change_key(
             owner.id, old_thumbprint=owner.thumbprint, new_thumbprint=new_thumbprint, new_jwk=change.new_jwk,
             jws=post.body.decode("utf-8"), now=context.ambient.now())
     except KeyTaken as fault:

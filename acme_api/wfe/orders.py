@@ -52,7 +52,7 @@ async def new_order(context: Context, post: Post) -> Reply:
     """Plans and stores an order with its authorizations (rows OR1 to OR9, OR15, AR7 to AR10). Always 201 (row W1)."""
     require_current_terms(post.owner, context.terms_rule)
     now = context.ambient.now()
-    scope = () if post.owner.eab_kid is None else await context.store.allowed_names(post.owner.eab_kid)
+    scope = () if post.owner.eab_kid is None else await context.accounts.allowed_names(post.owner.eab_kid)
     request = parse_new_order(post.json(), context.order_policy, now, scope=scope)
     if request.replaces is not None:
         request = replace(request, renews=await require_predecessor(

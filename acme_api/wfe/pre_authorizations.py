@@ -20,7 +20,7 @@ async def new_authorization(context: Context, post: Post) -> Reply:
     """Makes a pending authorization; always 201 with its Location (row X2)."""
     require_current_terms(post.owner, context.terms_rule)
     now = context.ambient.now()
-    scope = () if post.owner.eab_kid is None else await context.store.allowed_names(post.owner.eab_kid)
+    scope = () if post.owner.eab_kid is None else await context.accounts.allowed_names(post.owner.eab_kid)
     wanted = parse_new_authorization(post.json(), context.order_policy, scope=scope)
     identifier = wanted.identifier
     await require_unblocked_names(context, [identifier])

@@ -1,4 +1,5 @@
-"""What the role acme_wfe does with nonces, accounts, orders and authorizations (certificates: certificate_store.py).
+"""What the role acme_wfe does with nonces and orders. The rest by subject: account_store.py, authorization_store.py,
+certificate_store.py, limit_store.py, renewal_store.py.
 
 Two kinds of sessions: `reads` do not wait for the disk (synchronous_commit off), for reading and for nonces; with
 `writes` a commit is on disk before anybody is told.
@@ -10,27 +11,23 @@ from datetime import datetime
 from typing import Any, Final
 
 from acme_api.protocol.account import Account
-from acme_api.protocol.authorization import Authorization, AuthorizationFacts, Challenge, Validation
+from acme_api.protocol.authorization import Authorization, AuthorizationFacts, Validation
 from acme_api.protocol.directory import Resource, Target
 from acme_api.protocol.nonce import issued_at_s
 from acme_api.protocol.order import Order, OrderFacts, ReusableAuthorization
 from acme_api.protocol.rate_limit import Take
+from acme_api.wfe.account_store import SIGNER, signer_of
+from acme_api.wfe.authorization_store import AUTHORIZATION, authorization_of, facts_of
 from acme_api.wfe.certificate_store import CHAIN, Chain, chain_of
 from acme_api.wfe.coverage import coverage
 from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
 from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
-from ca.process.postgres import Record, UniqueViolation
+from ca.process.postgres import Record
 
 READ_OPTIONS: Final = {"synchronous_commit": "off", "plan_cache_mode": "force_generic_plan"}
 WRITE_OPTIONS: Final = {"plan_cache_mode": "force_generic_plan"}
 
-_SIGNER: Final = """signer.id AS signer_id, signer.thumbprint AS signer_thumbprint, signer.jwk AS signer_jwk,
-    signer.contacts AS signer_contacts, signer.deactivated_at AS signer_deactivated_at,
-    signer.revoked_at AS signer_revoked_at,
-    greatest(signer.terms_agreed_at, signer.terms_confirmed_at) AS signer_terms_agreed_at,
-    signer.dns_persist_allowed_at AS signer_dns_persist_allowed_at, signer.eab_kid AS signer_eab_kid,
-    signer.eab AS signer_eab"""
 # Burns the nonce, and loads the account and what the request is about, in one round trip. The commit does not wait for
 # the disk: what a crash of the server could forget is younger than the crash, and every nonce made before the server's
 # last start, or before its last recovery (which resets its statistics), is refused here; $4 does the same after a
@@ -42,57 +39,11 @@ WITH spent AS (
         pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_wal), $4::timestamptz)
     ON CONFLICT DO NOTHING RETURNING 1
 )
-SELECT EXISTS (SELECT FROM spent) AS fresh, {_SIGNER}%s
+SELECT EXISTS (SELECT FROM spent) AS fresh, {SIGNER}%s
 FROM (VALUES (1)) AS one (row) LEFT JOIN accounts AS signer ON signer.%s = $3%s
 """  # noqa: S608 - of constants
 
 _NO_NONCE_BEFORE: Final = "SELECT greatest(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_wal))"
-
-_ACCOUNT_EXISTS: Final = "SELECT EXISTS (SELECT FROM accounts WHERE id = $1)"
-_ACCOUNT_BY_THUMBPRINT: Final = f"""
-SELECT {_SIGNER} FROM accounts AS signer WHERE signer.thumbprint = $1
-"""  # noqa: S608 - of constants
-_INSERT_ACCOUNT_TEXT: Final = """
-WITH {room}, gate AS (
-    SELECT FROM room WHERE is_left AND NOT EXISTS (SELECT FROM accounts WHERE thumbprint = $3)
-){taken}
-INSERT INTO accounts (id, created_at, thumbprint, jwk, contacts, terms_agreed_at)
-SELECT $1, $2, $3, $4, $5, $6 FROM room WHERE is_left
-ON CONFLICT (thumbprint) DO NOTHING RETURNING id
-"""
-_INSERT_ACCOUNT: Final = without_limits(_INSERT_ACCOUNT_TEXT)
-_LIMITED_INSERT_ACCOUNT: Final = with_limits(_INSERT_ACCOUNT_TEXT, first=7, gate="gate")
-# The credential is looked at again in the statement that uses it up.
-_INSERT_BOUND_ACCOUNT_TEXT: Final = """
-WITH {room}, credential AS (
-    SELECT kid, single_use FROM eab_credentials
-    WHERE kid = $7 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)
-), gate AS (
-    SELECT FROM room, credential WHERE is_left AND NOT EXISTS (SELECT FROM accounts WHERE thumbprint = $3)
-){taken}
-INSERT INTO accounts (id, created_at, thumbprint, jwk, contacts, terms_agreed_at, eab_kid, eab, eab_single_use)
-SELECT $1, $2, $3, $4, $5, $6, kid, $8, single_use FROM credential, room WHERE is_left
-ON CONFLICT (thumbprint) DO NOTHING RETURNING id
-"""
-_INSERT_BOUND_ACCOUNT: Final = without_limits(_INSERT_BOUND_ACCOUNT_TEXT)
-_LIMITED_INSERT_BOUND_ACCOUNT: Final = with_limits(_INSERT_BOUND_ACCOUNT_TEXT, first=9, gate="gate")
-_USABLE_MAC_KEY: Final = """
-SELECT mac_key FROM eab_credentials c
-WHERE kid = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)
-    AND NOT (single_use AND EXISTS (SELECT FROM accounts a WHERE a.eab_kid = c.kid AND a.thumbprint <> $3))
-"""
-_ALLOWED_NAMES: Final = "SELECT allowed_names FROM eab_credentials WHERE kid = $1"
-_SET_CONTACTS: Final = "UPDATE accounts SET contacts = $2 WHERE id = $1"
-_DEACTIVATE_ACCOUNT: Final = "UPDATE accounts SET deactivated_at = $2 WHERE id = $1 AND deactivated_at IS NULL"
-# The link and the new key come together or not at all; of two changes at once the second finds its old key gone.
-_CHANGE_KEY: Final = """
-WITH changed AS (
-    UPDATE accounts SET thumbprint = $3, jwk = $4
-    WHERE id = $1 AND thumbprint = $2 AND deactivated_at IS NULL AND revoked_at IS NULL RETURNING id
-)
-INSERT INTO key_changes (account_id, changed_at, old_thumbprint, new_thumbprint, jws)
-SELECT id, $5, $2, $3, $6 FROM changed RETURNING account_id
-"""
 
 # Every fact that an order's status depends on, in one statement; authorizations as arrays in the identifiers' order.
 _ORDER: Final = """
@@ -164,40 +115,15 @@ _INSERT_ORDER: Final = without_limits(_INSERT_ORDER_TEXT)
 _LIMITED_INSERT_ORDER: Final = with_limits(_INSERT_ORDER_TEXT, first=20,
                                            gate="(SELECT FROM room WHERE is_left) AS gate")
 
-_AUTHORIZATION: Final = """
-SELECT a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard, a.subdomains, a.expires_at,
-    a.challenge_types, a.challenge_tokens, a.deactivated_at, v.challenge_type, v.validated_at, v.valid_until, v.problem,
-    (SELECT q.challenge_type FROM validation_requests q WHERE q.authorization_id = a.id AND q.kind = 'challenge')
-        AS responding
-FROM authorizations a LEFT JOIN validations v ON v.authorization_id = a.id
-"""
-_AUTHORIZATION_BY_ID: Final = _AUTHORIZATION + "WHERE a.id = $1"
-_DEACTIVATE_AUTHORIZATION: Final = """
-UPDATE authorizations SET deactivated_at = $2 WHERE id = $1 AND deactivated_at IS NULL
-"""
-_INSERT_VALIDATION_REQUEST: Final = """
-INSERT INTO validation_requests (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at)
-SELECT $1, 'challenge', $2, $3, $4, $5, $6
-WHERE NOT EXISTS (SELECT FROM validations WHERE authorization_id = $2)
-ON CONFLICT (authorization_id, kind, caa_name) DO NOTHING RETURNING id
-"""
 _NOTIFY: Final = "SELECT pg_notify(channel, '') FROM unnest($1::text[]) AS channel"
 
 _SPEND_BY_ID: Final = _SPEND % ("", "id", "")
 _SPEND_BY_THUMBPRINT: Final = _SPEND % ("", "thumbprint", "")
 _LOADED: Final = " LEFT JOIN LATERAL (%s) AS loaded ON true"
-_SPEND_AND_AUTHORIZATION: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{_AUTHORIZATION} WHERE a.id = $5")
+_SPEND_AND_AUTHORIZATION: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{AUTHORIZATION} WHERE a.id = $5")
 _SPEND_AND_ORDER: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{_ORDER} WHERE o.id = $5")
 _SPEND_AND_CHAIN: Final = _SPEND % (", loaded.*", "id", _LOADED % CHAIN.format(
     order="$5", serial="$6", variant="$7"))
-
-
-class KeyTaken(Exception):
-    """The key already belongs to an account."""
-
-    def __init__(self, account_id: bytes) -> None:
-        super().__init__(account_id.hex())
-        self.account_id = account_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +171,7 @@ class Store:
         match target.resource:
             case Resource.AUTHORIZATION | Resource.CHALLENGE:
                 row = await self._one_row(_SPEND_AND_AUTHORIZATION, *arguments, target.object_id)
-                loaded = None if row["id"] is None else _authorization(row)
+                loaded = None if row["id"] is None else authorization_of(row)
             case Resource.ORDER | Resource.FINALIZE:
                 row = await self._one_row(_SPEND_AND_ORDER, *arguments, target.object_id)
                 loaded = None if row["id"] is None else _order(row)
@@ -255,73 +181,19 @@ class Store:
                 loaded = chain_of(row)
             case _:
                 row = await self._one_row(_SPEND_BY_ID, *arguments)
-        return SpentNonce(fresh=row["fresh"], account=_signer(row), loaded=loaded)
+        return SpentNonce(fresh=row["fresh"], account=signer_of(row), loaded=loaded)
 
     async def spend_nonce_of_key(self, nonce: bytes | None, *, thumbprint: bytes | None) -> SpentNonce:
         """Burns the nonce (None: there is nothing to burn) and loads the account that has the key, if one is named."""
         row = await self._one_row(_SPEND_BY_THUMBPRINT, nonce, None if nonce is None else float(issued_at_s(nonce)),
                                   thumbprint, self._no_nonce_before)
-        return SpentNonce(fresh=row["fresh"], account=_signer(row), loaded=None)
+        return SpentNonce(fresh=row["fresh"], account=signer_of(row), loaded=None)
 
     async def _one_row(self, sql: str, *arguments: Any) -> Record:
         row = await self._reads.fetchrow(sql, *arguments)
         if row is None:
             raise AssertionError("the statement gives one row")
         return row
-
-    async def account_exists(self, account_id: bytes) -> bool:
-        """Whether there is such an account."""
-        return bool(await self._reads.fetchval(_ACCOUNT_EXISTS, account_id))
-
-    async def account_of_key(self, thumbprint: bytes) -> Account | None:
-        """The account that has this key now."""
-        row = await self._reads.fetchrow(_ACCOUNT_BY_THUMBPRINT, thumbprint)
-        return None if row is None else _signer(row)
-
-    async def insert_account(self, account: Account, *, created_at: datetime, takes: Sequence[Take] = ()) -> bool:
-        """Stores a new account; False when its key has an account already (row AC9), its external account cannot be
-        used any more, or a limit has no room."""
-        values = (account.id, created_at, account.thumbprint, account.jwk, list(account.contacts),
-                  account.terms_agreed_at)
-        if account.eab_kid is None:
-            return await store_limited(self._writes, _LIMITED_INSERT_ACCOUNT if takes else _INSERT_ACCOUNT, takes,
-                                       created_at, *values)
-        try:
-            return await store_limited(
-                self._writes, _LIMITED_INSERT_BOUND_ACCOUNT if takes else _INSERT_BOUND_ACCOUNT, takes, created_at,
-                *values, account.eab_kid, account.eab)
-        except UniqueViolation:
-            return False
-
-    async def usable_mac_key(self, kid: str, *, thumbprint: bytes, now: datetime) -> bytes | None:
-        """The HMAC key of an external account, when it may make the account of this key at `now`, or has made it."""
-        mac_key: bytes | None = await self._reads.fetchval(_USABLE_MAC_KEY, kid, now, thumbprint)
-        return mac_key
-
-    async def allowed_names(self, kid: str) -> tuple[str, ...]:
-        """What the accounts of an external account may order (ca/pki/name_scope.py)."""
-        return tuple(await self._reads.fetchval(_ALLOWED_NAMES, kid))
-
-    async def set_contacts(self, account_id: bytes, contacts: Sequence[str]) -> None:
-        """Replaces an account's contacts."""
-        await self._writes.fetch(_SET_CONTACTS, account_id, list(contacts))
-
-    async def deactivate_account(self, account_id: bytes, *, now: datetime) -> None:
-        """Closes an account for ever."""
-        await self._writes.fetch(_DEACTIVATE_ACCOUNT, account_id, now)
-
-    async def change_key(
-        self, account_id: bytes, *, old_thumbprint: bytes, new_thumbprint: bytes, new_jwk: str, jws: str, now: datetime
-    ) -> bool:
-        """Gives the account its new key; False when the old one is not its key any more. Raises KeyTaken."""
-        try:
-            return await self._writes.fetchval(
-                _CHANGE_KEY, account_id, old_thumbprint, new_thumbprint, new_jwk, now, jws) is not None
-        except UniqueViolation:
-            owner = await self.account_of_key(new_thumbprint)
-            if owner is None:
-                raise
-            raise KeyTaken(owner.id) from None
 
     async def progress(self, order: Order) -> Order:
         """An order that was finalized a moment ago, with what has become of it."""
@@ -353,7 +225,7 @@ class Store:
         return Prospects(
             blocked=dict(zip(rows[0]["names"] or (), rows[0]["below"] or (), strict=True)),
             profile_disabled=rows[0]["profile_disabled"],
-            reusable={identifiers[row["position"]]: ReusableAuthorization(id=row["id"], facts=_facts(row))
+            reusable={identifiers[row["position"]]: ReusableAuthorization(id=row["id"], facts=facts_of(row))
                       for row in rows if row["position"] is not None})
 
     async def insert_order(
@@ -372,56 +244,9 @@ class Store:
             [" ".join(c.token or "" for c in each.challenges) for each in new], order.replaces, order.renews,
             [each.subdomains for each in new])
 
-    async def authorization(self, authorization_id: bytes) -> Authorization | None:
-        """An authorization with all its facts."""
-        row = await self._reads.fetchrow(_AUTHORIZATION_BY_ID, authorization_id)
-        return None if row is None else _authorization(row)
-
-    async def deactivate_authorization(self, authorization_id: bytes, *, now: datetime) -> None:
-        """Takes an authorization out of use for ever."""
-        await self._writes.fetch(_DEACTIVATE_AUTHORIZATION, authorization_id, now)
-
-    async def insert_validation_request(
-        self, request_id: bytes, authorization: Authorization, challenge_type: str, thumbprint: bytes, *, now: datetime
-    ) -> bool:
-        """Asks the VA to validate; False, and nothing is stored, when it is asked already or has answered."""
-        return await self._writes.fetchval(
-            _INSERT_VALIDATION_REQUEST, request_id, authorization.id, authorization.account_id, challenge_type,
-            thumbprint, now) is not None
-
     async def notify(self, channels: Sequence[str]) -> None:
         """Wakes the processes that listen on the channels."""
         await self._reads.fetch(_NOTIFY, list(channels))
-
-
-def _signer(row: Record) -> Account | None:
-    if row["signer_id"] is None:
-        return None
-    return Account(
-        id=row["signer_id"], thumbprint=row["signer_thumbprint"], jwk=row["signer_jwk"],
-        contacts=tuple(row["signer_contacts"]), terms_agreed_at=row["signer_terms_agreed_at"],
-        deactivated_at=row["signer_deactivated_at"], revoked_at=row["signer_revoked_at"],
-        dns_persist_allowed=row["signer_dns_persist_allowed_at"] is not None, eab_kid=row["signer_eab_kid"],
-        eab=row["signer_eab"])
-
-
-def _facts(row: Record) -> AuthorizationFacts:
-    validation = None
-    if row["challenge_type"] is not None:
-        validation = Validation(challenge_type=row["challenge_type"], validated_at=row["validated_at"],
-                                valid_until=row["valid_until"], problem=row["problem"])
-    return AuthorizationFacts(expires_at=row["expires_at"], deactivated_at=row["deactivated_at"],
-                              validation=validation)
-
-
-def _authorization(row: Record) -> Authorization:
-    return Authorization(
-        id=row["id"], account_id=row["account_id"], identifier_type=row["identifier_type"],
-        identifier_value=row["identifier_value"], wildcard=row["wildcard"], subdomains=row["subdomains"],
-        responding=row["responding"],
-        facts=_facts(row), challenges=tuple(
-            Challenge(type=kind, token=token or None)
-            for kind, token in zip(row["challenge_types"], row["challenge_tokens"], strict=True)))
 
 
 def _order(row: Record) -> Order:
