@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from ca.issuing import ct_store, issuer_store, queue_store
+from ca.issuing import ct_store, issuer_store, queue_store, revocation_store
 from ca.issuing.audit import AuditTrail
 from ca.issuing.authorities import Authority, lives, open_authorities
 from ca.issuing.breaker import TokenBreaker
@@ -109,7 +109,7 @@ async def _serve(
             asyncio.TaskGroup() as tasks):
         tasks.create_task(run_claim_loop(wake=issue, poll_s=_POLL_S, stop=stop, step=turns.step, log=log))
         tasks.create_task(run_claim_loop(wake=revoke, poll_s=_POLL_S, stop=stop, log=log,
-                                         step=lambda: _revoke(pool, ambient, audit, publisher, log)))
+                                         step=lambda: revocation_step(pool, ambient, audit, publisher, log)))
         tasks.create_task(run_claim_loop(wake=publisher.wake, poll_s=_CRL_POLL_S, stop=stop, log=log,
                                          step=lambda: _publish(publisher, stop)))
         tasks.create_task(run_claim_loop(wake=certifier.wake, poll_s=_RESPONDER_POLL_S, stop=stop, log=log,
@@ -169,20 +169,23 @@ def _no_log_list() -> LogList:
     raise LogListError("Certificate Transparency is off, and no list of logs is configured")
 
 
-async def _revoke(
+async def revocation_step(
     pool: Pool, ambient: Ambient, audit: AuditTrail, publisher: CrlPublisher, log: FilteringBoundLogger
 ) -> bool:
+    """Carries out a batch of revocations; whether to come again at once."""
     changed = await revoke_requested(pool, ambient, audit, log)
     publisher.mark(changed or [])
     if changed is None:
         # The channel is the issuance's, too: under load it wakes us for every order.
         await asyncio.sleep(_REVOCATION_PAUSE_S)
-    return changed is not None
+    # One that waits for the pre-signer goes on as soon as there is room: nobody would wake us for it.
+    publisher.more_to_come = await revocation_store.mass_is_open(pool)
+    return changed is not None or publisher.more_to_come
 
 
 async def _publish(publisher: CrlPublisher, stop: asyncio.Event) -> bool:
     if publisher.is_marked():
-        await wait_any(stop, timeout_s=publisher.debounce_s)
+        await publisher.settle(stop)
     return await publisher.publish_due()
 
 

@@ -9,6 +9,9 @@ certificates are issued meanwhile. One thread at a time: the linter remembers wh
 """
 
 import asyncio
+from array import array
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, ParamSpec, TypeVar
@@ -31,6 +34,7 @@ from ca.pki.crl import (
     crl_serials,
     require_next,
     require_nothing_lost,
+    revocation_times_s,
     shard_url,
     tbs_crl,
 )
@@ -41,12 +45,15 @@ from ca.pki.serial import shard as shard_of
 from ca.pki.tbs import assemble
 from ca.process.ambient import Ambient
 from ca.process.postgres import Connection, Pool
+from ca.process.worker import wait_any
 
 # After a revocation the shard waits this long for others that come with it; while very many are revoked, so long that
 # CRLs take no more than a fifth of the process's time, and never longer than BR 4.9.7 leaves room for by far.
 _DEBOUNCE_S: Final = 0.5
 _REST: Final = 4
 _LONGEST_DEBOUNCE_S: Final = 300.0
+# A mass revocation changes every shard again and again: its CRLs are made when it has ended, or once in this time.
+_MASS_DEBOUNCE_S: Final = 60.0
 # How often revocations are looked for whose CRL another process should have made and did not, and how far back beyond
 # the last look: longer than any transaction lasts or any clock is off.
 _LOOK_EVERY_S: Final = 60
@@ -80,11 +87,13 @@ class CrlPublisher:
         self._audit = audit
         self._log = log
         self._dirty: set[ShardKey] = set()
-        self._listed: dict[ShardKey, tuple[datetime, set[bytes]]] = {}
+        # When the newest CRL of a shard was made, and the times of its entries in ascending order.
+        self._listed: dict[ShardKey, tuple[datetime, array[int]]] = {}
         self._looked_at: datetime | None = None
         self._took_s = 0.0
         self._thread = asyncio.Lock()
         self.wake = asyncio.Event()
+        self.more_to_come = False       # a mass revocation goes on
 
     def mark(self, certificates: Iterable[IssuedCertificate]) -> None:
         """Says that the status of these certificates has changed, so that their shards need a new CRL."""
@@ -104,6 +113,16 @@ class CrlPublisher:
         """How long to wait for more changes before the next CRLs."""
         return min(max(_DEBOUNCE_S, _REST * self._took_s), _LONGEST_DEBOUNCE_S)
 
+    async def settle(self, stop: asyncio.Event) -> None:
+        """Returns when changed shards should get their CRLs, or at `stop`."""
+        clock = asyncio.get_running_loop()
+        begun_s = clock.time()
+        if not self.more_to_come:
+            await wait_any(stop, timeout_s=self.debounce_s)
+        while (self.more_to_come and not stop.is_set()
+               and clock.time() - begun_s < max(_MASS_DEBOUNCE_S, self.debounce_s)):
+            await wait_any(stop, timeout_s=_DEBOUNCE_S)
+
     async def publish_missing(self) -> None:
         """Makes the first CRL of every shard that has none: a certificate never names a CRL that does not exist."""
         made = await store.latest_crls(self._pool, self._shards())
@@ -116,7 +135,7 @@ class CrlPublisher:
         dirty, self._dirty = self._dirty, set()
         left = dirty
         try:
-            left = dirty & await self._publish_all(dirty | await self._due(self._ambient.now()))
+            left = dirty & await self._publish_all(await self._due(dirty, self._ambient.now()))
         finally:
             self._dirty |= left
             self._took_s = clock.time() - begun_s
@@ -142,31 +161,39 @@ class CrlPublisher:
         return [(authority.id, shard) for authority in self._authorities.values()
                 for shard in range(authority.crl_shards)]
 
-    async def _due(self, now: datetime) -> set[ShardKey]:
+    async def _due(self, dirty: set[ShardKey], now: datetime) -> set[ShardKey]:
         made = await store.latest_crls(self._pool, self._shards())
         oldest = now - timedelta(seconds=REFRESH_S)
-        due = {key for key in self._shards() if key not in made or made[key] <= oldest}
+        due = dirty | {key for key in self._shards() if key not in made or made[key] <= oldest}
         if self._looked_at is None or now - self._looked_at >= timedelta(seconds=_LOOK_EVERY_S):
-            since = self._looked_at or min(made.values(), default=now)
-            for serial, issuer_id in await store.revoked_since(self._pool, since - timedelta(seconds=_LOOK_BACK_S)):
-                authority = self._authorities.get(issuer_id)
-                if authority is not None:
-                    key = (issuer_id, shard_of(serial, authority.crl_shards))
-                    if key not in due and serial not in await self._serials(key, made[key]):
-                        due.add(key)
+            since = (self._looked_at or min(made.values(), default=now)) - timedelta(seconds=_LOOK_BACK_S)
+            since = since.replace(microsecond=0)
+            for key, revoked in (await self._revoked_since(since)).items():
+                # A CRL lists nothing but what was revoked: when it lists as many, it lists them all. One that has left
+                # it because its certificate has expired costs a CRL too many.
+                if key not in due and revoked > await self._listed_since(key, made[key], since):
+                    due.add(key)
             self._looked_at = now
         return due
 
-    async def _serials(self, key: ShardKey, made_at: datetime) -> set[bytes]:
-        """The serial numbers in the newest CRL of a shard, read once for each CRL."""
+    async def _revoked_since(self, since: datetime) -> Counter[ShardKey]:
+        found: Counter[ShardKey] = Counter()
+        for issuer_id, last_byte, revoked in await store.revoked_since(self._pool, since):
+            authority = self._authorities.get(issuer_id)
+            if authority is not None:
+                found[issuer_id, last_byte % authority.crl_shards] += revoked
+        return found
+
+    async def _listed_since(self, key: ShardKey, made_at: datetime, since: datetime) -> int:
+        """How many entries of the newest CRL of a shard are of this time or later; it is read once for each CRL."""
         listed = self._listed.get(key)
         if listed is None or listed[0] != made_at:
             async with self._pool.acquire() as connection:
                 latest = await store.latest_crl(connection, *key)
-            listed = ((latest.this_update, await self._off_loop(crl_serials, latest.der)) if latest is not None
-                      else (made_at, set()))
+            listed = ((latest.this_update, array("q", await self._off_loop(revocation_times_s, latest.der)))
+                      if latest is not None else (made_at, array("q")))
             self._listed[key] = listed
-        return listed[1]
+        return len(listed[1]) - bisect_left(listed[1], int(since.timestamp()))
 
     async def _publish(self, key: ShardKey) -> bool:
         """Makes the next CRL of a shard; False when another process is doing so."""
@@ -183,7 +210,7 @@ class CrlPublisher:
                 crl, next_update = await self._sign(authority, shard, number, now, entries)
                 await store.insert_crl(connection, issuer_id=authority.id, shard=shard, number=number,
                                        this_update=now, next_update=next_update, entries=len(entries), der=crl)
-            self._listed[key] = (now, {entry.serial for entry in entries})
+            self._listed[key] = (now, array("q", sorted(int(entry.revoked_at.timestamp()) for entry in entries)))
             await notify(connection, [("crl", "")])
         return True
 

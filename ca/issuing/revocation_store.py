@@ -29,6 +29,7 @@ SELECT s.serial, c.issuer_id, c.request_id, c.spki_sha256, c.has_ocsp, c.not_aft
 FROM incident_serials s LEFT JOIN certificates c ON c.serial = s.serial
 WHERE s.incident = $1 AND s.serial > $2 ORDER BY s.serial LIMIT $4
 """
+MASS_IS_OPEN: Final = "SELECT EXISTS (SELECT FROM mass_revocations WHERE finished_at IS NULL AND NOT halted)"
 ADVANCE_MASS: Final = """
 UPDATE mass_revocations SET through = $2, examined = examined + $3, changed = changed + $4, worked_at = $5,
     finished_at = $6
@@ -67,9 +68,11 @@ CROSS JOIN LATERAL (
 LATEST_CRL: Final = """
 SELECT number, this_update, der FROM crls WHERE issuer_id = $1 AND shard = $2 ORDER BY number DESC LIMIT 1
 """
+# The last byte of a serial number says the shard, whatever number of shards the issuer has.
 REVOKED_SINCE: Final = """
-SELECT r.serial, c.issuer_id FROM revocations r JOIN certificates c ON c.serial = r.serial
-WHERE r.revoked_at >= $1
+SELECT c.issuer_id, get_byte(r.serial, 17) AS last_byte, count(*) AS revoked
+FROM revocations r JOIN certificates c ON c.serial = r.serial
+WHERE r.revoked_at >= $1 GROUP BY 1, 2
 """
 LOCK_SHARD: Final = "SELECT pg_try_advisory_xact_lock(hashtext('chancery crl'), $1)"
 ENTRIES: Final = """
@@ -146,6 +149,11 @@ async def is_asked(pool: Pool, *, now: datetime) -> bool:
     return bool(await pool.fetchval(ANY_WORK, now, now - MASS_PAUSE, MASS_BACKLOG))
 
 
+async def mass_is_open(pool: Pool) -> bool:
+    """Whether a mass revocation goes on, be it that it waits for the pre-signer at the moment."""
+    return bool(await pool.fetchval(MASS_IS_OPEN))
+
+
 async def mass_revocation(connection: Connection, *, now: datetime) -> MassRevocation | None:
     """The mass revocation that goes on now."""
     row = await connection.fetchrow(MASS, now - MASS_PAUSE, MASS_BACKLOG)
@@ -217,9 +225,9 @@ async def latest_crls(pool: Pool, shards: Sequence[tuple[int, int]]) -> dict[tup
     return {(row["issuer_id"], row["shard"]): row["this_update"] for row in rows}
 
 
-async def revoked_since(pool: Pool, since: datetime) -> list[tuple[bytes, int]]:
-    """(serial, issuer id) of every revocation since a moment."""
-    return [(row["serial"], row["issuer_id"]) for row in await pool.fetch(REVOKED_SINCE, since)]
+async def revoked_since(pool: Pool, since: datetime) -> list[tuple[int, int, int]]:
+    """(issuer id, last byte of the serial number, how many) of the revocations since a moment."""
+    return [(row["issuer_id"], row["last_byte"], row["revoked"]) for row in await pool.fetch(REVOKED_SINCE, since)]
 
 
 async def lock_shard(connection: Connection, issuer_id: int, shard: int) -> bool:

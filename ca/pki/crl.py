@@ -4,6 +4,7 @@ A shard's issuingDistributionPoint is critical and holds the very bytes of the C
 until it has been in one CRL that was made after its certificate's end.
 """
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -103,15 +104,36 @@ def tbs_crl(
 
 def crl_serials(crl_der: bytes) -> set[bytes]:
     """The serial numbers in a CRL of ours. Raises DerError when it is not one."""
+    return {der.contents(crl_der, der.read(crl_der, entry.content, end=entry.end, tag=der.INTEGER))
+            for entry in _entries(crl_der)}
+
+
+def revocation_times_s(crl_der: bytes) -> list[int]:
+    """The time of each entry of a CRL of ours, in seconds since the epoch, in ascending order. Raises DerError."""
+    times = []
+    for entry in _entries(crl_der):
+        serial = der.read(crl_der, entry.content, end=entry.end, tag=der.INTEGER)
+        times.append(_seconds(der.whole(crl_der, der.read(crl_der, serial.end, end=entry.end))))
+    return sorted(times)
+
+
+def _entries(crl_der: bytes) -> list[der.Element]:
     tbs = der.children(crl_der, der.read_only(crl_der, der.SEQUENCE))[0]
     fields = der.children(crl_der, tbs)
     # version, signature, issuer, thisUpdate, nextUpdate, revokedCertificates or [0] extensions
-    if len(fields) < 6 or fields[5].tag != der.SEQUENCE:
-        return set()
-    return {der.contents(crl_der, der.read(crl_der, entry.content, end=entry.end, tag=der.INTEGER))
-            for entry in der.children(crl_der, fields[5])}
+    return der.children(crl_der, fields[5]) if len(fields) > 5 and fields[5].tag == der.SEQUENCE else []
 
 
 def _entry(entry: CrlEntry) -> bytes:
-    reason = b"" if entry.reason == UNSPECIFIED else _REASON_EXTENSIONS[entry.reason]
-    return der.sequence(der.tlv(der.INTEGER, entry.serial), der.time(entry.revoked_at), reason)
+    return der.sequence(der.tlv(der.INTEGER, entry.serial), _when_and_why(entry.revoked_at, entry.reason))
+
+
+# Very many entries have few times: what a mass revocation did in the same second, for the same reason.
+@functools.lru_cache(maxsize=4096)
+def _when_and_why(revoked_at: datetime, reason: int) -> bytes:
+    return der.time(revoked_at) + (b"" if reason == UNSPECIFIED else _REASON_EXTENSIONS[reason])
+
+
+@functools.lru_cache(maxsize=4096)
+def _seconds(time_der: bytes) -> int:
+    return int(der.read_time(time_der).timestamp())

@@ -5,7 +5,7 @@ profile, so that nothing on the way re-encodes them. Whole structures are still 
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 BOOLEAN: Final = 0x01
@@ -74,6 +74,21 @@ def time(moment: datetime) -> bytes:
     if 1950 <= moment.year < 2050:
         return tlv(UTC_TIME, moment.strftime("%y%m%d%H%M%SZ").encode("ascii"))
     return tlv(GENERALIZED_TIME, f"{moment.year:04d}{moment:%m%d%H%M%S}Z".encode("ascii"))
+
+
+def read_time(time_der: bytes) -> datetime:
+    """The moment of a Time as `time` writes it. Raises DerError for any other form."""
+    element = read(time_der)
+    text = time_der[element.content:].decode("ascii", "replace")
+    if element.tag == UTC_TIME:
+        text = ("19" if text >= "50" else "20") + text
+    try:
+        moment = datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError as fault:
+        raise DerError("not a Time of RFC 5280") from fault
+    if time(moment) != time_der:
+        raise DerError("not a Time of RFC 5280")
+    return moment
 
 
 @dataclass(frozen=True, slots=True)

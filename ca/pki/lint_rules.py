@@ -181,16 +181,21 @@ def _entry_faults(crl_der: bytes, revoked: der.Element | None) -> Iterator[Fault
     if revoked is not None and not entries:
         yield "crl_empty_list", "revokedCertificates is absent when there are none (RFC 5280 5.1.2.6)"
     last = b""
+    good = set()        # what stands behind a serial number is the same for very many
     for entry in entries:
-        parts = der.children(crl_der, entry)
-        serial = der.contents(crl_der, parts[0])
+        first = der.read(crl_der, entry.content, end=entry.end)
+        serial, rest = der.contents(crl_der, first), crl_der[first.end:entry.end]
         if serial <= last:
             yield "crl_order", f"serial number {serial.hex()} is repeated or not in order"
             return
         last = serial
+        if rest in good:
+            continue
+        parts = der.children(crl_der, entry)
         if len(parts) == 3 and not _is_allowed_reason(crl_der, parts[2]):
             yield "crl_reason", f"the entry of {serial.hex()} has another extension, or a reason that is not allowed"
             return
+        good.add(rest)
 
 
 def _is_allowed_reason(crl_der: bytes, extensions: der.Element) -> bool:

@@ -1,11 +1,13 @@
 """Mass revocations: batch by batch, beside single ones, going on where they stopped, halted by an operator."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ca.issuing import revocation_store
+from ca.issuing import crls, revocation_store
+from ca.issuing.__main__ import revocation_step
 from ca.issuing.cycle import issue_batch
 from ca.issuing.revoke import revoke_requested
 from tests.ca.issuing.world import World, spki_sha256
@@ -170,3 +172,62 @@ async def test_crls_follow_at_a_bearable_pace(world: World) -> None:
     await publisher.publish_due()
     assert await world.owner.fetchval("SELECT sum(entries) FROM crls") == 2000
     assert 0.5 <= publisher.debounce_s <= 300
+
+
+async def test_crls_wait_for_the_end_of_a_mass_revocation(world: World) -> None:
+    """While one goes on every shard changes again and again: CRLs are made when it ends, or is halted, not before; and
+    once a minute all the same."""
+    publisher, stop = world.publisher(world.process()), asyncio.Event()
+    await _certificates(world, 2500)
+    await _order(world)
+    assert await revocation_store.mass_is_open(world.pool)
+    publisher.more_to_come = True
+    settled = asyncio.create_task(publisher.settle(stop))
+    assert await _turn(world) == 2000
+    assert await revocation_store.mass_is_open(world.pool)
+    await asyncio.sleep(3 * publisher.debounce_s)
+    assert not settled.done(), "there is more to come"
+    await world.run("ca_admin", "UPDATE mass_revocations SET halted = true")
+    assert not await revocation_store.mass_is_open(world.pool)
+    await world.run("ca_admin", "UPDATE mass_revocations SET halted = false")
+    await _presign(world)
+    assert await _turn(world) == 501
+    assert not await revocation_store.mass_is_open(world.pool)
+    publisher.more_to_come = False
+    async with asyncio.timeout(30):
+        await settled
+
+
+async def test_a_minute_is_the_longest_that_a_crl_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a mass revocation takes."""
+    publisher, stop = world.publisher(world.process()), asyncio.Event()
+    publisher.more_to_come = True
+    monkeypatch.setattr(crls, "_MASS_DEBOUNCE_S", 0.2)
+    async with asyncio.timeout(30):
+        await publisher.settle(stop)
+    monkeypatch.undo()
+    assert crls._MASS_DEBOUNCE_S <= 900, "a changed shard has its CRL within fifteen minutes"
+    stop.set()
+    async with asyncio.timeout(30):
+        await publisher.settle(stop)
+
+
+async def test_it_goes_on_as_soon_as_there_is_room(world: World) -> None:
+    """Nobody wakes the CA when the pre-signer has made room: while a mass revocation is open, it comes again at once,
+    and not with the next poll; CRLs are told."""
+    await _certificates(world, 5000)
+    await _order(world)
+    ca = world.process()
+    publisher = world.publisher(ca)
+
+    async def step() -> bool:
+        return await revocation_step(ca.pool, ca.ambient, ca.audit, publisher, ca.log)
+
+    assert [await step() for _ in range(3)] == [True, True, True]
+    assert await world.owner.fetchval("SELECT count(*) FROM revocations") == 4000, "the third one had no room"
+    seen = [publisher.more_to_come]
+    await _presign(world)
+    assert await step()
+    assert [*seen, publisher.more_to_come] == [True, False]
+    assert publisher.is_marked()
+    assert not await step(), "all is done"

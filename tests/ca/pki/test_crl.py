@@ -23,6 +23,7 @@ from ca.pki.crl import (
     crl_serials,
     require_next,
     require_nothing_lost,
+    revocation_times_s,
     shard_url,
     slug,
     tbs_crl,
@@ -43,6 +44,13 @@ _ENTRIES = st.lists(
 def _tbs(entries: list[CrlEntry], *, this_update: datetime = NOW, number: int = 7) -> bytes:
     return tbs_crl(issuer=AUTHORITY.issuer, url=URL, number=number, this_update=this_update,
                    next_update=this_update + timedelta(seconds=LIFE_S - 1), entries=entries)
+
+
+@given(_ENTRIES)
+def test_times_of_entries(entries: list[CrlEntry]) -> None:
+    """They are read back in their order, whatever the entries."""
+    tbs = _tbs(entries)
+    assert revocation_times_s(assemble(tbs, b"")) == sorted(int(entry.revoked_at.timestamp()) for entry in entries)
 
 
 @given(_ENTRIES, _UTC_SECONDS, st.integers(min_value=0, max_value=2**158))
@@ -83,6 +91,7 @@ def test_openssl_verifies(tmp_path: Path, count: int) -> None:
     assert f"URI:{URL}" in shown.stdout
     assert "X509v3 Issuing Distribution Point: critical" in shown.stdout
     assert crl_serials(crl) == {entry.serial for entry in entries}
+    assert revocation_times_s(crl) == [int(NOW.timestamp())] * count
     loaded = x509.load_der_x509_crl(crl)
     assert loaded.is_signature_valid(AUTHORITY.certificate.public_key())  # type: ignore[arg-type]
     assert [revoked.serial_number for revoked in loaded] == sorted(serial_int(entry.serial) for entry in entries)

@@ -55,6 +55,18 @@ def test_times(moment: datetime, encoded: bytes) -> None:
     assert der.time(moment) == encoded
 
 
+@given(st.datetimes(min_value=datetime(1950, 1, 1), max_value=datetime(9999, 12, 31)))  # noqa: DTZ001 - made UTC below
+def test_times_are_read_back(moment: datetime) -> None:
+    """Every whole second that can be signed; and nothing but what `time` writes."""
+    moment = moment.replace(microsecond=0, tzinfo=UTC)
+    encoded = der.time(moment)
+    assert der.read_time(encoded) == moment
+    for wrong in (encoded[:-1], encoded + b"Z", encoded[:2] + b"+" + encoded[3:], encoded[:-3] + b"60Z",
+                  bytes((der.GENERALIZED_TIME, 15)) + b"20260101000000Z", bytes((der.OCTET_STRING,)) + encoded[1:]):
+        with pytest.raises(der.DerError):
+            der.read_time(wrong)
+
+
 def test_times_that_cannot_be_signed() -> None:
     """Fractions, local time, no zone."""
     for moment in (datetime(2026, 1, 1, microsecond=1, tzinfo=UTC), datetime(2026, 1, 1),  # noqa: DTZ001 - refused
