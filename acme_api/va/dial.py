@@ -11,16 +11,17 @@ import os
 import re
 import socket
 import ssl
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from acme_api.va.address import AddressPolicy, AddressRefused
 from acme_api.va.evidence import Evidence
 from acme_api.va.failure import ValidationFailure
+from acme_api.va.gate import FairGate
 from acme_api.va.resolver import Resolver
+from ca.pki.identifier import registered_domain
 from ca.pki.special_addresses import IpAddress
 
 Host: TypeAlias = str | IpAddress
@@ -30,6 +31,8 @@ _MAX_ADDRESSES: Final = 2
 _READ_BYTES: Final = 16_384
 _OPENSSL_TEXT: Final = re.compile(r"\] ([a-z0-9 ]+) \(_ssl\.c", re.ASCII)
 _CONNECTIONS_PER_HOST: Final = 20
+CONNECTIONS_PER_ADDRESS: Final = 200
+_V6_NETWORK_BITS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,15 +150,18 @@ class Connection:
 
 
 class Dialer:
-    """Opens connections for validations; at most `_CONNECTIONS_PER_HOST` at once to one host."""
+    """Opens connections for validations: at once at most `_CONNECTIONS_PER_HOST` to one host, and `max_per_address` to
+    one address, whatever the names are called that point to it; half of these for names of one registered domain."""
 
     def __init__(
-        self, *, resolver: Resolver, policy: AddressPolicy, connect_timeout_s: float = CONNECT_TIMEOUT_S
+        self, *, resolver: Resolver, policy: AddressPolicy, connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        max_per_address: int = CONNECTIONS_PER_ADDRESS,
     ) -> None:
         self._resolver = resolver
         self._policy = policy
         self._connect_timeout_s = connect_timeout_s
-        self._per_host = _HostGate(_CONNECTIONS_PER_HOST)
+        self._per_host = FairGate(limit=_CONNECTIONS_PER_HOST, each=_CONNECTIONS_PER_HOST)
+        self._per_address = FairGate(limit=max_per_address, each=max(max_per_address // 2, 1))
 
     @asynccontextmanager
     async def dial(
@@ -167,31 +173,39 @@ class Dialer:
         was given literally may not be, or when none of at most two can be reached.
         """
         evidence.wait_for("too many other connections to the same host were open")
-        async with self._per_host.place(str(host)):
-            connection = await self._open(host, port, max_read_bytes=max_read_bytes, evidence=evidence)
+        async with self._per_host.enter(str(host), ""), AsyncExitStack() as held:
+            connection = await self._open(host, port, max_read_bytes=max_read_bytes, evidence=evidence, held=held)
             try:
                 yield connection
             finally:
                 connection.close()
 
-    async def _open(self, host: Host, port: int, *, max_read_bytes: int, evidence: Evidence) -> Connection:
+    async def _open(
+        self, host: Host, port: int, *, max_read_bytes: int, evidence: Evidence, held: AsyncExitStack
+    ) -> Connection:
+        """The place at the address that the connection goes to is kept in `held`."""
         candidates = await self._candidates(host, evidence)
+        owner = registered_domain(host) if isinstance(host, str) else str(host)
         problems: list[str] = []
         for number, address in enumerate(candidates, start=1):
             endpoint = Endpoint(address=address, port=port)
-            evidence.wait_for(f"connecting to {endpoint}")
-            # Half of the time for the first of two, so that the second one has a fair try within it.
-            timeout_s = self._connect_timeout_s / (2 if number < len(candidates) else 1)
-            try:
-                async with asyncio.timeout(timeout_s):
-                    connected = await _connect(endpoint)
-            except TimeoutError:
-                problems.append(f"{endpoint}: no answer within {timeout_s:.1f} seconds")
-            except OSError as fault:
-                problems.append(f"{endpoint}: {_words(fault)}")
-            else:
-                evidence.add("connected", str(endpoint), failed=problems or None)
-                return Connection(connected, endpoint, max_read_bytes=max_read_bytes)
+            evidence.wait_for(f"too many other connections to {address} were open")
+            async with AsyncExitStack() as place:
+                await place.enter_async_context(self._per_address.enter(_network_of(address), owner))
+                evidence.wait_for(f"connecting to {endpoint}")
+                # Half of the time for the first of two, so that the second one has a fair try within it.
+                timeout_s = self._connect_timeout_s / (2 if number < len(candidates) else 1)
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        connected = await _connect(endpoint)
+                except TimeoutError:
+                    problems.append(f"{endpoint}: no answer within {timeout_s:.1f} seconds")
+                except OSError as fault:
+                    problems.append(f"{endpoint}: {_words(fault)}")
+                else:
+                    held.push_async_exit(place.pop_all())
+                    evidence.add("connected", str(endpoint), failed=problems or None)
+                    return Connection(connected, endpoint, max_read_bytes=max_read_bytes)
         evidence.add("not_connected", str(host), failed=problems)
         raise ValidationFailure("connection", "connecting failed: " + "; ".join(problems), transient=True)
 
@@ -231,25 +245,12 @@ class Dialer:
         return _first_of_each_family(dialable)
 
 
-class _HostGate:
-    """Bounds what runs at once for one key; a key that nobody uses leaves nothing behind."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._gates: dict[str, asyncio.Semaphore] = {}
-        self._users: Counter[str] = Counter()
-
-    @asynccontextmanager
-    async def place(self, key: str) -> AsyncIterator[None]:
-        gate = self._gates.setdefault(key, asyncio.Semaphore(self._limit))
-        self._users[key] += 1
-        try:
-            async with gate:
-                yield
-        finally:
-            self._users[key] -= 1
-            if not self._users[key]:
-                del self._users[key], self._gates[key]
+def _network_of(address: IpAddress) -> str:
+    """Whose connections are counted together: an IPv4 address by itself, an IPv6 address with its /64, of which one
+    host may have every address."""
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.IPv6Network((address, _V6_NETWORK_BITS), strict=False))
 
 
 def _first_of_each_family(addresses: Sequence[IpAddress]) -> Sequence[IpAddress]:

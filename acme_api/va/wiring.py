@@ -65,7 +65,7 @@ def make_methods(standpoint: Standpoint, ambient: Ambient) -> Methods:
     va = standpoint.va
     resolver = Resolver(servers=servers_of(va.resolver), random_bytes=ambient.random_bytes,
                         localhost_names=va.localhost_names, require_dnssec=standpoint.public or va.require_dnssec)
-    dialer = Dialer(resolver=resolver, policy=address_policy(standpoint))
+    dialer = Dialer(resolver=resolver, policy=address_policy(standpoint), max_per_address=va.connections_per_address)
     website = f" (+{standpoint.website})" if standpoint.website else ""
     return Methods(
         http_01=Http01(dialer=dialer, ports=Http01Ports(http=va.http_01_port, https=va.https_port),

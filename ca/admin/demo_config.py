@@ -89,6 +89,8 @@ tls_alpn_01_port = {options.tls_alpn_01_port}
 allow_loopback = true
 allowed_prefixes = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]
 localhost_names = true
+# Of a demo, every name may be on this machine.
+connections_per_address = 20000
 # One authorization may stand for all names below a domain whose DNS the client controls (RFC 9444).
 subdomains = true
 # What a CAA record must name to let this CA issue (RFC 8659).

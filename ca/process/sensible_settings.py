@@ -73,7 +73,8 @@ def _require_front_end(acme: "AcmeSettings", require: Require) -> None:
 
 def require_sensible_validation(va: "VaSettings", require: Require) -> None:
     """As `require_sensible`, for the one section that remote perspectives have as well."""
-    require(va.concurrency >= 1, "va.concurrency", f"expected a number of at least 1, got {va.concurrency}")
+    for name, number in (("concurrency", va.concurrency), ("connections_per_address", va.connections_per_address)):
+        require(number >= 1, f"va.{name}", f"expected a number of at least 1, got {number}")
     for key, port in (("va.http_01_port", va.http_01_port), ("va.tls_alpn_01_port", va.tls_alpn_01_port),
                       ("va.https_port", va.https_port)):
         require(0 < port < 65_536, key, f"expected a port number, got {port}")

@@ -95,7 +95,8 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
 
 class VaSettings(_Section, frozen=True, kw_only=True):
     """Validation. `resolver` empty: the nameservers of /etc/resolv.conf. It has to validate where `require_dnssec` says
-    so, as the public policy always does. Loopback is dialled only when said so here.
+    so, as the public policy always does. Loopback is dialled only when said so here. However many names point to one
+    address, it gets `connections_per_address` connections at once.
     Orders of `dns_persist_profiles` are offered dns-persist-01; `chancery account allow` does so for one account.
     `subdomains`: control of a domain, shown in the DNS, may be made to stand for the names below it (RFC 9444)."""
 
@@ -110,6 +111,7 @@ class VaSettings(_Section, frozen=True, kw_only=True):
     caa_identities: list[str]
     caa_exempt_suffixes: list[str] = []
     concurrency: int = 200
+    connections_per_address: int = 200
     validation_reuse_s: int = 2_592_000
     dns_persist_profiles: list[str] = []
     subdomains: bool = False

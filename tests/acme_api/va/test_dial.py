@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from acme_api.va.address import AddressPolicy
-from acme_api.va.dial import Connection, Dialer, Host, client_context
+from acme_api.va.dial import Connection, Dialer, Host, _network_of, client_context
 from acme_api.va.failure import ValidationFailure
 from acme_api.va.resolver import Resolver, servers_of
 from tests.acme_api.va.hostile import (
@@ -183,7 +183,63 @@ async def test_one_host_has_at_most_twenty_connections_and_holds_up_no_other(moc
         release.set()
         await asyncio.gather(*holders)
         await until(lambda: server.connections == 31)
-    assert not dialer._per_host._gates
+    assert not len(dialer._per_host)
+    assert not len(dialer._per_address)
+
+
+async def test_sf6_many_names_of_one_slow_address(mock_dns: MockDns) -> None:
+    """SF6: names of three domains that point to one address never have more connections to it than it may get; of
+    those the domain with fifty slow names has half, so that others get in while its own wait; who waits knows for what;
+    another address is not held up; at the end all were served and nothing is left behind."""
+    names = [f"n{number}.greedy.example" for number in range(50)]
+    for name in (*names, "www.first.example", "www.second.example"):
+        mock_dns.set(name, "A", "127.0.0.1")
+    mock_dns.set("www.elsewhere.example", "A", "127.0.0.2")
+    resolver = Resolver(servers=servers_of(mock_dns.address), random_bytes=os.urandom)
+    dialer = Dialer(resolver=resolver, policy=open_policy(), max_per_address=8)
+    release, open_now, most = asyncio.Event(), 0, 0
+
+    async def slow(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+        await release.wait()
+        open_now -= 1
+        writer.write(b"at last")
+
+    async def ask(name: str) -> bytes:
+        async with dialer.dial(name, server.port, max_read_bytes=99, evidence=new_evidence()) as connection:
+            return await connection.receive()
+
+    async with serve(slow) as server, serve_bytes(b"here", host="127.0.0.2", port=server.port):
+        greedy = [asyncio.create_task(ask(name)) for name in names]
+        await until(lambda: server.connections == 4)
+        await until(lambda: len(mock_dns.asked("A")) >= len(names))
+        others = [asyncio.create_task(ask(f"www.{name}.example")) for name in ("first", "second", "first", "second")]
+        await until(lambda: server.connections == 8)
+        evidence = new_evidence()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2), dialer.dial("www.first.example", server.port, max_read_bytes=9,
+                                                         evidence=evidence):
+                pass
+        assert evidence.phase == "too many other connections to 127.0.0.1 were open"
+        async with (asyncio.timeout(30), dialer.dial("www.elsewhere.example", server.port, max_read_bytes=9,
+                                                     evidence=new_evidence()) as connection):
+            assert await greet(connection) == b"here"
+        assert server.connections == 8
+        release.set()
+        assert set(await asyncio.gather(*greedy, *others)) == {b"at last"}
+        assert server.connections == 54
+    assert most <= 8
+    assert not len(dialer._per_host)
+    assert not len(dialer._per_address)
+
+
+def test_sf6_the_addresses_of_one_ipv6_network_count_together() -> None:
+    """SF6: whoever has a /64 has 2^64 addresses, which are one to the dialer; IPv4 addresses count each by itself."""
+    networks = [_network_of(ipaddress.ip_address(text)) for text in (
+        "2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:db8:0:2::1", "192.0.2.1", "192.0.2.2")]
+    assert networks == ["2001:db8:0:1::/64", "2001:db8:0:1::/64", "2001:db8:0:2::/64", "192.0.2.1", "192.0.2.2"]
 
 
 async def test_tls_over_the_counted_connection(mock_dns: MockDns, tmp_path: Path) -> None:
