@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ca.process.lifecycle import StartupError
+from ca.process.lifecycle import StartupError, wait_for_a_turn
 from ca.process.postgres import SOCKET_DIRECTORY_FILE
 
 # PostgreSQL refuses to run as root; when we are root the server runs as this user.
@@ -69,6 +69,8 @@ class EmbeddedPostgres:
             _run(["pg_ctl", "start", "-w", "-s", "-t", str(_START_TIMEOUT_S), "-D", str(self.directory),
                   "-l", str(self.directory / "server.log"), "-o", " ".join(options)], owner,
                  f"the embedded PostgreSQL did not start; its log is {self.directory / 'server.log'}")
+        # Its sessions, which it forks from now on, inherit it; those that write in the background do not.
+        wait_for_a_turn(int((self.directory / "postmaster.pid").read_text("ascii").partition("\n")[0]))
         (self.secrets_dir / SOCKET_DIRECTORY_FILE).write_text(f"{socket_directory}\n", "utf-8")
 
     def is_running(self) -> bool:

@@ -31,7 +31,7 @@ def main(settings: Settings, config: Path) -> int:
         await run_all(settings, place, stop, on_progress=lambda text: log.info(text), on_ready=lambda: None,
                       restart=restart)
 
-    return run_process("supervisor", run)
+    return run_process("supervisor", run, prompt=True)
 
 
 async def run_all(

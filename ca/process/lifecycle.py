@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -38,13 +39,16 @@ class NoRetryError(StartupError):
 
 
 def run_process(
-    name: str, main: Callable[[asyncio.Event], Awaitable[None]], *, log_level: int = logging.INFO
+    name: str, main: Callable[[asyncio.Event], Awaitable[None]], *, log_level: int = logging.INFO, prompt: bool = False
 ) -> int:
     """Runs `main(stop)` to its end and returns the exit code: 0, or 1 after one clear line on stderr.
 
-    `stop` is set by SIGTERM, by SIGINT, and when the supervisor that started the process is gone.
+    `stop` is set by SIGTERM, by SIGINT, and when the supervisor that started the process is gone. `prompt`: it may take
+    the processor from others when it is woken (`wait_for_a_turn`), and so may what it starts.
     """
     set_up_logging(name, level=log_level)
+    if not prompt:
+        wait_for_a_turn()
     _die_with_supervisor()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -68,6 +72,20 @@ async def _run(name: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> N
     finally:
         watcher.cancel()
     log.info("stopped")
+
+
+def wait_for_a_turn(pid: int = 0) -> None:
+    """Has a process (0: this one) wait, when it is woken, until the processor's current user has done what it is at, or
+    has had its share. Its own share stays the same.
+
+    An order goes through five processes and their database sessions, each of which wakes the next one. By default the
+    kernel lets the woken one interrupt who woke it, often in the middle of the very send that did: twice as many
+    switches, each with cold caches, for nothing, since the order is not done sooner. Linux alone has a word for it
+    (SCHED_BATCH); where it is not allowed nothing changes.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
 
 
 def ready() -> None:

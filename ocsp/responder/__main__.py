@@ -26,7 +26,7 @@ def main(settings: Settings) -> int:
     async def run(stop: asyncio.Event) -> None:
         await respond(settings, system_ambient(), stop)
 
-    return run_process("ocsp", run)
+    return run_process("ocsp", run, prompt=True)
 
 
 async def respond(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> None:

@@ -62,7 +62,7 @@ def demo(
             except SettingsError as fault:
                 raise StartupError(str(fault)) from fault
 
-        code = run_process("demo", run, log_level=logging.WARNING)
+        code = run_process("demo", run, log_level=logging.WARNING, prompt=True)
     sys.exit(code)
 
 
