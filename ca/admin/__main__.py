@@ -1,16 +1,16 @@
 """`chancery run admin`: the operators' page, /healthz and /metrics on loopback, and the database's hourly upkeep."""
 
 import asyncio
+import functools
 
 from aiohttp import web
 
 from ca.admin.context import ROLE
 from ca.admin.maintenance import Maintenance
+from ca.admin.notices import notices
 from ca.admin.page.crl_watch import CrlWatch
 from ca.admin.page.server import application, require_loopback
 from ca.admin.page.watch import Watch
-from ca.admin.perspective_status import perspective_notices
-from ca.admin.tls_status import tls_notices
 from ca.process import lifecycle
 from ca.process.ambient import Ambient, system_ambient
 from ca.process.http import bind_sockets
@@ -35,9 +35,8 @@ async def serve(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> No
                              options={"statement_timeout": _STATEMENT_TIMEOUT})
     maintenance = Maintenance(pool, ambient.now)
     crls = CrlWatch(pool, settings.ca.crl_base_url, ambient.now)
-    watch = Watch(pool, settings.ocsp, maintenance, ambient.now,
-                  settings.ct.log_list if settings.ct_enabled else None, crls,
-                  notices=lambda now: (*perspective_notices(settings, now), *tls_notices(settings, now)))
+    watch = Watch(pool, settings.ocsp, maintenance, ambient.now, settings.ct_enabled, crls,
+                  notices=functools.partial(notices, settings))
     runner = web.AppRunner(application(watch, settings), access_log=None, shutdown_timeout=_DRAIN_S)
     keepers = [asyncio.create_task(maintenance.run(stop)), asyncio.create_task(crls.run(stop))]
     try:

@@ -22,7 +22,7 @@ ROLES = {
     "crl": "ca.distribution",
     "admin": "ca.admin",
 }
-# Command -> module that holds a click command of that name.
+# Command -> module that holds a click command of that name (with underscores).
 _COMMANDS = {
     "account": "ca.admin.commands.account",
     "audit": "ca.admin.commands.audit",
@@ -38,6 +38,7 @@ _COMMANDS = {
     "issuer": "ca.admin.commands.issuer",
     "key": "ca.admin.commands.key",
     "limit": "ca.admin.commands.limit",
+    "log-list": "ca.admin.commands.log_list",
     "name": "ca.admin.commands.name",
     "ocsp": "ca.admin.commands.ocsp",
     "order": "ca.admin.commands.order",
@@ -55,7 +56,7 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _COMMANDS:
-            command = getattr(importlib.import_module(_COMMANDS[cmd_name]), cmd_name)
+            command = getattr(importlib.import_module(_COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
             assert isinstance(command, click.Command)  # noqa: S101 - a fault of ours, seen by any call
             return command
         return super().get_command(ctx, cmd_name)

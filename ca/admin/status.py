@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 from cryptography import x509
 
@@ -11,8 +10,6 @@ from ca.admin import status_store as store
 from ca.admin.ocsp_outlook import Outlook, outlook
 from ca.admin.output import Column, day, distance, moment, moment_json, relative, size, span
 from ca.admin.records import CrlFreshness, Facts, Issuer, Queue
-from ca.pki.ct_log_list import parse_log_list
-from ca.pki.policy import LOG_LIST_LIFE_S, LOG_LIST_WARNING_S
 from ca.process.postgres import Connection
 from ca.process.settings import OcspSettings
 from ocsp.protocol.schedule import OLDEST_ALLOWED, WARNING_AGE
@@ -66,38 +63,25 @@ class Section:
 
 
 async def look(
-    connection: Connection, *, now: datetime, ocsp: OcspSettings, log_list: Path | None = None,
+    connection: Connection, *, now: datetime, ocsp: OcspSettings, transparency: bool = False,
     notices: Iterable[Reason] = (),
 ) -> Status:
-    """Asks the database and judges the answer. `log_list`: the list of CT logs, when Certificate Transparency is on.
-    `notices`: what else is known to be degraded."""
+    """Asks the database and judges the answer. `transparency`: whether certificates are logged. `notices`: what else is
+    known to be degraded."""
     # A certificate is signed within moments of its serial number; two days are enough for any half-issued one.
     day = (now.astimezone(UTC) - timedelta(days=2)).date()
     facts = await store.facts(connection, now=now, serials_from=(256 + (day - _SERIAL_EPOCH).days).to_bytes(2, "big"),
                               signed_after=now - timedelta(days=1))
-    processes = EXPECTED_PROCESSES if log_list is None else EXPECTED_PROCESSES + _CT_PROCESSES
+    processes = EXPECTED_PROCESSES + _CT_PROCESSES if transparency else EXPECTED_PROCESSES
     ahead = await outlook(connection, now=now)
     found = (*reasons(facts, processes, now=now, ocsp=ocsp),
              *(Reason(code=code, text=text) for code, text in ahead.alarms(now)), *notices)
-    return Status(looked_at=now, facts=facts, processes=processes, outlook=ahead,
-                  reasons=found if log_list is None else (*found, *log_list_reasons(log_list, now)))
+    return Status(looked_at=now, facts=facts, processes=processes, outlook=ahead, reasons=found)
 
 
 def not_after(issuer: Issuer) -> datetime:
     """When an issuing certificate ends."""
     return x509.load_der_x509_certificate(issuer.certificate).not_valid_after_utc
-
-
-def log_list_reasons(path: Path, now: datetime) -> tuple[Reason, ...]:
-    """What is wrong with the list of CT logs: it cannot be used, or browsers will soon not go by it any more."""
-    try:
-        made_at = parse_log_list(path.read_bytes()).made_at
-    except (OSError, ValueError) as fault:
-        return (Reason(code="log_list_unusable", text=f"ct.log_list: {fault}"),)
-    if now - made_at <= timedelta(seconds=LOG_LIST_WARNING_S):
-        return ()
-    return (Reason(code="log_list_old", text=f"the list of CT logs is {span(now - made_at)} old, and none is logged by "
-                   f"it after {LOG_LIST_LIFE_S // 86_400} days: install a new one"),)
 
 
 def reasons(

@@ -156,6 +156,9 @@ class IssuanceTurns:
 
 def transparency_of(settings: Settings, log: FilteringBoundLogger) -> Transparency:
     """Certificate Transparency as it is configured. Raises StartupError when it is on and the list cannot be used."""
+    if settings.policy == "public" and not settings.ct_enabled:
+        log.warning("certificates are not logged, and browsers accept none of them", setting="[ct] enabled = false",
+                    policy=settings.policy)
     patience = timedelta(seconds=settings.ct.patience_s)
     if settings.ct.log_list is None:
         return Transparency(enabled=False, patience=patience, log_list=_no_log_list)

@@ -14,9 +14,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 
 from ca.pki.policy import LOG_LIST_LIFE_S
 from ca.pki.sct import LogKey
@@ -106,6 +107,27 @@ def parse_log_list(data: bytes) -> LogList:
             raise LogListError(f"{log.description!a} is in the list twice")
         logs[log.log_id] = log
     return LogList(made_at=document.log_list_timestamp, logs=logs)
+
+
+def require_signed(data: bytes, signature: bytes, key_pem: bytes) -> None:
+    """Returns when the publisher of the list has signed these bytes: RSA (PKCS #1 v1.5) or ECDSA, with SHA-256.
+
+    Raises LogListError.
+    """
+    try:
+        key = load_pem_public_key(key_pem)
+    except (ValueError, UnsupportedAlgorithm) as fault:
+        raise LogListError("the publisher's key cannot be read: expected a public key in PEM") from fault
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, data, padding.PKCS1v15(), hashes.SHA256())
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+        else:
+            raise LogListError("the publisher's key is neither RSA nor ECDSA")
+    except InvalidSignature as fault:
+        raise LogListError("the signature of the list is not by the publisher's key: it has been changed, or the key "
+                           "is another one") from fault
 
 
 def _open_logs(document: _Document) -> Iterator[CtLog]:

@@ -15,7 +15,7 @@ from ca.pki.ct_log_list import CtLog, LogList
 from ca.pki.policy import CLOCK_TOLERANCE_S, SCTS_FOR_LONG, SCTS_FOR_SHORT, SHORT_FOR_SCTS_S
 from ca.pki.sct import Sct, SctError, decode_sct, require_signature, signed_precertificate
 
-_MIN_OPERATORS: Final = 2
+MIN_OPERATORS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def verified_among(
 def complies(logs: Sequence[CtLog], *, needed: int, candidates: Sequence[CtLog]) -> bool:
     """Whether SCTs of these logs are enough; `candidates` are all logs that could have been asked."""
     return (len({log.log_id for log in logs}) == len(logs) >= needed
-            and len({log.operator for log in logs}) >= _MIN_OPERATORS
+            and len({log.operator for log in logs}) >= MIN_OPERATORS
             and (not all(log.tiled for log in logs) or all(log.tiled for log in candidates)))
 
 

@@ -6,6 +6,7 @@ the profiles this CA offers is the operator's choice (`ca.profiles`).
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Final
 
@@ -73,6 +74,11 @@ def offered_profiles(names: Iterable[str]) -> Mapping[str, Profile]:
     if unknown or not wanted:
         raise ValueError(f"expected some of {', '.join(PROFILES)}, got {unknown or wanted!r}")
     return MappingProxyType({name: PROFILES[name] for name in wanted})
+
+
+def longest_life(names: Iterable[str]) -> timedelta:
+    """How long certificates of these profiles live at most."""
+    return timedelta(seconds=max(profile.length_s for profile in offered_profiles(names).values()))
 
 
 def require_profile(

@@ -180,10 +180,13 @@ class CaSettings(_Section, frozen=True, kw_only=True):
 
 class CtSettings(_Section, frozen=True, kw_only=True):
     """Certificate Transparency. `enabled` unset: on under the public policy, off under the internal one. `log_list` is
-    a file of Google's form, version 3; processes read it again when it changes."""
+    a file of Google's form, version 3; processes read it again when it changes. `chancery log-list fetch` gets it from
+    `log_list_url`, with the detached signature beside it (`.sig`) when `log_list_key` is the publisher's key, PEM."""
 
     enabled: bool | None = None
     log_list: Path | None = None
+    log_list_url: str = "https://www.gstatic.com/ct/log_list/v3/log_list.json"
+    log_list_key: Path | None = None
     patience_s: int = 600
     log_timeout_ms: int = 8_000
     race_timeout_ms: int = 30_000

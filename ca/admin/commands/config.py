@@ -109,6 +109,8 @@ def _files(settings: Settings) -> Iterator[tuple[str, Path, bool]]:
     yield "acme.nonce_key", settings.acme.nonce_key, True
     if settings.ct_enabled and settings.ct.log_list is not None:
         yield "ct.log_list", settings.ct.log_list, False
+    if settings.ct.log_list_key is not None:
+        yield "ct.log_list_key", settings.ct.log_list_key, False
     if settings.perspectives.certificate is not None and settings.perspectives.key is not None:
         yield "perspectives.certificate", settings.perspectives.certificate, False
         yield "perspectives.key", settings.perspectives.key, True

@@ -3,10 +3,9 @@
 import click
 
 from ca.admin.context import AdminContext, ExitCode, admin_command
+from ca.admin.notices import notices
 from ca.admin.output import moment, print_facts, print_json, print_line, print_table
-from ca.admin.perspective_status import perspective_notices
 from ca.admin.status import document, look, sections
-from ca.admin.tls_status import tls_notices
 
 
 @click.command()
@@ -15,9 +14,8 @@ async def status(context: AdminContext) -> ExitCode:
     """Show processes, queues, issuers, OCSP, CRLs and the database; exit with 5 when something is degraded."""
     async with context.connection() as connection:
         found = await look(connection, now=context.ambient.now(), ocsp=context.settings.ocsp,
-                           log_list=context.settings.ct.log_list if context.settings.ct_enabled else None,
-                           notices=(*perspective_notices(context.settings, context.ambient.now()),
-                                    *tls_notices(context.settings, context.ambient.now())))
+                           transparency=context.settings.ct_enabled,
+                           notices=notices(context.settings, context.ambient.now()))
     if context.output == "json":
         print_json(document(found))
     else:

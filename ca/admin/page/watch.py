@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import structlog
 
@@ -35,14 +34,14 @@ class Watch:
 
     def __init__(
         self, pool: Pool, ocsp: OcspSettings, maintenance: Maintenance, now: Callable[[], datetime],
-        log_list: Path | None = None, crls: CrlWatch | None = None,
+        transparency: bool = False, crls: CrlWatch | None = None,
         notices: Callable[[datetime], Iterable[Reason]] = lambda _now: (),
     ) -> None:
         self._pool = pool
         self._ocsp = ocsp
         self._maintenance = maintenance
         self._now = now
-        self._log_list = log_list
+        self._transparency = transparency
         self._crls = crls
         self._notices = notices
         self._lock = asyncio.Lock()
@@ -63,8 +62,8 @@ class Watch:
         for _attempt in range(2):
             try:
                 async with asyncio.timeout(_PATIENCE_S), self._pool.acquire() as connection:
-                    self._status = await look(connection, now=now, ocsp=self._ocsp, log_list=self._log_list,
-                                              notices=self._notices(now))
+                    self._status = await look(connection, now=now, ocsp=self._ocsp,
+                                              transparency=self._transparency, notices=self._notices(now))
             except TimeoutError:
                 self._fault = f"no answer within {_PATIENCE_S:.0f} s"
                 break
