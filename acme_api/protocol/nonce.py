@@ -1,8 +1,8 @@
 """Anti-replay nonces (RFC 8555 6.5): 4 bytes of unix seconds, 16 random bytes, 12 bytes of HMAC-SHA256.
 
 A nonce proves by itself that a server with our key made it and when, so nothing is stored until it is used, and it is
-good at every server (row N9). 32 bytes are 43 characters of canonical base64url (row N7). What was used is written by
-its time-ordered bytes, which are kept as long as a nonce lives.
+good at every server (row N9). 32 bytes are 43 characters of canonical base64url (row N7). What was used is written in
+eight bytes that sort by time, which are kept as long as a nonce lives.
 """
 
 import hmac
@@ -47,6 +47,14 @@ def parse_nonce(text: str, key: bytes, now: datetime) -> bytes | None:
 def issued_at_s(nonce: bytes) -> int:
     """When the nonce was made, in unix seconds."""
     return int.from_bytes(nonce[:_TIME_BYTES], "big")
+
+
+def spent_key(nonce: bytes) -> int:
+    """What is written of a nonce that was used: its second, and 31 bits of the tag, which no client can choose. Of two
+    nonces of one second that agree in these (one in 2^31 for each that was used in that second) the later is refused.
+    """
+    tag = int.from_bytes(nonce[-_TAG_BYTES:-_TAG_BYTES + 4], "big")
+    return issued_at_s(nonce) << 31 | tag >> 1
 
 
 def _tag(body: bytes, key: bytes) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from acme_api.protocol.account import Account
 from acme_api.protocol.authorization import Authorization, AuthorizationFacts, Validation
 from acme_api.protocol.directory import Resource, Target
-from acme_api.protocol.nonce import issued_at_s
+from acme_api.protocol.nonce import issued_at_s, spent_key
 from acme_api.protocol.order import Order, OrderFacts, ReusableAuthorization
 from acme_api.protocol.rate_limit import Take
 from acme_api.wfe.account_store import SIGNER, signer_of
@@ -35,7 +35,7 @@ WRITE_OPTIONS: Final = {"plan_cache_mode": "force_generic_plan"}
 _SPEND: Final = f"""
 WITH spent AS (
     INSERT INTO spent_nonces (nonce)
-    SELECT $1::bytea WHERE $1 IS NOT NULL AND to_timestamp($2::float8) >= greatest(
+    SELECT $1::bigint WHERE $1 IS NOT NULL AND to_timestamp($2::float8) >= greatest(
         pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_wal), $4::timestamptz)
     ON CONFLICT DO NOTHING RETURNING 1
 )
@@ -166,7 +166,7 @@ class Store:
     async def spend_nonce(self, nonce: bytes | None, *, account_id: bytes | None, target: Target) -> SpentNonce:
         """Burns the nonce (None: there is nothing to burn) and loads the account by its id, and with it the
         authorization, order or certificate that the request is about."""
-        arguments = nonce, None if nonce is None else float(issued_at_s(nonce)), account_id, self._no_nonce_before
+        arguments = (*_spending(nonce), account_id, self._no_nonce_before)
         loaded: Authorization | Order | Chain | None = None
         match target.resource:
             case Resource.AUTHORIZATION | Resource.CHALLENGE:
@@ -185,8 +185,7 @@ class Store:
 
     async def spend_nonce_of_key(self, nonce: bytes | None, *, thumbprint: bytes | None) -> SpentNonce:
         """Burns the nonce (None: there is nothing to burn) and loads the account that has the key, if one is named."""
-        row = await self._one_row(_SPEND_BY_THUMBPRINT, nonce, None if nonce is None else float(issued_at_s(nonce)),
-                                  thumbprint, self._no_nonce_before)
+        row = await self._one_row(_SPEND_BY_THUMBPRINT, *_spending(nonce), thumbprint, self._no_nonce_before)
         return SpentNonce(fresh=row["fresh"], account=signer_of(row), loaded=None)
 
     async def _one_row(self, sql: str, *arguments: Any) -> Record:
@@ -247,6 +246,11 @@ class Store:
     async def notify(self, channels: Sequence[str]) -> None:
         """Wakes the processes that listen on the channels."""
         await self._reads.fetch(_NOTIFY, list(channels))
+
+
+def _spending(nonce: bytes | None) -> tuple[int, float] | tuple[None, None]:
+    """What is written of a nonce, and the unix time at which it was made."""
+    return (None, None) if nonce is None else (spent_key(nonce), float(issued_at_s(nonce)))
 
 
 def _order(row: Record) -> Order:

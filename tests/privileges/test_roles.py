@@ -63,7 +63,7 @@ _ACTS = {
     "make an external account": (_INSERT_CREDENTIAL, "ca_admin"),
     "end an external account": ("UPDATE eab_credentials SET revoked_at = now()", "ca_admin"),
     "read an external account's HMAC key": ("SELECT mac_key FROM eab_credentials", "acme_wfe"),
-    "spend a nonce": ("INSERT INTO spent_nonces VALUES ('\\x6a000000')", "acme_wfe"),
+    "spend a nonce": ("INSERT INTO spent_nonces SELECT extract(epoch FROM now())::bigint << 31", "acme_wfe"),
     "take a validation": ("UPDATE validation_requests SET leased_by = 'x'", "acme_va"),
     "take an issuance": ("UPDATE issuance_requests SET leased_by = 'x'", "ca_issuer"),
     "take an OCSP request": ("UPDATE ocsp_requests SET leased_by = 'x'", "ocsp_signer"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acme_api.protocol import base64url
-from acme_api.protocol.nonce import LIFE_S, issued_at_s, make_nonce, parse_nonce
+from acme_api.protocol.nonce import LIFE_S, issued_at_s, make_nonce, parse_nonce, spent_key
 
 _KEY = bytes(range(32))
 _NOW = datetime(2026, 11, 24, 2, 38, 0, 500_000, tzinfo=UTC)
@@ -56,3 +56,21 @@ def test_anything_else_is_refused(text: str) -> None:
 def test_another_servers_key_is_refused() -> None:
     """A nonce of another CA is not ours."""
     assert parse_nonce(make_nonce(_NOW, bytes(16), b"x" * 32), _KEY, _NOW) is None
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.binary(min_size=16, max_size=16))
+def test_what_is_kept_of_a_spent_nonce_sorts_by_time(earlier_s: int, later_s: int, random16: bytes) -> None:
+    """Row N9: what is written of a nonce is a positive 64-bit number, larger for every later second, so that it falls
+    into the partition of its day."""
+    first, second = (spent_key(base64url.decode(make_nonce(datetime.fromtimestamp(at_s, UTC), random16, _KEY)))
+                     for at_s in sorted((earlier_s, later_s)))
+    assert 0 <= first < 2**63
+    assert (first >> 31, second >> 31) == tuple(sorted((earlier_s, later_s)))
+
+
+def test_what_is_kept_of_nonces_tells_them_apart() -> None:
+    """Row N9: a hundred thousand nonces of one second, made of nothing but a counter, are as good as all different: the
+    kept bits are of the tag."""
+    kept = {spent_key(base64url.decode(make_nonce(_NOW, number.to_bytes(16, "big"), _KEY)))
+            for number in range(100_000)}
+    assert len(kept) >= 99_990

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from acme_api.protocol.nonce import spent_key
 from tests.acme_api.wfe.running import Clock, OtherProcesses, RunningWfe, id_of
 from tests.acme_client import JOSE_JSON, AcmeClient, unb64
 from tests.fixtures_postgres import TestDatabase
@@ -69,7 +70,7 @@ async def test_a_look_waits_for_the_end(start: _Start, others: OtherProcesses) -
     client.nonces = [nonce]
     look = asyncio.create_task(client.post(authorization))
     spent = "SELECT EXISTS (SELECT FROM spent_nonces WHERE nonce = $1)"
-    while not await others.value(spent, unb64(nonce)):  # noqa: ASYNC110 - nothing tells
+    while not await others.value(spent, spent_key(unb64(nonce))):  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(0.01)
     await others.validate(authorization)
     assert (await look).require(200).json["status"] == "valid"
@@ -95,7 +96,8 @@ async def test_an_end_right_after_the_reading_is_seen(start: _Start, others: Oth
     try:
         spending = other.transaction()
         await spending.start()
-        await other.execute("INSERT INTO spent_nonces (nonce) VALUES ($1)", unb64(client.nonces[0]))
+        await other.execute("INSERT INTO spent_nonces (nonce) VALUES ($1)",
+                            spent_key(unb64(client.nonces[0])))
         look = asyncio.create_task(client.post(authorization))
         while not await others.value("SELECT EXISTS (SELECT FROM pg_stat_activity"  # noqa: ASYNC110 - nothing tells
                                      " WHERE datname = current_database() AND wait_event_type = 'Lock')"):

@@ -1,0 +1,76 @@
+"""Migrations that rewrite what is stored: an older database is migrated, and everything in it means the same.
+
+Each test fills the tables as the version before wrote them, in SQL of its own, migrates, and reads by today's code.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from acme_api.protocol import base64url
+from acme_api.protocol.nonce import make_nonce, spent_key
+from ca.admin import migrate as migrate_module
+from ca.admin.migrate import OWNER, connect_superuser, migrate
+from ca.process.ambient import system_ambient
+from ca.process.postgres import embedded_socket_directory
+from ca.process.settings import DatabaseSettings
+from tests.fixtures_postgres import TestDatabase
+
+_Before = Callable[[str], Awaitable[TestDatabase]]
+
+
+@pytest.fixture
+async def before(postgres_server: DatabaseSettings) -> AsyncIterator[_Before]:
+    """A database as it was before the migration that is named; dropped afterwards."""
+    superuser = await connect_superuser(postgres_server)
+    name = f"t{uuid4().hex}"
+
+    async def make(migration: str) -> TestDatabase:
+        await superuser.execute(f'CREATE DATABASE "{name}" TEMPLATE template0 OWNER {OWNER}')
+        host = embedded_socket_directory(postgres_server)
+        made = TestDatabase(name=name, settings=DatabaseSettings(
+            url=f"postgresql:///{name}?host={host}&port=5432", secrets_dir=Path(postgres_server.secrets_dir)))
+        owner = await made.connect()
+        await owner.execute("CREATE TABLE schema_migrations (name text PRIMARY KEY, sha256 text NOT NULL,"
+                            " applied_at timestamptz NOT NULL DEFAULT now())")
+        paths = sorted((migrate_module._SQL_DIRECTORY / "migrations").glob("[0-9]*.sql"))
+        assert migration in [path.name for path in paths]
+        for path in paths:
+            if path.name < migration:
+                await owner.execute(path.read_text("utf-8"))
+                await owner.execute("INSERT INTO schema_migrations (name, sha256) VALUES ($1, $2)", path.name,
+                                    hashlib.sha256(path.read_bytes()).hexdigest())
+        await owner.execute("SELECT create_partitions(now())")
+        await owner.close()
+        return made
+
+    yield make
+    await superuser.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    await superuser.close()
+
+
+async def test_0023_spent_nonces_stay_spent(before: _Before) -> None:
+    """Row N9: what was spent within a nonce's life before the migration is spent after it, by the key that is looked up
+    from now on; what is older is forgotten; new partitions are there for the days to come."""
+    database = await before("0023_spent_nonces.sql")
+    now = datetime.now(UTC)
+    ages = [timedelta(), timedelta(minutes=1), timedelta(hours=23), timedelta(hours=25)]
+    spent = [base64url.decode(make_nonce(now - age, number.to_bytes(16, "big"), bytes(32)))
+             for number, age in enumerate(ages)]
+    owner = await database.connect()
+    await owner.executemany("INSERT INTO spent_nonces (nonce) VALUES ($1)", [(nonce,) for nonce in spent])
+    result = await migrate(database.settings, system_ambient())
+    assert "0023_spent_nonces.sql" in result.applied
+    kept = {row["nonce"] for row in await owner.fetch("SELECT nonce FROM spent_nonces")}
+    assert kept == {spent_key(nonce) for nonce in spent[:3]}
+    front_end = await database.connect("acme_wfe")
+    for days in range(8):
+        later = spent_key(base64url.decode(make_nonce(now + timedelta(days=days), b"later" * 3 + b".", bytes(32))))
+        await front_end.execute("INSERT INTO spent_nonces (nonce) VALUES ($1)", later)
+    assert await owner.fetchval("SELECT count(DISTINCT tableoid) FROM spent_nonces") >= 8
+    await front_end.close()
+    await owner.close()
