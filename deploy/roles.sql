@@ -103,6 +103,7 @@ GRANT INSERT, DELETE ON disabled_profiles, weak_keys TO ca_admin;
 GRANT INSERT, UPDATE, DELETE ON chain_preferences TO ca_admin;
 GRANT INSERT, UPDATE (closed_at) ON incidents TO ca_admin;
 GRANT INSERT ON incident_serials TO ca_admin;
+GRANT INSERT, DELETE ON lint_findings TO ca_admin;
 GRANT INSERT (incident, reason, operator, comment, requested_at), UPDATE (halted) ON mass_revocations TO ca_admin;
 GRANT INSERT, UPDATE ON issuers, issuer_chains, published_files TO ca_admin;
 GRANT INSERT, UPDATE, DELETE ON limit_overrides, limit_unpauses TO ca_admin;

@@ -1,5 +1,6 @@
 """What the role ca_admin does about incidents: select their certificates, foretell, order a mass revocation, watch."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -28,6 +29,9 @@ _UNDER_NAME: Final = """    AND c.serial IN (SELECT n.serial FROM certificate_na
                      WHERE n.reversed_name = $9 OR (n.reversed_name >= $9 || '.' AND n.reversed_name < $9 || '/'))
 """
 SELECT_BY_NAME: Final = _SELECT + _UNDER_NAME
+_WITH_FINDING: Final = "    AND EXISTS (SELECT FROM lint_findings f WHERE f.serial = c.serial AND f.code LIKE $9)"
+SELECT_BY_FINDING: Final = _SELECT + _WITH_FINDING
+SELECT_BY_NAME_AND_FINDING: Final = SELECT_BY_NAME + _WITH_FINDING.replace("$9", "$10")
 # By issuer and CRL shard: how many certificates, how many of them are revoked, and how many OCSP responses change.
 CENSUS: Final = """
 SELECT i.name AS issuer, i.key_type, get_byte(s.serial, 17) % i.crl_shards AS shard, i.id AS issuer_id,
@@ -124,10 +128,20 @@ async def open_incident(
                                               selection.until, selection.account, selection.profile]
     if selection.serials is not None:
         statement, values = SELECT_BY_SERIALS, [*values, list(selection.serials)]
+    elif selection.name is not None and selection.finding is not None:
+        statement = SELECT_BY_NAME_AND_FINDING
+        values += [selection.name[::-1], _pattern(selection.finding)]
     elif selection.name is not None:
         statement, values = SELECT_BY_NAME, [*values, selection.name[::-1]]
+    elif selection.finding is not None:
+        statement, values = SELECT_BY_FINDING, [*values, _pattern(selection.finding)]
     done = await connection.execute(statement, *values, timeout=600)
     return int(done.rpartition(" ")[2])
+
+
+def _pattern(code: str) -> str:
+    """For LIKE: * stands for anything, everything else for itself."""
+    return re.sub(r"([\\%_])", r"\\\1", code).replace("*", "%")
 
 
 async def census(connection: Connection, name: str) -> list[ShardCensus]:

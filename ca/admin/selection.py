@@ -22,6 +22,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "name": "a name, and every name below it",
     "account": "an account's URL or id",
     "profile": "the name of a profile",
+    "finding": "what `chancery audit lint` has found, by its code; * stands for anything",
 }
 _SERIAL_BYTES: Final = 18
 _Value = TypeVar("_Value")
@@ -40,6 +41,7 @@ class Selection:
     name: str | None = None
     account: bytes | None = None
     profile: str | None = None
+    finding: str | None = None
 
 
 def parse_selection(text: str) -> Selection:
@@ -68,7 +70,8 @@ def parse_selection(text: str) -> Selection:
     return Selection(
         text=text, serials=parsed("serials", _serials), key=parsed("key", parse_key), issuer=given.get("issuer"),
         since=parsed("since", _moment), until=parsed("until", _moment), name=parsed("name", parse_name),
-        account=parsed("account", lambda value: parse_id(value, of="account")), profile=given.get("profile"))
+        account=parsed("account", lambda value: parse_id(value, of="account")), profile=given.get("profile"),
+        finding=given.get("finding"))
 
 
 def _serials(path: str) -> tuple[bytes, ...]:

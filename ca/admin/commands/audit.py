@@ -7,6 +7,7 @@ import click
 
 from ca.admin import upkeep_store as store
 from ca.admin.checker import SLICE_ROWS, Report, check, check_logs
+from ca.admin.commands.audit_lint import findings, lint
 from ca.admin.context import (
     AdminContext,
     CommandError,
@@ -22,7 +23,11 @@ _EXIT_CODES = {"ok": ExitCode.OK, "late": ExitCode.DEGRADED, "broken": ExitCode.
 
 @click.group()
 def audit() -> None:
-    """Audit logs: verify. Everything that is stored: check."""
+    """Audit logs: verify. Everything that is stored: check. Certificates by today's rules: lint, findings."""
+
+
+audit.add_command(lint)
+audit.add_command(findings)
 
 
 @audit.command()

@@ -14,6 +14,7 @@ from ca.admin import (
     incident_store,
     issuer_store,
     limit_store,
+    lint_store,
     order_store,
     status_store,
     upkeep_store,
@@ -26,7 +27,7 @@ _NO_PLAN = ("SHORT_LOCK_WAIT",)
 _STORES = (
     *((store, "ca_admin") for store in (
         account_store, block_store, certificate_store, crl_store, eab_store, incident_store, issuer_store, limit_store,
-        order_store, status_store, upkeep_store)),
+        lint_store, order_store, status_store, upkeep_store)),
     (distribution_store, "ca_reader"))
 
 
