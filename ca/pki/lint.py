@@ -19,6 +19,7 @@ from pkilint.pkix import certificate, crl, extension, name
 from ca.pki import der, lint_rules
 from ca.pki.issuer import Issuer
 from ca.pki.lint_dispatch import dispatching
+from ca.pki.lint_shape import ShapedLinter
 from ca.pki.precertificate import is_precertificate
 from ca.pki.profile import CLASSIC, Profile
 from ca.pki.refusal import Refusal, RefusalReason
@@ -127,10 +128,10 @@ def _own(faults: Iterable[tuple[str, str]]) -> Iterator[Finding]:
 
 
 @functools.cache
-def _certificate_linter(kind: CertificateType) -> tuple[Any, Any]:
+def _certificate_linter(kind: CertificateType) -> tuple[ShapedLinter, Any]:
     container = certificate.create_pkix_certificate_validator_container(
         serverauth.create_decoding_validators(), serverauth.create_validators(kind))
-    return dispatching(container), serverauth.create_serverauth_finding_filters(kind)
+    return ShapedLinter(container), serverauth.create_serverauth_finding_filters(kind)
 
 
 @functools.cache
@@ -153,9 +154,7 @@ def _kind(certificate_der: bytes) -> CertificateType:
 
 def _pkilint_certificate(certificate_der: bytes, kind: CertificateType) -> list[Finding]:
     linter, filters = _certificate_linter(kind)
-    document = loader.RFC5280CertificateDocumentLoader().load_der_document(certificate_der, "certificate")
-    results = linter.validate(document.root)
-    return _findings(finding_filter.filter_results(filters, results)[0])
+    return _findings(finding_filter.filter_results(filters, linter.results(certificate_der))[0])
 
 
 def _pkilint_crl(crl_der: bytes) -> list[Finding]:

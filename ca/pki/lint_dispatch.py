@@ -3,16 +3,18 @@
 pkilint offers every node of a document to every validator, six thousand questions for a small certificate. Most answers
 follow from the validator's path and ASN.1 class alone, so they are remembered by (path, class); what a validator looks
 at beyond them it is still asked about, in the same order. Two things are remembered by value, because most of a CA's
-certificates have them in common: decoded extension values, and whether a URL is well formed. The results are
-the same, in less than half of the time; tests compare them on good and bad certificates.
+certificates have them in common: decoded extension values, and whether a URL is well formed. The results are the same
+but for those that found nothing, which are left out; tests compare them on good and bad certificates. lint_shape.py has
+the larger memory, for certificates alone.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any, Final
 
 from pkilint.document import NodeVisitor, ValueDecoder, create_and_append_node_from_pdu
 from pkilint.pkix.general_name import GeneralNameUriSyntaxValidator, is_nameconstraints_child_node
-from pkilint.validation import DecodingValidator, Validator, ValidatorContainer
+from pkilint.validation import DecodingValidator, ValidationResult, Validator, ValidatorContainer
 
 _MAX_REMEMBERED: Final = 20_000      # (path, class) pairs; certificates with 100 names have some hundreds
 _MAX_VALUES: Final = 1_000
@@ -21,7 +23,7 @@ _MAX_VALUES: Final = 1_000
 def dispatching(validator: Validator) -> Validator:
     """The faster twin of a validator that has one, else the validator itself."""
     if isinstance(validator, ValidatorContainer):
-        return _DispatchingContainer(validator)
+        return DispatchingContainer(validator)
     if type(validator) is GeneralNameUriSyntaxValidator:
         return _RememberingUriValidator()
     if isinstance(validator, DecodingValidator) and type(validator.decode_func) is ValueDecoder:
@@ -31,7 +33,7 @@ def dispatching(validator: Validator) -> Validator:
     return validator
 
 
-class _DispatchingContainer(ValidatorContainer):  # type: ignore[misc] # pkilint has no type information
+class DispatchingContainer(ValidatorContainer):  # type: ignore[misc] # pkilint has no type information
     """A ValidatorContainer that finds its validators by (path, class of the node's value).
 
     A subclass of Validator may narrow `match` further and must not widen it; pkilint's all begin with their parent's
@@ -40,31 +42,46 @@ class _DispatchingContainer(ValidatorContainer):  # type: ignore[misc] # pkilint
 
     def __init__(self, container: ValidatorContainer) -> None:
         super().__init__(
-            validators=[dispatching(validator) for validator in container.validators],
+            validators=container.validators,
             path=container._path,
             path_re=container._path_re,
             pdu_class=container._pdu_class,
             pdu_supertype=container._pdu_supertype,
             predicate=container._predicate,
         )
+        self._twins = [(validator, _undirected(dispatching(validator))) for validator in container.validators]
         self._candidates: dict[tuple[str, type], list[Validator]] = {}
 
-    def _validate_rec(self, node: Any, results: list[Any]) -> None:
-        key = (node.path, node.pdu.__class__)
-        candidates = self._candidates.get(key)
-        if candidates is None:
-            candidates = [validator for validator in self.validators if _may_match(validator, *key)]
+    def candidates(self, path: str, value_class: type) -> list[Validator]:
+        """The validators that may concern a node, with a `match` that leaves out what has been decided here."""
+        key = (path, value_class)
+        found = self._candidates.get(key)
+        if found is None:
+            found = [twin for validator, twin in self._twins if _may_match(validator, path, value_class)]
             if len(self._candidates) < _MAX_REMEMBERED:
-                self._candidates[key] = candidates
-        for validator in candidates:
+                self._candidates[key] = found
+        return found
+
+    def validate(self, node: Any) -> list[ValidationResult]:
+        found: list[ValidationResult] = []
+        self.visit(node, found)
+        return found
+
+    def visit(self, node: Any, found: list[ValidationResult]) -> None:
+        """Adds what the validators find in a node and below it, and no result that found nothing."""
+        for validator in self.candidates(node.path, node.pdu.__class__):
             if validator.match(node):
-                result = validator.validate_wrapper(node)
-                if isinstance(result, list):
-                    results += result
-                else:
-                    results.append(result)
+                add_found(found, validator.validate_wrapper(node))
         for child in node.children.values():
-            self._validate_rec(child, results)
+            self.visit(child, found)
+
+
+def add_found(found: list[ValidationResult], result: ValidationResult | list[ValidationResult]) -> None:
+    """Adds a validator's result, or a container's list of them, without what found nothing."""
+    if isinstance(result, list):
+        found += [each for each in result if each.finding_descriptions]
+    elif result.finding_descriptions:
+        found.append(result)
 
 
 class _RememberingDecoder(ValueDecoder):  # type: ignore[misc] # pkilint has no type information
@@ -110,10 +127,41 @@ class _RememberingUriValidator(GeneralNameUriSyntaxValidator):  # type: ignore[m
         return found
 
 
+def always(validator: Validator) -> bool:
+    """Whether a candidate concerns each node that it is a candidate for."""
+    return (type(validator).match is NodeVisitor.match
+            and validator._pdu_supertype is None and validator._predicate is None)
+
+
+def _undirected(validator: Validator) -> Validator:
+    """The same validator without path and class: `candidates` goes by them."""
+    twin = copy.copy(validator)
+    twin._path = twin._path_re = twin._pdu_class = None
+    return twin
+
+
 def _may_match(validator: NodeVisitor, path: str, value_class: type) -> bool:
     """The part of NodeVisitor.match that is the same for every node of this path and class."""
     if validator._path is not None and validator._path != path:
         return False
     if validator._path_re is not None and validator._path_re.match(path) is None:
         return False
+    if validator._predicate is not None and _refused_by_path(validator._predicate, path):
+        return False
     return validator._pdu_class is None or issubclass(value_class, validator._pdu_class)
+
+
+class _PathAlone:
+    """All that is known of a node when there is only its path."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = path.rpartition(".")[2]
+
+
+def _refused_by_path(predicate: Callable[[Any], bool], path: str) -> bool:
+    """Whether a predicate says no when it has seen the path and the name of a node, and nothing else of it."""
+    try:
+        return not predicate(_PathAlone(path))
+    except AttributeError:
+        return False

@@ -210,11 +210,11 @@ def test_shortened_crls_keep_everything_else() -> None:
 def _results(linter: Any, certificate_der: bytes) -> list[tuple[str, str, list[Any]]]:
     document = loader.load_certificate(certificate_der, "certificate")
     return [(result.validator.name.replace("_RememberingUri", "GeneralNameUriSyntax"), result.node.path,
-             result.finding_descriptions) for result in linter.validate(document.root)]
+             result.finding_descriptions) for result in linter.validate(document.root) if result.finding_descriptions]
 
 
 def test_dispatching_asks_the_same_validators() -> None:
-    """On good and bad certificates: the same validators, on the same nodes, in the same order, with the same words."""
+    """On good and bad certificates: the same validators find the same on the nodes, in the same words and order."""
     kind = CertificateType.DV_FINAL_CERTIFICATE
     plain = certificate.create_pkix_certificate_validator_container(
         serverauth.create_decoding_validators(), serverauth.create_validators(kind))
