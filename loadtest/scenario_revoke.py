@@ -3,11 +3,13 @@
 import asyncio
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from loadtest.chancery_process import Chancery, chancery_command
 from loadtest.database import Connection, connected
+from loadtest.mass_revoked import seen_from_outside
 from loadtest.process_cpu import spent_between
 from loadtest.program import ProgramFault
 from loadtest.report import Row
@@ -49,13 +51,15 @@ async def run_revoke(session: Session, options: RevokeOptions) -> None:
             if count:
                 with session.steps(f"revoke {count:,} of {issuer.name}", 1):
                     since = datetime.now(UTC)
-                    await insert_certificates(connection, issuer, make_serials(count, since))
+                    serials = make_serials(count, since)
+                    await insert_certificates(connection, issuer, serials)
                     await connection.execute("ANALYZE certificates")
-                    await _measure(session, chancery, connection, issuer, count, since)
+                    await _measure(session, chancery, connection, issuer, serials, since)
 
 
-async def _measure(session: Session, chancery: Chancery, connection: Connection, issuer: Issuer, count: int,
-                   since: datetime) -> None:
+async def _measure(session: Session, chancery: Chancery, connection: Connection, issuer: Issuer,
+                   serials: Sequence[bytes], since: datetime) -> None:
+    count = len(serials)
     before = chancery.cpu_s()
     started = time.perf_counter()
     ordering = asyncio.create_task(_order(chancery, issuer, since))
@@ -63,11 +67,16 @@ async def _measure(session: Session, chancery: Chancery, connection: Connection,
     told = await ordering
     cpu_s = spent_between(before, chancery.cpu_s())
     sizes = await connection.fetch("""
-        SELECT DISTINCT ON (shard) entries, octet_length(der) AS size FROM crls WHERE issuer_id = $1
+        SELECT DISTINCT ON (shard) entries, octet_length(der) AS size, der FROM crls WHERE issuer_id = $1
         ORDER BY shard, number DESC""", issuer.id)
+    made = await connection.fetchval("SELECT count(*) FROM crls WHERE issuer_id = $1 AND this_update >= $2", issuer.id,
+                                     since)
+    seen = await seen_from_outside(issuer, serials, [row["der"] for row in sizes],
+                                   responder_url=chancery.settings()["ca"]["ocsp_url"])
     session.report.details[f"revoke {issuer.name}"] = {
         "certificates": count, "rows_s": times.rows_s, "ocsp_s": times.ocsp_s, "crls_s": times.crls_s, "cpu_s": cpu_s,
-        "told": told, "crls": [dict(row) for row in sizes]}
+        "told": told, "crls_made": made, "seen": asdict(seen),
+        "crls": [{"entries": row["entries"], "size": row["size"]} for row in sizes]}
     most = max(sizes, key=lambda row: row["entries"])
     for what, seconds_s, target in (("in the database", times.rows_s, None), ("and every OCSP response", times.ocsp_s,
                                     MILLION_REVOCATIONS_S), ("and every CRL", times.crls_s, None)):
@@ -76,6 +85,8 @@ async def _measure(session: Session, chancery: Chancery, connection: Connection,
             value=seconds_s * _MILLION / count, target=target, note=f"{count:,} in {seconds_s:.0f} s"))
     session.report.add(Row(scenario=_SCENARIO, figure=f"largest CRL, {issuer.key_type.upper()} issuer", unit="B",
                            value=most["size"], note=f"{most['entries']:,} entries"))
+    session.report.note(f"revoke, {issuer.key_type.upper()} issuer: all {seen.listed:,} are in the {len(sizes)} CRLs "
+                        f"as they are served, and {seen.asked:,} answers of the responder say revoked")
 
 
 async def _order(chancery: Chancery, issuer: Issuer, since: datetime) -> object:
