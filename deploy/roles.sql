@@ -82,6 +82,8 @@ GRANT UPDATE (leased_by, leased_until), DELETE ON ocsp_requests TO ocsp_signer;
 GRANT INSERT, UPDATE, DELETE ON ocsp_shards TO ocsp_signer;
 GRANT INSERT ON ocsp_batches TO ocsp_signer;
 GRANT USAGE ON SEQUENCE ocsp_batch_id TO ocsp_signer;
+GRANT EXECUTE ON FUNCTION end_ocsp_requests(bytea[], smallint[]), publish_ocsp_batch(smallint, timestamptz, integer,
+    timestamptz, bytea, bytea[], boolean, bytea[], smallint[], bytea[], smallint[]) TO ocsp_signer;
 
 -- OCSP responder: reads published batches, writes nothing.
 GRANT SELECT ON issuers, ocsp_batches, ocsp_responders TO ocsp_reader;

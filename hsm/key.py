@@ -225,12 +225,14 @@ def sign_many(key: HsmPrivateKey, messages: Sequence[bytes]) -> list[bytes]:
 def ecdsa_signature_der(raw: bytes) -> bytes:
     """Ecdsa-Sig-Value (RFC 5480): r||s of the token as two minimal, positive INTEGERs."""
     half = len(raw) // 2
-    r, s = int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")
+    r, s = raw[:half].lstrip(b"\0"), raw[half:].lstrip(b"\0")
     if not (r and s) or len(raw) != 2 * half:
         raise KeyUnsuitableError("the token gave an ECDSA signature that is not two positive numbers")
-    r_size, s_size = r.bit_length() // 8 + 1, s.bit_length() // 8 + 1
-    return b"".join((bytes((0x30, r_size + s_size + 4, 2, r_size)), r.to_bytes(r_size, "big"),
-                     bytes((2, s_size)), s.to_bytes(s_size, "big")))
+    if r[0] & 0x80:
+        r = b"\0" + r
+    if s[0] & 0x80:
+        s = b"\0" + s
+    return b"\x30%c\x02%c%b\x02%c%b" % (len(r) + len(s) + 4, len(r), r, len(s), s)
 
 
 def _digest(data: bytes | bytearray | memoryview, algorithm: object) -> tuple[str, bytes]:

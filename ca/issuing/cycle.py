@@ -117,7 +117,7 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
             await ct_store.commit_precertificates(connection, precertificates, worker=ca.worker, now=ca.ambient.now(),
                                                   wait_s=FIRST_WAIT_S)
             await ca.after_step(8)
-            await queue_store.notify(connection, [("ocsp_due", ""), ("ct_due", "")])
+            await queue_store.notify(connection, [("ocsp_due", "new"), ("ct_due", "")])
         # 11. The final TBS with its SCTs, linted and compared. 12. COMMIT its intent and say it. 13. Sign, verify.
         finals = [intent for intent in begun if intent.final_tbs is not None and not intent.signed]
         waiting = [intent for intent in begun if intent.waits_for_scts]
@@ -131,7 +131,7 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
             await intent_store.commit_signatures(connection, whole, ended, now=ca.ambient.now())
             await ca.after_step(14)
             await queue_store.notify(connection, [
-                ("ocsp_due", ""), *(("changed", request_id.hex()) for request_id in ended),
+                ("ocsp_due", "new"), *(("changed", request_id.hex()) for request_id in ended),
                 *([("ct_due", "")] if signed_finals else [])])
     return True
 

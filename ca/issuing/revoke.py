@@ -97,7 +97,7 @@ async def revoke_requested(
                 audit.revoked(serial=change.revocation.serial.hex(), reason=change.revocation.reason,
                               version=change.revocation.version, authority=change.authority)
             await audit.flush()
-        await notify(connection, [("ocsp_due", ""), *(("changed", request.id.hex()) for request in requests)])
+        await notify(connection, [("ocsp_due", "changed"), *(("changed", request.id.hex()) for request in requests)])
     return list(plan.certificates.values())
 
 

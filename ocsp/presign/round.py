@@ -19,7 +19,7 @@ from ocsp.presign import store
 from ocsp.presign.gate import LaneName, SigningGate
 from ocsp.presign.publish import PublishedBatch, Resigning, publish, schedule_day
 from ocsp.presign.signer import IssuerSigner, SignedBatch, sign_batch
-from ocsp.presign.store import ClaimedRequest, Shard, StatusOfCertificate
+from ocsp.presign.store import Claim, ClaimedRequest, Shard, StatusOfCertificate
 from ocsp.protocol.batch import HASHES
 from ocsp.protocol.schedule import SHORTEST_LIFE, WARNING_AGE, SerialRange, is_settled, moment, split_after
 
@@ -60,25 +60,28 @@ class Lane:
 
     async def step(self) -> bool:
         """Begins a round; returns whether there was anything to do. Raises what an earlier one failed with."""
-        return await self._begin() > 0
+        count, _ = await self._begin()
+        return count > 0
 
     async def full_step(self) -> bool:
         """As `step`, but returns whether there may be more than was taken: a look in vain costs three statements, and
         whoever queues something else wakes the lane."""
-        limit = self._limit
-        return await self._begin() >= limit
+        count, limit = await self._begin()
+        return count >= limit
 
-    async def _begin(self) -> int:
+    async def _begin(self) -> tuple[int, int]:
+        """How many things a new round claimed, and how many it would have."""
         while len(self._running) >= _ROUNDS_AT_ONCE:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
         if self._fault is not None:
             fault, self._fault = self._fault, None
             raise fault
+        limit = self._limit             # rounds that end in the meantime change it
         claimed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._run(claimed))
+        task = asyncio.create_task(self._run(limit, claimed))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        return await claimed
+        return await claimed, limit
 
     async def drain(self) -> None:
         """Waits for the rounds that have begun. Raises what one of them failed with."""
@@ -87,19 +90,19 @@ class Lane:
         if self._fault is not None:
             raise self._fault
 
-    async def _run(self, claimed: "asyncio.Future[int]") -> None:
+    async def _run(self, limit: int, claimed: "asyncio.Future[int]") -> None:
         loop = asyncio.get_running_loop()
         this = self._make_round()
         try:
             async with self._pool.acquire() as connection:
                 async with connection.transaction():
-                    count = await this.claim(connection, self._limit)
+                    count = await this.claim(connection, limit)
                     claimed.set_result(count)
                     if not count:
                         return
                     started = loop.time()
                     await this.work(connection)
-                    self._adapt(count, loop.time() - started)
+                    self._adapt(count, limit, loop.time() - started)
                 if this.committed():
                     self.wake.set()
         except Exception as fault:
@@ -108,9 +111,9 @@ class Lane:
             else:
                 claimed.set_exception(fault)
 
-    def _adapt(self, count: int, took_s: float) -> None:
+    def _adapt(self, count: int, limit: int, took_s: float) -> None:
         """Batches take about a second with every kind of key, so that what comes next does not wait for long."""
-        if count == self._limit or took_s > _ROUND_S:
+        if count == limit or took_s > _ROUND_S:
             wanted = int(count * _ROUND_S / max(took_s, 0.001))
             self._limit = min(_LARGEST_BATCH, max(_SMALLEST_BATCH, wanted))
 
@@ -150,10 +153,8 @@ class Presigner:
         by_issuer: dict[int, list[StatusOfCertificate]] = defaultdict(list)
         for status in statuses:
             by_issuer[status.issuer_id].append(status)
-        async with asyncio.TaskGroup() as tasks:
-            made = [tasks.create_task(sign_batch(self.gate, lane, self.signers[issuer_id], items, now=now,
-                                                 life=self.life)) for issuer_id, items in by_issuer.items()]
-        return [task.result() for task in made]
+        return [await sign_batch(self.gate, lane, self.signers[issuer_id], items, now=now, life=self.life)
+                for issuer_id, items in by_issuer.items()]
 
     def speeds(self) -> list[tuple[int, int, float | None]]:
         """(issuer, responder, seconds a certificate) as measured in the token; None before the first signature."""
@@ -163,59 +164,64 @@ class Presigner:
     def log_published(self, lane: LaneName, published: Sequence[PublishedBatch]) -> None:
         """BR 5.4.1: OCSP signing is logged, a line a batch; the batch itself says which status each serial got."""
         for batch in published:
-            serials = sorted(batch.versions)
             self.log.info("signed", audit=True, lane=lane.name.lower(), batch_id=batch.id,
-                          issuer=self.signers[batch.issuer_id].name, count=len(serials), first=serials[0].hex(),
-                          last=serials[-1].hex(), revoked=sum(1 for version in batch.versions.values() if version),
-                          dropped=batch.dropped)
+                          issuer=self.signers[batch.issuer_id].name, count=batch.count, first=batch.first.hex(),
+                          last=batch.last.hex(), revoked=batch.revoked, dropped=batch.dropped)
 
 
 class RequestRound:
     """New certificates, or changed statuses."""
 
     def __init__(
-        self,
-        presigner: Presigner,
-        lane: LaneName,
-        claim: Callable[[Connection, Sequence[int], int], Awaitable[list[ClaimedRequest]]],
+        self, presigner: Presigner, lane: LaneName,
+        claim: Callable[[Connection, Sequence[int], int], Awaitable[Claim]],
     ) -> None:
         self._presigner = presigner
         self._lane = lane
         self._claim = claim
         self._now = presigner.ambient.now()
-        self._claimed: list[ClaimedRequest] = []
+        self._claimed = Claim(count=0, statuses=[], others=[])
         self._published: list[PublishedBatch] = []
         self._scheduled: set[tuple[int, bytes]] = set()
+        self._dropped = False
 
     async def claim(self, connection: Connection, limit: int) -> int:
-        """Locks requests."""
+        """Locks requests, and reads what they are about."""
         self._claimed = await self._claim(connection, self._presigner.able(self._now), limit)
-        return len(self._claimed)
+        return self._claimed.count
 
     async def work(self, connection: Connection) -> None:
         """Signs, publishes and ends the requests that are answered by it, or by the certificate's end."""
-        known = {status.serial: status for status in
-                 await store.statuses(connection, [item.serial for item in self._claimed])}
-        living = [status for status in known.values() if status.not_after >= self._now]
+        claimed, now_s = self._claimed, self._now.timestamp()
+        living = [status for status in claimed.statuses if status.not_after_s >= now_s]
         batches = await self._presigner.sign(self._lane, living, self._now)
-        if batches:
-            self._published = await publish(connection, batches)
+        if len(living) < claimed.count:
+            await self._end_without_response(connection, living)
         for batch in batches:
             await self._schedule(connection, batch)
-        versions = {serial: version for batch in self._published for serial, version in batch.versions.items()}
-        alive = {status.serial for status in living}
-        await store.finish_requests(connection, [
-            item for item in self._claimed
-            if item.serial not in alive or versions.get(item.serial, -1) >= item.version])
-        for item in self._claimed:
-            if item.serial not in known:
-                self._presigner.log.error("a response is asked for without a certificate", serial=item.serial.hex())
+        for batch in batches:
+            published = await publish(connection, batch, is_new=self._lane is LaneName.NEW, requests=claimed.others)
+            if published is not None:
+                self._published.append(published)
+            self._dropped |= published is None or published.dropped > 0
 
     def committed(self) -> bool:
         """The days of these serial numbers are scheduled. What was dropped has to be signed again."""
         self._presigner.scheduled |= self._scheduled
         self._presigner.log_published(self._lane, self._published)
-        return any(batch.dropped for batch in self._published)
+        return self._dropped
+
+    async def _end_without_response(self, connection: Connection, living: Sequence[StatusOfCertificate]) -> None:
+        """Certificates that have expired need none any more; those that are not known never get one."""
+        known, alive = ({status.serial for status in some} for some in (self._claimed.statuses, living))
+        ended = [request for request in self._claimed.others if request.serial not in alive]
+        ended += [ClaimedRequest(status.serial, 0) for status in self._claimed.statuses
+                  if not status.version and status.serial not in alive]
+        if ended:
+            await store.end_requests(connection, ended)
+        for request in self._claimed.others:
+            if request.serial not in known:
+                self._presigner.log.error("a response is asked for without a certificate", serial=request.serial.hex())
 
     async def _schedule(self, connection: Connection, batch: SignedBatch) -> None:
         days = {record.serial[:2]: record.serial for record in batch.records}
@@ -248,14 +254,13 @@ class DueRound:
             presigner.log.warning("responses are signed late", issuer_id=shard.issuer_id, first=shard.first.hex(),
                                   age_h=(self._now - shard.signed_at) // timedelta(hours=1))
         statuses = await store.statuses_of_shard(connection, shard, now=self._now, limit=_LARGEST_BATCH)
-        signed_at, last = self._now, shard.last
-        if statuses:
-            batches = await presigner.sign(LaneName.DUE, statuses, self._now)
-            self._published = await publish(connection, batches)
-            signed_at = moment(batches[0].times.this_update_s)
-        elif is_settled(shard.first, self._now):
+        if not statuses and is_settled(shard.first, self._now):
             await store.drop_shard(connection, shard)
             return
+        batches = await presigner.sign(LaneName.DUE, statuses, self._now)
+        signed_at, last = self._now, shard.last
+        if batches:
+            signed_at = moment(batches[0].times.this_update_s)
         if len(statuses) == _LARGEST_BATCH:
             rest = split_after(SerialRange(first=shard.first, last=shard.last), statuses[-1].serial)
             if rest is not None:
@@ -265,6 +270,9 @@ class DueRound:
         await store.reschedule_shard(connection, Shard(
             issuer_id=shard.issuer_id, first=shard.first, last=last, signed_at=signed_at,
             due_at=presigner.resigning.due_at(signed_at, presigner.ambient)), certificates=len(statuses))
+        for batch in batches:
+            published = await publish(connection, batch)
+            self._published += [published] if published is not None else []
 
     def committed(self) -> bool:
         """The audit line. The rest of the range, and whatever was due behind it, may be claimed."""

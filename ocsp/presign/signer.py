@@ -59,7 +59,7 @@ class SignedBatch:
     responder_id: int
     produced_at: datetime
     times: Times
-    records: tuple[SignedStatus, ...]
+    records: Sequence[SignedStatus]
 
 
 async def open_signer(
@@ -109,22 +109,17 @@ async def sign_batch(
     before anything is published. Raises SignatureFault, HsmError, ScheduleError.
     """
     times = response_times(now, life=life, signer_not_after=signer.not_after)
-    shown = [_shown(status) for status in statuses]
+    shown = [GOOD if status.revoked_at_s is None else
+             CertStatus(revoked_at_s=status.revoked_at_s, reason=status.reason) for status in statuses]
     messages = _messages(signer, statuses, shown, times)
     signatures = await gate.sign(lane, signer.key, messages)
     for index in {0, len(messages) - 1}:
         _require_signature(signer, signatures[index], messages[index])
-    pairs = zip(signatures[0::2], signatures[1::2], strict=True)
-    records = (SignedStatus(status.serial, status.version, cert_status, int(status.not_after.timestamp()), pair)
-               for status, cert_status, pair in zip(statuses, shown, pairs, strict=True))
+    records = [SignedStatus(status.serial, status.version, cert_status, status.not_after_s, pair)
+               for status, cert_status, pair in zip(
+                   statuses, shown, zip(signatures[0::2], signatures[1::2], strict=True), strict=True)]
     return SignedBatch(issuer_id=signer.id, responder_id=signer.responder_id, produced_at=now, times=times,
-                       records=tuple(records))
-
-
-def _shown(status: StatusOfCertificate) -> CertStatus:
-    if status.revoked_at is None:
-        return GOOD
-    return CertStatus(revoked_at_s=int(status.revoked_at.timestamp()), reason=status.reason)
+                       records=records)
 
 
 def _messages(signer: IssuerSigner, statuses: Sequence[StatusOfCertificate], shown: Sequence[CertStatus],

@@ -4,23 +4,34 @@ A claim is a row lock, held by the transaction that publishes the response: noth
 process dies the server gives its rows back at once.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+
+import msgspec
 
 from ca.pki.serial import serial_number
 from ca.process.postgres import Connection, Pool, Record
 
 _ISSUERS: Final = "SELECT id, name, certificate FROM issuers ORDER BY id"
-_CLAIM_CHANGED: Final = """
-SELECT serial, version, request_id FROM ocsp_requests WHERE version > 0 AND issuer_id = ANY($1)
-ORDER BY serial LIMIT $2 FOR UPDATE SKIP LOCKED
+# A claim brings the status of each certificate along, as one snapshot has it: a request is never seen without its
+# certificate and revocation, which were committed with it. LATERAL makes it one index look-up a row, in the partition
+# of the serial number, whatever the planner thinks that there is.
+_CLAIM: Final = """
+WITH claimed AS MATERIALIZED (
+    SELECT serial, version FROM ocsp_requests WHERE version {which} 0 AND issuer_id = ANY($1)
+    ORDER BY serial LIMIT $2 FOR UPDATE SKIP LOCKED
+)
+SELECT q.serial, q.version, c.issuer_id, floor(date_part('epoch', c.not_after))::bigint,
+    floor(date_part('epoch', r.revoked_at))::bigint, r.reason, r.version
+FROM claimed q
+LEFT JOIN LATERAL (SELECT issuer_id, not_after FROM certificates WHERE serial = q.serial AND has_ocsp LIMIT 1) c ON true
+LEFT JOIN LATERAL (SELECT revoked_at, reason, version FROM revocations WHERE serial = q.serial LIMIT 1) r ON true
+ORDER BY q.serial, q.version
 """
-_CLAIM_NEW: Final = """
-SELECT serial, version, request_id FROM ocsp_requests WHERE version = 0 AND issuer_id = ANY($1)
-ORDER BY serial LIMIT $2 FOR UPDATE SKIP LOCKED
-"""
+_CLAIM_CHANGED: Final = _CLAIM.format(which=">")
+_CLAIM_NEW: Final = _CLAIM.format(which="=")
 # The newest certificate of each issuer's responder; the one before it may have weeks left.
 _RESPONDERS: Final = """
 SELECT DISTINCT ON (issuer_id) id, issuer_id, key_label, certificate FROM ocsp_responders
@@ -31,31 +42,19 @@ _INSERT_KEY: Final = """
 INSERT INTO ocsp_responder_keys (label, issuer_id, csr, made_at) VALUES ($1, $2, $3, $4) ON CONFLICT (label) DO NOTHING
 """
 _WAKE_CA: Final = "SELECT pg_notify('ocsp_responder_key', '')"
-# The bounds let the planner leave out partitions.
-_CERTIFICATES: Final = """
-SELECT serial, issuer_id, not_after FROM certificates
-WHERE serial = ANY($1) AND serial >= $2 AND serial <= $3 AND has_ocsp
-"""
-_REVOCATIONS: Final = """
-SELECT serial, revoked_at, reason, version FROM revocations WHERE serial = ANY($1) AND serial >= $2 AND serial <= $3
-"""
 _CERTIFICATES_OF_RANGE: Final = """
-SELECT serial, issuer_id, not_after FROM certificates
-WHERE serial >= $1 AND serial <= $2 AND issuer_id = $3 AND not_after >= $4 AND has_ocsp ORDER BY serial LIMIT $5
+SELECT c.serial, c.issuer_id, floor(date_part('epoch', c.not_after))::bigint,
+    floor(date_part('epoch', r.revoked_at))::bigint, r.reason, r.version
+FROM (SELECT serial, issuer_id, not_after FROM certificates
+      WHERE serial >= $1 AND serial <= $2 AND issuer_id = $3 AND not_after >= $4 AND has_ocsp
+      ORDER BY serial LIMIT $5) AS c
+LEFT JOIN LATERAL (SELECT revoked_at, reason, version FROM revocations WHERE serial = c.serial LIMIT 1) r ON true
+ORDER BY c.serial
 """
-_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('chancery ocsp batches'))"
-_INSERT_BATCH: Final = """
-INSERT INTO ocsp_batches (id, produced_at, issuer_id, count, next_update, payload)
-VALUES (nextval('ocsp_batch_id'), $1, $2, $3, $4, $5) RETURNING id
+_PUBLISH: Final = """
+SELECT batch_id, changed FROM publish_ocsp_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 """
-_FINISH_REQUESTS: Final = """
-WITH done AS (
-    DELETE FROM ocsp_requests q USING unnest($1::bytea[], $2::smallint[]) AS t (serial, version)
-    WHERE q.serial = t.serial AND q.version = t.version RETURNING q.request_id
-)
-SELECT pg_notify('changed', encode(request_id, 'hex')) FROM done
-"""
-_WAKE_RESPONDERS: Final = "SELECT pg_notify('ocsp_batch', '')"
+_END_REQUESTS: Final = "SELECT end_ocsp_requests($1, $2)"
 _INSERT_SHARDS: Final = """
 INSERT INTO ocsp_shards (issuer_id, first_serial, last_serial, due_at, signed_at)
 SELECT $1, first_serial, last_serial, due_at, $5
@@ -122,25 +121,32 @@ class StoredResponder:
     certificate: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedRequest:
-    """A serial number that has no response for its present status; `request_id` is the order that waits."""
+class ClaimedRequest(msgspec.Struct, frozen=True, gc=False):
+    """A serial number that has no response for its status of this version."""
 
     serial: bytes
     version: int
-    request_id: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StatusOfCertificate:
-    """The authority on one certificate; version 0 is good."""
+class StatusOfCertificate(msgspec.Struct, frozen=True, gc=False):
+    """The authority on one certificate, times in Unix seconds; version 0 is good, and its `revoked_at_s` is None."""
 
     serial: bytes
     issuer_id: int
-    not_after: datetime
-    revoked_at: datetime | None
-    reason: int
-    version: int
+    not_after_s: int
+    revoked_at_s: int | None = None
+    reason: int = 0
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """So many locked requests, and the status of each of their certificates, in the order of the serial numbers; those
+    that are not known are left out. A good one was asked for with version 0; all other requests are `others`."""
+
+    count: int
+    statuses: list[StatusOfCertificate]
+    others: list[ClaimedRequest]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,80 +186,60 @@ async def ask_for_certificate(
     await connection.execute(_WAKE_CA)
 
 
-async def claim_changed(connection: Connection, issuer_ids: Collection[int], limit: int) -> list[ClaimedRequest]:
+async def claim_changed(connection: Connection, issuer_ids: Collection[int], limit: int) -> Claim:
     """Locks requests of certificates that were revoked, or whose reason changed."""
-    return _requests(await connection.fetch(_CLAIM_CHANGED, list(issuer_ids), limit))
+    return _claim(await connection.fetch(_CLAIM_CHANGED, list(issuer_ids), limit))
 
 
-async def claim_new(connection: Connection, issuer_ids: Collection[int], limit: int) -> list[ClaimedRequest]:
+async def claim_new(connection: Connection, issuer_ids: Collection[int], limit: int) -> Claim:
     """Locks requests of new certificates, in the order of their serial numbers."""
-    return _requests(await connection.fetch(_CLAIM_NEW, list(issuer_ids), limit))
+    return _claim(await connection.fetch(_CLAIM_NEW, list(issuer_ids), limit))
 
 
-def _requests(rows: Sequence[Record]) -> list[ClaimedRequest]:
-    return [ClaimedRequest(serial, version, request_id) for serial, version, request_id in rows]
-
-
-async def statuses(connection: Connection, serials: Collection[bytes]) -> list[StatusOfCertificate]:
-    """The status of each certificate now, in the order of the serial numbers; those that are not known are left out."""
-    wanted = sorted(set(serials))
-    return await _with_revocations(connection, await connection.fetch(_CERTIFICATES, wanted, wanted[0], wanted[-1]))
+def _claim(rows: Sequence[Record]) -> Claim:
+    statuses: list[StatusOfCertificate] = []
+    others: list[ClaimedRequest] = []
+    for serial, wanted, issuer_id, not_after_s, revoked_at_s, reason, version in rows:
+        if issuer_id is not None and version is None:
+            statuses.append(StatusOfCertificate(serial, issuer_id, not_after_s))
+            continue
+        others.append(ClaimedRequest(serial, wanted))
+        if issuer_id is not None and (not statuses or statuses[-1].serial != serial):
+            statuses.append(StatusOfCertificate(serial, issuer_id, not_after_s, revoked_at_s, reason, version))
+    return Claim(count=len(rows), statuses=statuses, others=others)
 
 
 async def statuses_of_shard(
     connection: Connection, shard: Shard, *, now: datetime, limit: int
 ) -> list[StatusOfCertificate]:
     """The first unexpired certificates of a range, in order."""
-    return await _with_revocations(connection, await connection.fetch(
-        _CERTIFICATES_OF_RANGE, shard.first, shard.last, shard.issuer_id, now, limit))
+    rows = await connection.fetch(_CERTIFICATES_OF_RANGE, shard.first, shard.last, shard.issuer_id, now, limit)
+    return [StatusOfCertificate(serial, issuer_id, not_after_s) if version is None else
+            StatusOfCertificate(serial, issuer_id, not_after_s, revoked_at_s, reason, version)
+            for serial, issuer_id, not_after_s, revoked_at_s, reason, version in rows]
 
 
-async def _with_revocations(connection: Connection, rows: Sequence[Record]) -> list[StatusOfCertificate]:
-    revoked = await _revocations(connection, [row["serial"] for row in rows])
-    found = []
-    for serial, issuer_id, not_after in rows:
-        revocation = revoked.get(serial)
-        if revocation is None:
-            found.append(StatusOfCertificate(serial, issuer_id, not_after, None, 0, 0))
-        else:
-            found.append(StatusOfCertificate(serial, issuer_id, not_after, revocation["revoked_at"],
-                                             revocation["reason"], revocation["version"]))
-    return sorted(found, key=lambda status: status.serial)
+async def publish_batch(
+    connection: Connection, *, issuer_id: int, produced_at: datetime, next_update: datetime, payload: bytes,
+    good: Sequence[bytes], is_new: bool, revoked: Mapping[bytes, int], ended: Sequence[ClaimedRequest],
+) -> tuple[int | None, list[bytes]]:
+    """Appends a batch to the log and ends requests, under the log's lock, which is held until the commit.
+
+    `good` serial numbers in order, and `revoked` ones with their versions, are what the payload says of each. Requests
+    for the first response of the good ones end if they are new, and `ended` do. Returns the batch's id; or None, and
+    which serial numbers have another status by now: nothing is published then.
+    """
+    row = await connection.fetchrow(
+        _PUBLISH, issuer_id, produced_at, len(good) + len(revoked), next_update, payload, good, is_new, list(revoked),
+        list(revoked.values()), [request.serial for request in ended], [request.version for request in ended])
+    assert row is not None  # noqa: S101 - a function with OUT parameters gives one row
+    return row["batch_id"], row["changed"]
 
 
-async def versions(connection: Connection, serials: Sequence[bytes]) -> dict[bytes, int]:
-    """The versions of those that are revoked now; all others are version 0."""
-    return {serial: row["version"] for serial, row in (await _revocations(connection, serials)).items()}
-
-
-async def _revocations(connection: Connection, serials: Sequence[bytes]) -> dict[bytes, Record]:
-    if not serials:
-        return {}
-    rows = await connection.fetch(_REVOCATIONS, serials, min(serials), max(serials))
-    return {row["serial"]: row for row in rows}
-
-
-async def lock_log(connection: Connection) -> None:
-    """Until the transaction ends nobody else takes an id of the batch log, so ids become visible in their order."""
-    await connection.execute(_LOCK)
-
-
-async def insert_batch(
-    connection: Connection, *, issuer_id: int, produced_at: datetime, count: int, next_update: datetime, payload: bytes
-) -> int:
-    """Appends to the batch log, whose lock the caller holds; returns the batch's id."""
-    batch_id: int = await connection.fetchval(_INSERT_BATCH, produced_at, issuer_id, count, next_update, payload)
-    return batch_id
-
-
-async def finish_requests(connection: Connection, done: Sequence[ClaimedRequest]) -> None:
-    """Ends requests whose responses are published in this transaction, and tells the orders that wait."""
-    await connection.execute(_FINISH_REQUESTS, [item.serial for item in done], [item.version for item in done])
-
-
-async def wake_responders(connection: Connection) -> None:
-    """NOTIFY at the end of the transaction."""
-    await connection.execute(_WAKE_RESPONDERS)
+async def end_requests(connection: Connection, ended: Sequence[ClaimedRequest]) -> None:
+    """Ends requests for which there is nothing to publish, and tells the orders that wait."""
+    await connection.execute(_END_REQUESTS, [request.serial for request in ended],
+                             [request.version for request in ended])
 
 
 async def insert_shards(connection: Connection, issuer_id: int, shards: Sequence[tuple[bytes, bytes, datetime]], *,

@@ -21,8 +21,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from ca.pki.serial import SERIAL_BYTES
-from ocsp.protocol.response import CertStatus, HashName, Times
+from ocsp.protocol.response import GOOD, CertStatus, HashName, Times
 
 _FORMAT_VERSION: Final = 2
 _ORIGIN: Final = struct.Struct(">HIII")
@@ -51,8 +53,7 @@ class BatchError(ValueError):
     """The bytes are not a batch, or not a stored value, of this version."""
 
 
-@dataclass(frozen=True, slots=True)
-class SignedStatus:
+class SignedStatus(msgspec.Struct, frozen=True, gc=False):
     """One record. The version counts changes of status, so that an older one never replaces a newer one; `not_after_s`
     is the certificate's, because an expired certificate is not answered for any more."""
 
@@ -81,11 +82,13 @@ def encode_batch(times: Times, records: Iterable[SignedStatus], *, responder_id:
              _ORIGIN.pack(responder_id, times.produced_at_s, times.this_update_s, times.next_update_s)]
     pack = _RECORD.pack
     for record in records:
-        first, second = record.signatures
-        revoked_at_s = record.status.revoked_at_s
-        parts += (record.serial, pack(len(first), len(second), record.version,
-                                      0 if revoked_at_s is None else _REVOKED_FLAG, record.status.reason,
-                                      revoked_at_s or 0, record.not_after_s), first, second)
+        (first, second), status = record.signatures, record.status
+        if status is GOOD:
+            form = pack(len(first), len(second), record.version, 0, 0, 0, record.not_after_s)
+        else:
+            form = pack(len(first), len(second), record.version, 0 if status.revoked_at_s is None else _REVOKED_FLAG,
+                        status.reason, status.revoked_at_s or 0, record.not_after_s)
+        parts += (record.serial, form, first, second)
     return b"".join(parts)
 
 
