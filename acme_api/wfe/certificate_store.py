@@ -9,39 +9,31 @@ from datetime import datetime
 from typing import Any, Final
 
 from acme_api.protocol.jws import SignedRequest
-from acme_api.protocol.order import Order
 from acme_api.protocol.rate_limit import Take
 from acme_api.protocol.revocation import RevocationPlan
 from acme_api.wfe.coverage import coverage
-from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
+from acme_api.wfe.finalizing import Control
+from acme_api.wfe.limit_store import fetch_limited, with_limits, without_limits
 from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
 from ca.pki.tbs import assemble
 from ca.process.postgres import Pool, Record
 
-# The validation that stands behind each identifier of the order with the latest look at CAA for that name, whether any
-# account has the key of the CSR (row FI5), and whether it is blocked (row RV6).
-_FINALIZE_FACTS: Final = """
-SELECT v.authorization_id, v.identifier_type, v.challenge_type, v.thumbprint, n.caa_name, greatest(
-    CASE WHEN n.caa_name = '' THEN v.caa_checked_at END, (
-    SELECT max(k.checked_at) FROM caa_checks k
-    WHERE k.authorization_id = v.authorization_id AND k.caa_name = n.caa_name AND k.problem IS NULL
-    )) AS caa_checked_at, EXISTS (SELECT FROM accounts WHERE thumbprint = $2) AS key_is_an_accounts,
-    EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $3)
-    OR EXISTS (SELECT FROM weak_keys WHERE digest = ANY($4::bytea[])) AS key_is_blocked
-FROM unnest($1::bytea[], $5::text[]) AS u (id, value) JOIN validations v ON v.authorization_id = u.id
-CROSS JOIN LATERAL (SELECT CASE WHEN v.wildcard THEN '*.' ELSE '' END || v.identifier_value AS own) AS o
-CROSS JOIN LATERAL (SELECT CASE WHEN u.value = o.own THEN '' ELSE u.value END AS caa_name) AS n
-"""
-# One finalization an order, whatever happens in parallel (row FI10), and none when an authorization is deactivated at
-# this moment: FOR SHARE waits for who is doing that, and looks again.
+# One finalization an order, whatever happens in parallel (row FI10), none for a key that is an account's (row FI5) or
+# blocked (row RV6), and none when an authorization is deactivated at this moment: FOR SHARE waits for who is doing
+# that, and looks again.
 _FINALIZE_TEXT: Final = """
-WITH {room}, live AS (
+WITH {room}, key AS (
+    SELECT EXISTS (SELECT FROM accounts WHERE thumbprint = $14) AS is_an_accounts,
+        EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $15)
+        OR EXISTS (SELECT FROM weak_keys WHERE digest = ANY($16::bytea[])) AS is_blocked
+), live AS (
     SELECT id FROM authorizations WHERE id = ANY($8::bytea[]) AND deactivated_at IS NULL FOR SHARE
 ), finalized AS (
     INSERT INTO finalizations (order_id, requested_at, jwk, jws_protected, jws_payload, jws_signature)
-    SELECT $1, $2, $3, $4, $5, $6 FROM room
-    WHERE room.is_left AND (SELECT count(*) FROM live) = cardinality($8::bytea[])
+    SELECT $1, $2, $3, $4, $5, $6 FROM room, key
+    WHERE room.is_left AND NOT key.is_an_accounts AND NOT key.is_blocked
+        AND (SELECT count(*) FROM live) = cardinality($8::bytea[])
     ON CONFLICT (order_id) DO NOTHING RETURNING order_id
 ), queued AS (
     INSERT INTO issuance_requests (id, kind, requested_at) SELECT order_id, 'order', $2 FROM finalized
@@ -53,11 +45,11 @@ WITH {room}, live AS (
         AS n (id, authorization_id, challenge_type, thumbprint, caa_name)
     ON CONFLICT (authorization_id, kind, caa_name) DO NOTHING
 ){taken}
-SELECT order_id FROM finalized
+SELECT key.is_an_accounts, key.is_blocked, finalized.order_id IS NOT NULL AS stored FROM key LEFT JOIN finalized ON true
 """
 _FINALIZE: Final = without_limits(_FINALIZE_TEXT)
 # Nothing is taken for the second of two requests that finalize one order.
-_LIMITED_FINALIZE: Final = with_limits(_FINALIZE_TEXT, first=14, gate="finalized")
+_LIMITED_FINALIZE: Final = with_limits(_FINALIZE_TEXT, first=17, gate="finalized")
 # The certificate of an order with one of its chains, once it is published; store.py reads it with the nonce. Variant 0
 # is the chain that is preferred for the profile; the others follow in their order.
 CHAIN: Final = """
@@ -132,25 +124,22 @@ WHERE q.id = $1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Control:
-    """A validation that stands behind an identifier of an order, and when CAA was last found to permit. `caa_name`: the
-    identifier, when the authorization is for a domain above it; "": the authorization's own name."""
+class CertifiedKey:
+    """The key of a CSR, by everything that it is looked up by: as an account's, as a blocked one, and the digests under
+    which it may be `listed` as a weak one."""
 
-    authorization_id: bytes
-    caa_name: str
-    identifier_type: str
-    challenge_type: str
     thumbprint: bytes
-    caa_checked_at: datetime | None
+    spki_sha256: bytes
+    listed: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinalizeFacts:
-    """What finalize has to know beside the order itself."""
+class Finalized:
+    """Whether a finalize request was stored, and what there is against its key."""
 
-    controls: tuple[Control, ...]
-    key_is_an_accounts: bool
-    key_is_blocked: bool
+    stored: bool
+    key_is_an_accounts: bool = False
+    key_is_blocked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,36 +186,23 @@ class CertificateStore:
         self._writes = writes
         self._transactions = transactions
 
-    async def finalize_facts(
-        self, order: Order, key_thumbprint: bytes, spki_sha256: bytes, listed: Sequence[bytes]
-    ) -> FinalizeFacts:
-        """The validations behind an order, and whether the key to be certified is some account's, or blocked, or in a
-        list of weak keys by one of the digests that it may be `listed` by."""
-        rows = await self._reads.fetch(_FINALIZE_FACTS, list(order.authorization_ids), key_thumbprint, spki_sha256,
-                                       list(listed), [each.value for each in order.identifiers])
-        return FinalizeFacts(
-            controls=tuple(Control(
-                authorization_id=row["authorization_id"], caa_name=row["caa_name"],
-                identifier_type=row["identifier_type"], challenge_type=row["challenge_type"],
-                thumbprint=row["thumbprint"], caa_checked_at=row["caa_checked_at"])
-                           for row in rows),
-            key_is_an_accounts=any(row["key_is_an_accounts"] for row in rows),
-            key_is_blocked=any(row["key_is_blocked"] for row in rows))
-
     async def finalize(
         self, order_id: bytes, account_id: bytes, authorization_ids: Sequence[bytes], *, signed: SignedRequest,
-        jwk: str, rechecks: Sequence[tuple[bytes, Control]], now: datetime, takes: Sequence[Take] = (),
-    ) -> bool:
-        """Stores the signed request with what it takes from limits and queues the issuance; False when the order was
-        finalized meanwhile, an authorization deactivated, or a limit has no room any more. `rechecks` are (new request
-        id, validation) whose CAA set is to be looked at."""
-        return await store_limited(
+        jwk: str, key: CertifiedKey, rechecks: Sequence[tuple[bytes, Control]], now: datetime,
+        takes: Sequence[Take] = (),
+    ) -> Finalized:
+        """Stores the signed request with what it takes from limits and queues the issuance, unless the order was
+        finalized meanwhile, an authorization deactivated, a limit has no room any more, or the key may not be
+        certified. `rechecks` are (new request id, validation) whose CAA set is to be looked at."""
+        row = await fetch_limited(
             self._writes, _LIMITED_FINALIZE if takes else _FINALIZE, takes, now, order_id, now, jwk,
             signed.protected_bytes, signed.payload_bytes, signed.signature, account_id,
             list(dict.fromkeys(authorization_ids)), [request_id for request_id, _ in rechecks],
             [control.authorization_id for _, control in rechecks],
             [control.challenge_type for _, control in rechecks], [control.thumbprint for _, control in rechecks],
-            [control.caa_name for _, control in rechecks])
+            [control.caa_name for _, control in rechecks], key.thumbprint, key.spki_sha256, key.listed)
+        return Finalized(stored=False) if row is None else Finalized(
+            stored=row["stored"], key_is_an_accounts=row["is_an_accounts"], key_is_blocked=row["is_blocked"])
 
     async def certificate(self, serial: bytes) -> StoredCertificate | None:
         """What was signed under a serial number."""

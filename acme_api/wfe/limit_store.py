@@ -13,7 +13,7 @@ from typing import Any, Final
 from acme_api.protocol.rate_limit import Attempt, LimitName, Rate, Standing, Take
 from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
-from ca.process.postgres import Pool, PostgresError
+from ca.process.postgres import Pool, PostgresError, Record
 
 _OVER_LIMIT: Final = "CH429"
 
@@ -97,19 +97,27 @@ def without_limits(statement: str) -> str:
     return statement.format(room="room AS (SELECT true AS is_left)", taken="")
 
 
-async def store_limited(
+async def fetch_limited(
     sessions: Sessions, statement: str, takes: Sequence[Take], now: datetime, *arguments: Any
-) -> bool:
-    """Whether a statement stored its row; `takes` become its last parameters when there are any."""
+) -> Record | None:
+    """The row of a statement; None when there is none, or another request took the last room. `takes` become its last
+    parameters when there are any."""
     if takes:
         arguments += ([take.limit.value for take in takes], [take.subject for take in takes],
                       [take.weight_s for take in takes], [float(take.rate.period_s) for take in takes], now)
     try:
-        return await sessions.fetchval(statement, *arguments) is not None
+        return await sessions.fetchrow(statement, *arguments)
     except PostgresError as fault:
         if fault.sqlstate == _OVER_LIMIT:
-            return False
+            return None
         raise
+
+
+async def store_limited(
+    sessions: Sessions, statement: str, takes: Sequence[Take], now: datetime, *arguments: Any
+) -> bool:
+    """As `fetch_limited`; whether the statement stored its row."""
+    return await fetch_limited(sessions, statement, takes, now, *arguments) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,9 @@ from acme_api.protocol.order import (
 )
 from acme_api.protocol.problem import problem_from_refusal
 from acme_api.protocol.rate_limit import Take
-from acme_api.wfe.certificate_store import Control
+from acme_api.wfe.certificate_store import CertifiedKey
 from acme_api.wfe.context import Context
+from acme_api.wfe.finalizing import Control, Finalizing
 from acme_api.wfe.renewals import require_predecessor
 from acme_api.wfe.request import Post
 from acme_api.wfe.response import Reply, json_reply
@@ -104,30 +105,25 @@ async def order(context: Context, post: Post) -> Reply:
 async def finalize(context: Context, post: Post) -> Reply:
     """Takes the CSR, queues the issuance and waits a little for the certificate (rows FI1 to FI10)."""
     found = _require_own(post)
+    controls = post.loaded.controls if isinstance(post.loaded, Finalizing) else ()
     now = context.ambient.now()
     csr_der = parse_finalize(post.json())
     require_ready(found, now)
     csr = _require_csr(context, csr_der, found)
-    reading = context.certificates.finalize_facts(
-        found, thumbprint(jwk_of_public_key(csr.spki_der)), csr.key.sha256,
-        weak_list.digests(csr.spki_der))
     takes: Sequence[Take] = ()
     if context.limits.concern_names:
-        facts, takes = await asyncio.gather(
-            reading, context.limits.require_certificate_room(found.identifiers, now, exempt=found.renews))
-    else:
-        facts = await reading
-    if facts.key_is_blocked:
-        raise problem.bad_csr("the key of the CSR is blocked, because it is compromised: use a new one")
-    if facts.key_is_an_accounts:
-        raise problem.bad_csr("the key of the CSR is the key of an account; a certificate needs one of its own")
+        takes = await context.limits.require_certificate_room(found.identifiers, now, exempt=found.renews)
     rechecks = [(object_id(now, context.ambient.random_bytes(16)), control)
-                for control in facts.controls if _needs_recheck(control, made_at(found.id), now)]
+                for control in controls if _needs_recheck(control, made_at(found.id), now)]
     with context.waiters.waiting_for(found.id) as changed:
-        stored = await context.certificates.finalize(
-            found.id, found.account_id, found.authorization_ids, signed=post.signed, jwk=post.jwk, rechecks=rechecks,
-            now=now, takes=takes)
-        if not stored:
+        finalized = await context.certificates.finalize(
+            found.id, found.account_id, found.authorization_ids, signed=post.signed, jwk=post.jwk,
+            key=_certified_key(csr), rechecks=rechecks, now=now, takes=takes)
+        if finalized.key_is_blocked:
+            raise problem.bad_csr("the key of the CSR is blocked, because it is compromised: use a new one")
+        if finalized.key_is_an_accounts:
+            raise problem.bad_csr("the key of the CSR is the key of an account; a certificate needs one of its own")
+        if not finalized.stored:
             refusal = await context.limits.refusal(takes, now) if takes else None
             if refusal is not None:
                 raise refusal
@@ -179,6 +175,11 @@ def _require_csr(context: Context, csr_der: bytes, found: Order) -> Csr:
     return csr
 
 
+def _certified_key(csr: Csr) -> CertifiedKey:
+    return CertifiedKey(thumbprint=thumbprint(jwk_of_public_key(csr.spki_der)), spki_sha256=csr.key.sha256,
+                        listed=weak_list.digests(csr.spki_der))
+
+
 def _needs_recheck(control: Control, ordered_at: datetime, now: datetime) -> bool:
     """Whether the last look at CAA is too old, or was for an earlier order (row CA9): the CA will not take it."""
     if control.identifier_type == "ip":
@@ -188,7 +189,7 @@ def _needs_recheck(control: Control, ordered_at: datetime, now: datetime) -> boo
 
 def _require_own(post: Post) -> Order:
     """The order of the URL. Raises Problem: 404 when there is none, 403 when it is another's (row J12)."""
-    found = post.loaded
+    found = post.loaded.order if isinstance(post.loaded, Finalizing) else post.loaded
     if not isinstance(found, Order):
         raise problem.not_found("there is no such order")
     if found.account_id != post.owner.id:

@@ -15,14 +15,12 @@ from aiohttp import web
 from acme_api.protocol import nonce, problem
 from acme_api.protocol.account import Account, require_open
 from acme_api.protocol.account_key import require_account_key
-from acme_api.protocol.authorization import Authorization
 from acme_api.protocol.directory import Target, parse_account_url
 from acme_api.protocol.json_strict import JsonError, JsonObject, decode_object
 from acme_api.protocol.jws import SignedRequest, parse_flattened, thumbprint, verify
-from acme_api.protocol.order import Order
 from acme_api.protocol.rate_limit import IpAddress
-from acme_api.wfe.certificate_store import Chain
 from acme_api.wfe.context import Context
+from acme_api.wfe.store import Loaded
 
 _MEDIA_TYPE: Final = "application/jose+json"
 
@@ -56,7 +54,7 @@ class Post:
     body: bytes
     jwk: str
     account: Account | None
-    loaded: Authorization | Order | Chain | None
+    loaded: Loaded | None
     address: IpAddress | None
     accept: str = ""
     changed: asyncio.Event | None = None

@@ -8,7 +8,7 @@ Two kinds of sessions: `reads` do not wait for the disk (synchronous_commit off)
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from acme_api.protocol.account import Account
 from acme_api.protocol.authorization import Authorization, AuthorizationFacts, Validation
@@ -20,6 +20,7 @@ from acme_api.wfe.account_store import SIGNER, signer_of
 from acme_api.wfe.authorization_store import AUTHORIZATION, authorization_of, facts_of
 from acme_api.wfe.certificate_store import CHAIN, Chain, chain_of
 from acme_api.wfe.coverage import coverage
+from acme_api.wfe.finalizing import CAA_NAMES, CONTROLS, Finalizing, controls_of
 from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
 from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
@@ -62,10 +63,10 @@ CROSS JOIN LATERAL (
         array_agg(v.challenge_type ORDER BY u.position) AS methods,
         array_agg(v.validated_at ORDER BY u.position) AS validated,
         array_agg(v.valid_until ORDER BY u.position) AS valid_until,
-        jsonb_agg(v.problem ORDER BY u.position) AS problems
+        jsonb_agg(v.problem ORDER BY u.position) AS problems%s
     FROM unnest(o.authorization_ids) WITH ORDINALITY AS u (id, position)
     LEFT JOIN authorizations a ON a.id = u.id
-    LEFT JOIN validations v ON v.authorization_id = u.id) z
+    LEFT JOIN validations v ON v.authorization_id = u.id%s) z
 """
 # What may still change of an order that is finalized.
 _PROGRESS: Final = """
@@ -76,7 +77,7 @@ LEFT JOIN refusals r ON r.request_id = o.id
 LEFT JOIN issuances i ON i.request_id = o.id
 LEFT JOIN certificate_signatures s ON s.serial = i.serial
 """
-_ORDERS_OF_ACCOUNT: Final = _ORDER + """
+_ORDERS_OF_ACCOUNT: Final = _ORDER % ("", "") + """
 WHERE o.account_id = $1 AND ($2::bytea IS NULL OR o.id < $2) ORDER BY o.id DESC LIMIT $3
 """
 _OWNS_ORDER: Final = "SELECT EXISTS (SELECT FROM orders WHERE id = $1 AND account_id = $2)"
@@ -121,9 +122,15 @@ _SPEND_BY_ID: Final = _SPEND % ("", "id", "")
 _SPEND_BY_THUMBPRINT: Final = _SPEND % ("", "thumbprint", "")
 _LOADED: Final = " LEFT JOIN LATERAL (%s) AS loaded ON true"
 _SPEND_AND_AUTHORIZATION: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{AUTHORIZATION} WHERE a.id = $5")
-_SPEND_AND_ORDER: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{_ORDER} WHERE o.id = $5")
+_SPEND_AND_ORDER: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{_ORDER % ('', '')} WHERE o.id = $5")
+_SPEND_AND_FINALIZING: Final = _SPEND % (
+    ", loaded.*", "id", _LOADED % f"{_ORDER % (CONTROLS, CAA_NAMES)} WHERE o.id = $5")
 _SPEND_AND_CHAIN: Final = _SPEND % (", loaded.*", "id", _LOADED % CHAIN.format(
     order="$5", serial="$6", variant="$7"))
+
+
+Loaded: TypeAlias = Authorization | Order | Finalizing | Chain
+"""What a request is about, by its URL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +140,7 @@ class SpentNonce:
 
     fresh: bool
     account: Account | None
-    loaded: Authorization | Order | Chain | None
+    loaded: Loaded | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,14 +174,17 @@ class Store:
         """Burns the nonce (None: there is nothing to burn) and loads the account by its id, and with it the
         authorization, order or certificate that the request is about."""
         arguments = (*_spending(nonce), account_id, self._no_nonce_before)
-        loaded: Authorization | Order | Chain | None = None
+        loaded: Loaded | None = None
         match target.resource:
             case Resource.AUTHORIZATION | Resource.CHALLENGE:
                 row = await self._one_row(_SPEND_AND_AUTHORIZATION, *arguments, target.object_id)
                 loaded = None if row["id"] is None else authorization_of(row)
-            case Resource.ORDER | Resource.FINALIZE:
+            case Resource.ORDER:
                 row = await self._one_row(_SPEND_AND_ORDER, *arguments, target.object_id)
                 loaded = None if row["id"] is None else _order(row)
+            case Resource.FINALIZE:
+                row = await self._one_row(_SPEND_AND_FINALIZING, *arguments, target.object_id)
+                loaded = None if row["id"] is None else _finalizing(row)
             case Resource.CERTIFICATE:
                 row = await self._one_row(_SPEND_AND_CHAIN, *arguments, target.object_id, target.serial,
                                           target.alternate)
@@ -251,6 +261,11 @@ class Store:
 def _spending(nonce: bytes | None) -> tuple[int, float] | tuple[None, None]:
     """What is written of a nonce, and the unix time at which it was made."""
     return (None, None) if nonce is None else (spent_key(nonce), float(issued_at_s(nonce)))
+
+
+def _finalizing(row: Record) -> Finalizing:
+    order = _order(row)
+    return Finalizing(order=order, controls=controls_of(row, order))
 
 
 def _order(row: Record) -> Order:
