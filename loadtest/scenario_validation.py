@@ -29,7 +29,8 @@ from loadtest.targets import OTHERS_BESIDE_HANGING
 _SCENARIO = "validation"
 _ACCOUNTS = 100
 _THUMBPRINT = bytes(range(32))
-_TOKEN = base64url(bytes(range(32, 64)))
+_RAW_TOKEN = bytes(range(32, 64))
+_TOKEN = base64url(_RAW_TOKEN)
 _KEY_AUTHORIZATION = f"{_TOKEN}.{base64url(_THUMBPRINT)}"
 _HANGING_NAMES = (f"{HANGING_HOSTS}{{}}.localhost", f"{TRICKLING_HOSTS}{{}}.localhost", "mute{}.load.example")
 _PATIENCE_S = 300.0
@@ -168,7 +169,7 @@ async def _queue(
     made = [(_new_id(), accounts[number % len(accounts)], name) for number, name in enumerate(names)]
     async with connection.transaction():
         await connection.copy_records_to_table("authorizations", records=[
-            (each, account, "dns", name, False, expires_at, ["http-01"], [_TOKEN]) for each, account, name in made],
+            (each, account, "dns", name, False, expires_at, 1, _RAW_TOKEN) for each, account, name in made],
             columns=["id", "account_id", "identifier_type", "identifier_value", "wildcard", "expires_at",
                      "challenge_types", "challenge_tokens"])
         await connection.copy_records_to_table("validation_requests", records=[

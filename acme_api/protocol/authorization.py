@@ -69,7 +69,7 @@ class Challenge:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authorization:
     """An authorization with its facts. `responding` is the challenge that the VA works on or will work on;
-    `subdomains`: it stands for all names below it, too (RFC 9444)."""
+    `subdomains`: it stands for all names below it, too (RFC 9444). `token_seed`: what the tokens follow from."""
 
     id: bytes
     account_id: bytes
@@ -80,6 +80,7 @@ class Authorization:
     facts: AuthorizationFacts
     responding: str | None = None
     subdomains: bool = False
+    token_seed: bytes = b""
 
 
 def authorization_status(facts: AuthorizationFacts, now: datetime) -> AuthorizationStatus:

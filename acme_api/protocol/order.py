@@ -28,9 +28,8 @@ from ca.pki.identifier import Identifier
 from ca.pki.object_id import object_id
 
 _ID_RANDOM_BYTES: Final = 16
-_MOST_TOKENS: Final = 4
 ENTROPY_PER_ORDER_BYTES: Final = _ID_RANDOM_BYTES
-ENTROPY_PER_NAME_BYTES: Final = _ID_RANDOM_BYTES + _MOST_TOKENS * challenge.TOKEN_BYTES
+ENTROPY_PER_NAME_BYTES: Final = _ID_RANDOM_BYTES + challenge.TOKEN_SEED_BYTES
 
 
 class OrderStatus(StrEnum):
@@ -237,16 +236,14 @@ def plan_authorization(
 ) -> Authorization:
     """One pending authorization; each challenge that has a token has one of its own (row CH2). `entropy` is
     ENTROPY_PER_NAME_BYTES. `subdomains`: it is to stand for all that is below, too."""
-    size = challenge.TOKEN_BYTES
-    tokens = (entropy[start:start + size] for start in range(_ID_RANDOM_BYTES, len(entropy), size))
     types = challenge.offered(identifier.type, wildcard=identifier.is_wildcard, persist=persist,
                               subdomains=subdomains)
+    seed = entropy[_ID_RANDOM_BYTES:]
     return Authorization(
         id=object_id(now, entropy[:_ID_RANDOM_BYTES]), account_id=account_id, identifier_type=identifier.type,
-        identifier_value=identifier.base, wildcard=identifier.is_wildcard, subdomains=subdomains,
-        challenges=tuple(
-            Challenge(type=kind, token=None if kind in challenge.WITHOUT_TOKEN else base64url.encode(next(tokens)))
-            for kind in types),
+        identifier_value=identifier.base, wildcard=identifier.is_wildcard, subdomains=subdomains, token_seed=seed,
+        challenges=tuple(Challenge(type=kind, token=token)
+                         for kind, token in challenge.tokens_of(challenge.type_bits(types), seed).items()),
         facts=AuthorizationFacts(expires_at=now.replace(microsecond=0) + life))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from acme_api.protocol.challenge import DNS_PERSIST_01
+from acme_api.protocol.challenge import DNS_PERSIST_01, tokens_of
 from acme_api.va.perspective_client import PerspectiveHealth
 from ca.pki.corroboration import ALONE, Corroboration
 from ca.pki.identifier import IdentifierError, parse_identifier
@@ -247,7 +247,7 @@ def _corroboration_values(outcome: Outcome) -> tuple[int, int, int]:
 
 def _claimed_of(row: Record) -> ClaimedRequest:
     kind: Literal["challenge", "caa"] = row["kind"]
-    tokens = dict(zip(row["challenge_types"] or (), row["challenge_tokens"] or (), strict=False))
+    tokens = tokens_of(row["challenge_types"] or 0, row["challenge_tokens"] or b"")
     return ClaimedRequest(
         id=row["id"],
         kind=kind,

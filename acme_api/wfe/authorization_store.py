@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from acme_api.protocol.authorization import Authorization, AuthorizationFacts, Challenge, Validation
+from acme_api.protocol.challenge import tokens_of, type_bits
 from acme_api.protocol.rate_limit import Take
 from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
 from acme_api.wfe.sessions import Sessions
@@ -66,8 +67,7 @@ class AuthorizationStore:
         return await store_limited(
             self._writes, _LIMITED_INSERT if takes else _INSERT, takes, now, made.id, made.account_id,
             made.identifier_type, made.identifier_value, made.wildcard, made.facts.expires_at,
-            [each.type for each in made.challenges], [each.token or "" for each in made.challenges],
-            made.subdomains)
+            type_bits(each.type for each in made.challenges), made.token_seed, made.subdomains)
 
 
 def facts_of(row: Record) -> AuthorizationFacts:
@@ -87,5 +87,5 @@ def authorization_of(row: Record) -> Authorization:
         identifier_value=row["identifier_value"], wildcard=row["wildcard"], subdomains=row["subdomains"],
         responding=row["responding"],
         facts=facts_of(row), challenges=tuple(
-            Challenge(type=kind, token=token or None)
-            for kind, token in zip(row["challenge_types"], row["challenge_tokens"], strict=True)))
+            Challenge(type=kind, token=token)
+            for kind, token in tokens_of(row["challenge_types"], row["challenge_tokens"]).items()))

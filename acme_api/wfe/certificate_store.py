@@ -85,7 +85,8 @@ _AUTHORIZED: Final = """
 SELECT DISTINCT w.position
 FROM unnest($2::text[], $3::text[], $4::boolean[], $5::integer[], $6::boolean[])
     AS w (type, value, wildcard, position, above)
-JOIN authorizations a ON a.account_id = $1 AND a.identifier_value = w.value AND a.identifier_type = w.type
+JOIN authorizations a ON a.account_id = $1 AND hashtext(a.identifier_value) = hashtext(w.value)
+    AND a.identifier_value = w.value AND a.identifier_type = w.type
     AND a.wildcard = w.wildcard AND a.deactivated_at IS NULL
 JOIN validations v ON v.authorization_id = a.id AND v.account_id = $1 AND v.identifier_value = w.value
     AND v.identifier_type = w.type AND v.wildcard = w.wildcard AND v.problem IS NULL AND v.valid_until > $7

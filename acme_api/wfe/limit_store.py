@@ -48,8 +48,9 @@ CROSS JOIN LATERAL (
         array_agg(problem IS NOT NULL ORDER BY validated_at DESC) AS failed
     FROM (
         SELECT v.validated_at, v.problem FROM authorizations a JOIN validations v ON v.authorization_id = a.id
-        WHERE a.account_id = $1 AND a.identifier_value = w.value AND a.identifier_type = w.type AND a.id >= $4
-            AND v.authorization_id >= $4 AND v.problem ->> 'type' IS DISTINCT FROM $5
+        WHERE a.account_id = $1 AND hashtext(a.identifier_value) = hashtext(w.value) AND a.identifier_value = w.value
+            AND a.identifier_type = w.type AND a.id >= $4 AND v.authorization_id >= $4
+            AND v.problem ->> 'type' IS DISTINCT FROM $5
         ORDER BY v.validated_at DESC LIMIT $6) AS newest
 ) AS seen
 LEFT JOIN LATERAL (
@@ -57,7 +58,8 @@ LEFT JOIN LATERAL (
     WHERE u.account_id = $1 AND u.identifier_value IN ('', w.value)) AS forgiven ON true
 CROSS JOIN LATERAL (
     SELECT count(*) FROM authorizations a JOIN validation_requests q ON q.authorization_id = a.id
-    WHERE $7 AND a.account_id = $1 AND a.identifier_value = w.value AND a.identifier_type = w.type AND a.id >= $4
+    WHERE $7 AND a.account_id = $1 AND hashtext(a.identifier_value) = hashtext(w.value)
+        AND a.identifier_value = w.value AND a.identifier_type = w.type AND a.id >= $4
         AND q.kind = 'challenge') AS running
 WHERE seen.ended IS NOT NULL OR running.count > 0
 """

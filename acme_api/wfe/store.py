@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from acme_api.protocol.account import Account
 from acme_api.protocol.authorization import Authorization, AuthorizationFacts, Validation
+from acme_api.protocol.challenge import type_bits
 from acme_api.protocol.directory import Resource, Target
 from acme_api.protocol.nonce import issued_at_s, spent_key
 from acme_api.protocol.order import Order, OrderFacts, ReusableAuthorization
@@ -92,7 +93,8 @@ LEFT JOIN LATERAL (
         v.valid_until, v.problem
     FROM unnest($2::text[], $3::text[], $4::boolean[], $12::integer[], $13::boolean[])
         AS w (type, value, wildcard, position, above)
-    JOIN authorizations a ON a.account_id = $1 AND a.identifier_value = w.value AND a.identifier_type = w.type
+    JOIN authorizations a ON a.account_id = $1 AND hashtext(a.identifier_value) = hashtext(w.value)
+        AND a.identifier_value = w.value AND a.identifier_type = w.type
         AND a.wildcard = w.wildcard AND a.id >= $5 AND a.deactivated_at IS NULL
     JOIN validations v ON v.authorization_id = a.id AND v.problem IS NULL AND v.valid_until > $6
         AND v.validated_at < a.expires_at AND (v.caa_checked_at > $7 OR a.identifier_type = 'ip')
@@ -104,8 +106,8 @@ _INSERT_ORDER_TEXT: Final = """
 WITH {room}, authorized AS (
     INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, expires_at,
         challenge_types, challenge_tokens, subdomains)
-    SELECT id, $2, type, value, wildcard, $10, string_to_array(types, ' '), string_to_array(tokens, ' '), subdomains
-    FROM unnest($11::bytea[], $12::text[], $13::text[], $14::boolean[], $15::text[], $16::text[], $19::boolean[])
+    SELECT id, $2, type, value, wildcard, $10, types, tokens, subdomains
+    FROM unnest($11::bytea[], $12::text[], $13::text[], $14::boolean[], $15::smallint[], $16::bytea[], $19::boolean[])
         AS n (id, type, value, wildcard, types, tokens, subdomains), room WHERE room.is_left
 ){taken}
 INSERT INTO orders (id, account_id, expires_at, identifier_types, identifier_values, authorization_ids, profile,
@@ -249,8 +251,8 @@ class Store:
             [each.type for each in order.identifiers], [each.value for each in order.identifiers],
             list(order.authorization_ids), order.profile, order.not_before, order.not_after, expires_at,
             [each.id for each in new], [each.identifier_type for each in new], [each.identifier_value for each in new],
-            [each.wildcard for each in new], [" ".join(c.type for c in each.challenges) for each in new],
-            [" ".join(c.token or "" for c in each.challenges) for each in new], order.replaces, order.renews,
+            [each.wildcard for each in new], [type_bits(c.type for c in each.challenges) for each in new],
+            [each.token_seed for each in new], order.replaces, order.renews,
             [each.subdomains for each in new])
 
     async def notify(self, channels: Sequence[str]) -> None:

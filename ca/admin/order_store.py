@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from acme_api.protocol.challenge import types_of
 from ca.admin.records import Authorization, CaaCheck, Order, Validation
 from ca.process.postgres import Connection, Record
 
@@ -80,7 +81,7 @@ def _authorization(row: Record, caa_checks: tuple[CaaCheck, ...]) -> Authorizati
         validation = Validation(**{name: row[name] for name in seen})
     columns = ("id", "identifier_type", "identifier_value", "wildcard", "expires_at", "deactivated_at", "queued_at",
                "queued_type", "attempts", "leased_by", "caa_queued_at", "subdomains")
-    return Authorization(challenge_types=tuple(row["challenge_types"]), validation=validation, caa_checks=caa_checks,
+    return Authorization(challenge_types=types_of(row["challenge_types"]), validation=validation, caa_checks=caa_checks,
                          caa_queued_names=tuple(row["caa_queued_names"]), **{name: row[name] for name in columns})
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import asyncpg
 
-from acme_api.protocol.challenge import key_authorization
+from acme_api.protocol import base64url
+from acme_api.protocol.challenge import key_authorization, type_bits
 from ca.pki.object_id import object_id
 from tests.fixtures_postgres import TestDatabase
 
-TOKEN = "t" * 43
+TOKEN = "t" * 42 + "s"
 THUMBPRINT = b"\x07" * 32
 EXPECTED = key_authorization(TOKEN, THUMBPRINT)
 
@@ -80,7 +81,7 @@ class Queue:
                 "INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, expires_at,"
                 " challenge_types, challenge_tokens, subdomains) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
                 [(authorization_id, account_id, identifier_type, identifier, wildcard, expires_at,
-                  ["http-01", "dns-01", "tls-alpn-01", "dns-persist-01"], [token] * 3 + [""],
+                  type_bits(["http-01", "dns-01", "tls-alpn-01", "dns-persist-01"]), base64url.decode(token) * 3,
                   subdomains)
                  for authorization_id, identifier in zip(ids, identifiers, strict=True)])
             for authorization_id in ids:

@@ -64,7 +64,8 @@ class Running:
 
 def checker_for(port: int, lanes: Lanes, resolver: str = "") -> Checker:
     asking = Resolver(servers=servers_of(resolver) if resolver else (), random_bytes=os.urandom, localhost_names=True)
-    dialer = Dialer(resolver=asking, policy=open_policy())
+    # Loopback stands for all the hosts of the world, of which each would have an address of its own.
+    dialer = Dialer(resolver=asking, policy=open_policy(), max_per_address=20_000)
     methods = Methods(
         http_01=Http01(dialer=dialer, ports=Http01Ports(http=port), user_agent="x"), dns_01=Dns01(resolver=asking),
         tls_alpn_01=TlsAlpn01(dialer=dialer, port=port),

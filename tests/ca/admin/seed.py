@@ -78,7 +78,7 @@ class Seed:
         await self.run("acme_wfe", "INSERT INTO authorizations (id, account_id, identifier_type, identifier_value,"
                        " wildcard, expires_at, challenge_types, challenge_tokens, subdomains) VALUES"
                        " ($1, $2, 'dns', $3, $4, $5, $6, $7, $8)", authorization_id, account_id, name, wildcard,
-                       self.now + expires, ["http-01", "dns-01"], ["t" * 43, "u" * 43], subdomains)
+                       self.now + expires, 3, bytes(16), subdomains)
         return authorization_id
 
     async def validation(self, authorization_id: bytes, account_id: bytes, name: str, *,

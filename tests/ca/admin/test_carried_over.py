@@ -12,9 +12,11 @@ from uuid import uuid4
 import pytest
 
 from acme_api.protocol import base64url
+from acme_api.protocol.challenge import offered, tokens_of
 from acme_api.protocol.nonce import make_nonce, spent_key
 from ca.admin import migrate as migrate_module
 from ca.admin.migrate import OWNER, connect_superuser, migrate
+from ca.pki.object_id import object_id
 from ca.process.ambient import system_ambient
 from ca.process.postgres import embedded_socket_directory
 from ca.process.settings import DatabaseSettings
@@ -74,3 +76,28 @@ async def test_0023_spent_nonces_stay_spent(before: _Before) -> None:
     assert await owner.fetchval("SELECT count(DISTINCT tableoid) FROM spent_nonces") >= 8
     await front_end.close()
     await owner.close()
+
+
+async def test_0026_tokens_stay_what_they_were(before: _Before) -> None:
+    """Rows CH2, CH10: authorizations that were pending before the migration show the same challenges and tokens after
+    it, in the same order, those with and those without tokens; and what is looked up by name is found."""
+    database = await before("0026_challenges.sql")
+    ambient = system_ambient()
+    tokens = {kind: base64url.encode(ambient.random_bytes(32)) for kind in offered(
+        "dns", wildcard=False, persist=True) if kind != "dns-persist-01"} | {"dns-persist-01": ""}
+    sets = [offered("dns", wildcard=False, persist=True), offered("dns", wildcard=True, persist=False),
+            offered("ip", wildcard=False, persist=False)]
+    ids = [object_id(ambient.now(), ambient.random_bytes(16)) for _ in sets]
+    owner = await database.connect()
+    await owner.executemany(
+        "INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, expires_at,"
+        " challenge_types, challenge_tokens) VALUES ($1, $1, 'dns', 'a.example', false, now(), $2, $3)",
+        [(each, list(types), [tokens[kind] for kind in types]) for each, types in zip(ids, sets, strict=True)])
+    await migrate(database.settings, ambient)
+    rows = {row["id"]: row for row in await owner.fetch(
+        "SELECT id, challenge_types, challenge_tokens FROM authorizations"
+        " WHERE hashtext(identifier_value) = hashtext('a.example')")}
+    await owner.close()
+    for each, types in zip(ids, sets, strict=True):
+        found = tokens_of(rows[each]["challenge_types"], rows[each]["challenge_tokens"])
+        assert list(found.items()) == [(kind, tokens[kind] or None) for kind in types]

@@ -192,7 +192,7 @@ class World:
             await self.run(
                 "acme_wfe", "INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard,"
                 " expires_at, challenge_types, challenge_tokens) VALUES ($1, $2, $3, $4, $5, now() + '1 day', $6, $7)",
-                authorization_id, subscriber.id, kind, name.removeprefix("*."), wildcard, ["dns-01"], ["t" * 43])
+                authorization_id, subscriber.id, kind, name.removeprefix("*."), wildcard, 2, bytes(16))
             ids.append(authorization_id)
             if validated:
                 await self.validate(authorization_id, subscriber, name)
