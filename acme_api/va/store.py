@@ -92,6 +92,7 @@ WITH gone AS (
 SELECT pg_notify('changed', encode(authorization_id, 'hex')) FROM stored
 """
 
+# The CA waits for it; nobody else sees a difference.
 STORE_CAA_CHECK: Final = """
 WITH gone AS (
     DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1 RETURNING authorization_id
@@ -99,9 +100,9 @@ WITH gone AS (
     INSERT INTO caa_checks (authorization_id, checked_at, problem, evidence, remotes_asked, remotes_corroborated,
         remote_rirs, caa_name)
     SELECT authorization_id, $4, $5, $6, $7, $8, $9, $10 FROM gone WHERE authorization_id = $3
-    RETURNING authorization_id
+    RETURNING authorization_id, caa_name
 )
-SELECT pg_notify('changed', encode(authorization_id, 'hex')) FROM stored
+SELECT pg_notify('caa_checked', encode(authorization_id, 'hex') || ' ' || caa_name) FROM stored
 """
 
 STORE_HEALTH: Final = """

@@ -103,9 +103,14 @@ async def _serve(
         turns.wake(request_id)
         issue.set()
 
+    def looked(payload: str) -> None:
+        if ca.caa_waits.looked(payload):
+            issue.set()
+
     await publisher.publish_missing()
     async with (Listener(settings.database, ROLE, "ca", {
-            "issuance": wake, "scts": logged, "ocsp_responder_key": lambda _: certifier.wake.set()}),
+            "issuance": wake, "scts": logged, "caa_checked": looked,
+            "ocsp_responder_key": lambda _: certifier.wake.set()}),
             asyncio.TaskGroup() as tasks):
         tasks.create_task(run_claim_loop(wake=issue, poll_s=_POLL_S, stop=stop, step=turns.step, log=log))
         tasks.create_task(run_claim_loop(wake=revoke, poll_s=_POLL_S, stop=stop, log=log,
@@ -145,6 +150,8 @@ class IssuanceTurns:
             if self._logged:
                 logged, self._logged = self._logged, set()
                 await ct_store.wake(self._ca.pool, list(logged))
+            if looked := self._ca.caa_waits.take_ready():
+                await queue_store.wake(self._ca.pool, looked, worker=self._ca.worker)
             worked = await issue_batch(self._ca, 1 if self._cautious_turns else BATCH)
         except Exception:
             self._cautious_turns = _CAUTIOUS_TURNS

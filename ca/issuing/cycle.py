@@ -18,6 +18,7 @@ from acme_api.protocol.problem import problem_from_refusal, server_internal
 from ca.issuing import block_store, ct_store, evidence_store, intent_store, issuer_store, queue_store
 from ca.issuing.audit import AuditTrail, SignedKind
 from ca.issuing.authorities import Authority, choose
+from ca.issuing.caa_waits import CaaWaits
 from ca.issuing.evidence import Evidence, judge_order, load_evidence
 from ca.issuing.grant import CaaIsStale, Grant
 from ca.issuing.intent import NewIntent, StoredIntent
@@ -66,6 +67,7 @@ class IssuingProcess:
     log: FilteringBoundLogger
     worker: str
     after_step: Callable[[int], Awaitable[None]] = field(default=_no_test_watches)
+    caa_waits: CaaWaits = field(default_factory=CaaWaits, init=False)
     switches: Switches = field(default_factory=Switches, init=False)
     switches_read_at: datetime | None = field(default=None, init=False)
 
@@ -89,6 +91,7 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
         claimed = await queue_store.claim(connection, worker=ca.worker, limit=limit)
         if not claimed:
             return False
+        ca.caa_waits.forget(request.id for request in claimed)
         now = ca.ambient.now()
         switches = await _switches(ca, connection, now)
         begun = await _not_disabled(ca, connection, switches, now, [
@@ -322,6 +325,8 @@ async def _settle(
                if await intent_store.commit_refusal(connection, request_id, problem, worker=ca.worker, now=now)]
     wakes = [("changed", request_id.hex()) for request_id in refused]
     if verdicts.stale:
+        for stale in verdicts.stale:
+            ca.caa_waits.wait(stale)
         wanted = {each for stale in verdicts.stale for each in stale.wanted}
         await evidence_store.ask_for_caa_checks(
             connection, [(object_id(now, ca.ambient.random_bytes(16)), each) for each in wanted])

@@ -49,6 +49,9 @@ LEFT JOIN service_requests q ON q.id = claimed.id AND claimed.kind = 'service'
 DEFER: Final = """
 UPDATE issuance_requests SET leased_until = now() + make_interval(secs => $3) WHERE id = ANY($2) AND leased_by = $1
 """
+WAKE: Final = """
+UPDATE issuance_requests SET leased_until = '-infinity' WHERE id = ANY($2::bytea[]) AND leased_by = $1
+"""
 GIVE_BACK: Final = """
 UPDATE issuance_requests SET leased_until = now() + make_interval(secs => $2)
 WHERE leased_by = $1 AND leased_until > now() + make_interval(secs => $2)
@@ -106,6 +109,11 @@ async def claim(connection: Connection, *, worker: str, limit: int) -> list[Clai
 async def defer(connection: Connection | Pool, ids: Sequence[bytes], *, worker: str, after_s: float) -> None:
     """Leaves requests in the queue for some seconds: what they need is not there yet, or a fault has to pass."""
     await connection.execute(DEFER, worker, list(ids), after_s)
+
+
+async def wake(pool: Pool, ids: Sequence[bytes], *, worker: str) -> None:
+    """Requests that a worker has left in the queue may be claimed now."""
+    await pool.execute(WAKE, worker, list(ids))
 
 
 async def give_back(pool: Pool, *, worker: str, after_s: float) -> None:

@@ -162,8 +162,8 @@ async def test_dp2_a_persistent_record_is_about_the_key_that_the_account_was_ope
 
 
 async def test_ca9_a_caa_request_is_answered_beside_the_validation(queue: Queue) -> None:
-    """CA9, MP1: a request of kind caa leaves a caa_checks row and the validation as it was; how many perspectives saw
-    it stands beside both."""
+    """CA9, MP1: a request of kind caa leaves a caa_checks row and the validation as it was, and tells the CA, which
+    waits; how many perspectives saw it stands beside both."""
 
     async def four_of_five(_kind: str, _question: Question, _evidence: Evidence) -> Corroboration:
         return Corroboration(asked=5, corroborated=4, rirs=3)
@@ -173,13 +173,13 @@ async def test_ca9_a_caa_request_is_answered_beside_the_validation(queue: Queue)
         return checker
 
     async with web_server() as server, performing(queue.database, server.port, wrap=corroborated):
-        changed: list[str] = []
-        async with Listener(queue.database.settings, "ca_issuer", "ca", {"changed": changed.append}):
+        looked: list[str] = []
+        async with Listener(queue.database.settings, "ca_issuer", "ca", {"caa_checked": looked.append}):
             authorization_id, = await queue.add_many(["a.localhost"])
             await queue.finished()
             await queue.request(authorization_id, kind="caa")
             await queue.finished()
-            await until(lambda: changed.count(authorization_id.hex()) == 2)
+            await until(lambda: looked == ["", authorization_id.hex() + " "])
     row = await queue.owner.fetchrow("SELECT * FROM caa_checks")
     assert row is not None
     assert (row["authorization_id"], row["problem"]) == (authorization_id, None)

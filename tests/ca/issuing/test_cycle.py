@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from ca.issuing import cycle, evidence
+from ca.issuing.__main__ import IssuanceTurns
 from ca.issuing.authorities import choose
 from ca.issuing.cycle import issue_batch
 from ca.issuing.issuer_store import Switches
@@ -479,6 +480,34 @@ async def test_stale_caa_waits_for_the_validation_authority(world: World) -> Non
         await world.run("acme_va", "INSERT INTO caa_checks VALUES ($1, $2, NULL, '{}')", authorization_id, world.now())
     await issue_batch(ca, 8)
     await world.issued(order.id)
+    await world.check()
+
+
+async def test_ca9_the_last_look_at_caa_wakes_the_request(world: World) -> None:
+    """CA9: an order for two names goes on when both looks are stored, and not before; what the pause would be does not
+    matter. Orders that wait for the same look are woken together, other payloads wake nobody."""
+    subscriber = await world.subscriber()
+    first = await world.ordered("a.example.com", "b.example.com", subscriber=subscriber)
+    ca = world.process()
+    turns = IssuanceTurns(ca)
+    assert await turns.step()
+    a, b = first.authorization_ids
+    orders = []
+    for names, ids in ((first.names, (a, b)), (("b.example.com",), (b,))):
+        orders.append(await world.order(subscriber, *names, authorization_ids=ids))
+        await world.finalize(orders[-1])
+    assert await turns.step()
+    assert await world.owner.fetchval("SELECT count(*) FROM validation_requests WHERE kind = 'caa'") == 2
+    await world.owner.execute("UPDATE issuance_requests SET leased_until = now() + interval '1 hour'")
+    for payload, ended in (("", []), ("no hexadecimal digits ", []), (f"{a.hex()} www.a.example.com", []),
+                           (f"{b.hex()} ", orders[1:]), (f"{b.hex()} ", orders[1:]), (f"{a.hex()} ", orders)):
+        if payload in (f"{a.hex()} ", f"{b.hex()} "):
+            await world.run("acme_va", "INSERT INTO caa_checks VALUES ($1, $2, NULL, '{}')",
+                            bytes.fromhex(payload), world.now())
+        ca.caa_waits.looked(payload)
+        await turns.step()
+        assert [order for order in orders if await world.certificate(order.id)] == ended
+    assert await world.queued() == 0
     await world.check()
 
 

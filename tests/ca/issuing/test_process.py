@@ -14,8 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import NameOID
 
+from acme_api.va.store import Outcome, VaStore
 from ca.pki.key_identifier import key_identifier
 from ca.process.audit_reader import read_chain, summarize
+from ca.process.postgres import create_pool
 from tests.ca.issuing.running import CaProcess, ca_process, until, write_settings
 from tests.ca.issuing.world import EC_ISSUER, RSA_ISSUER, SHARDS, World
 
@@ -38,6 +40,30 @@ async def test_a_whole_life(world: World, tmp_path: Path) -> None:
     assert (summary.asked.total(), summary.signed.total()) == (2 * SHARDS + 2, 2 * SHARDS + 2)
     assert summary.without_intent == []
     assert await world.owner.fetchval("SELECT count(*) FROM audit_heads") >= 1
+    await world.check()
+
+
+async def test_ca9_a_look_at_caa_that_is_stored_wakes_the_ca(world: World, tmp_path: Path) -> None:
+    """CA9: as the VA stores what it saw, the CA goes on with the request, which would otherwise wait for an hour."""
+    subscriber = await world.subscriber()
+    order = await world.order(subscriber, "www.example.com", validated=False)
+    await world.validate(order.authorization_ids[0], subscriber, order.names[0],
+                         caa_checked_at=world.now() - timedelta(hours=9))
+    pool = await create_pool(world.database.settings, "acme_va", process="va")
+    async with ca_process(write_settings(tmp_path, world)) as ca:
+        await world.finalize(order)
+        await world.run("acme_wfe", "NOTIFY issuance")
+        await until(world, "EXISTS (SELECT FROM validation_requests)"
+                    " AND EXISTS (SELECT FROM issuance_requests WHERE leased_until < now() + interval '5 seconds')")
+        await world.owner.execute("UPDATE issuance_requests SET leased_until = now() + interval '1 hour'")
+        va = VaStore(pool, leased_by="va")
+        request, = await va.claim(1)
+        assert await va.complete([Outcome(request=request, at=world.now(), valid_until=None, caa_checked_at=None,
+                                          problem=None, evidence={})]) == 1
+        await until(world, "EXISTS (SELECT FROM certificate_signatures)")
+        assert await ca.stop() == 0
+    pool.terminate()
+    await world.issued(order.id)
     await world.check()
 
 
