@@ -5,7 +5,8 @@ read back otherwise (it was ever outside, may leave, may do more than sign) is d
 6.2.6: generated in the module, never in plain text outside of it).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import Any
 
@@ -62,8 +63,10 @@ PRIVATE_TEMPLATE: Mapping[Attribute, Any] = {
     Attribute.MODIFIABLE: False,
     Attribute.COPYABLE: False,
 }
-# Not every module knows these; without them they are tried again, and read back where they can be.
+# Not every module knows these. One that refuses a template is asked again without the one or the other, because what is
+# not asked for is what the module likes: they are read back where they can be.
 _OPTIONAL = (Attribute.COPYABLE, Attribute.SIGN_RECOVER)
+_LEFT_OUT: Sequence[Collection[Attribute]] = ((), _OPTIONAL[:1], _OPTIONAL[1:], _OPTIONAL)
 _PUBLIC_TEMPLATE: Mapping[Attribute, Any] = {
     Attribute.TOKEN: True,
     Attribute.PRIVATE: False,
@@ -131,11 +134,14 @@ def destroy_key(token: Token, *, label: str, key_id: bytes) -> int:
 def _generate(
     session: Any, label: str, key_id: bytes, spec: KeySpec, private_template: dict[Attribute, Any]
 ) -> tuple[Any, Any]:
-    try:
-        return _generate_once(session, label, key_id, spec, private_template)
-    except _TEMPLATE_REFUSED:
-        reduced = {name: value for name, value in private_template.items() if name not in _OPTIONAL}
-        return _generate_once(session, label, key_id, spec, reduced)
+    for left_out in _LEFT_OUT[:-1]:
+        with suppress(*_TEMPLATE_REFUSED):
+            return _generate_once(session, label, key_id, spec, _without(private_template, left_out))
+    return _generate_once(session, label, key_id, spec, _without(private_template, _LEFT_OUT[-1]))
+
+
+def _without(template: Mapping[Attribute, Any], left_out: Collection[Attribute]) -> dict[Attribute, Any]:
+    return {name: value for name, value in template.items() if name not in left_out}
 
 
 def _generate_once(

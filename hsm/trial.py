@@ -44,15 +44,21 @@ class SigningRate:
 
 
 def try_token(token: Token) -> float:
-    """Makes a P-256 key, signs, verifies, forgets the key; the seconds of the signature.
+    """Makes a P-256 key (RSA-2048 where the module knows no curves), signs, verifies, forgets the key; the seconds of
+    the signature.
 
     A lost session heals on the way. Raises TokenLostError, or TokenFaultError for a signature that does not verify.
     """
     def act(session: Any) -> float:
-        public, private = _key_pair(session, KeySpec.P_256)
+        data, mechanism = hashlib.sha256(_MESSAGE).digest(), Mechanism.ECDSA
+        try:
+            public, private = _key_pair(session, KeySpec.P_256)
+        except pkcs11.MechanismInvalid:
+            public, private = _key_pair(session, KeySpec.RSA_2048)
+            data, mechanism = _DIGEST_INFO_SHA256 + data, Mechanism.RSA_PKCS
         try:
             begun_s = time.perf_counter()
-            raw = private.sign(hashlib.sha256(_MESSAGE).digest(), mechanism=Mechanism.ECDSA)
+            raw = private.sign(data, mechanism=mechanism)
             took_s = time.perf_counter() - begun_s
             _require_valid(public, raw)
         finally:
@@ -62,10 +68,13 @@ def try_token(token: Token) -> float:
     return token.within(act)
 
 
-def signing_rate(token: Token, spec: KeySpec, *, seconds_s: float) -> SigningRate:
-    """Signs for so many seconds with a key of the session. Raises HsmError."""
-    def act(session: Any) -> SigningRate:
-        public, private = _key_pair(session, spec)
+def signing_rate(token: Token, spec: KeySpec, *, seconds_s: float) -> SigningRate | None:
+    """Signs for so many seconds with a key of the session; None: the module makes no such keys. Raises HsmError."""
+    def act(session: Any) -> SigningRate | None:
+        try:
+            public, private = _key_pair(session, spec)
+        except pkcs11.MechanismInvalid:
+            return None
         digest = hashlib.sha384 if spec is KeySpec.P_384 else hashlib.sha256
         data = digest(_MESSAGE).digest()
         mechanism, size = Mechanism.ECDSA, 2 * (spec.bits // 8)

@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+import pkcs11
 import pytest
 from pkcs11 import Attribute
 
+from hsm import generate
 from hsm.errors import KeyGenerationError, KeyNotFoundError
 from hsm.generate import PRIVATE_TEMPLATE, KeySpec, destroy_key, generate_key
 from hsm.key import private_key, sign_many
@@ -48,6 +50,31 @@ def test_a_key_with_other_attributes_is_destroyed(empty_token: SoftHsm, attribut
         with pytest.raises(KeyGenerationError, match=f"CKA_{attribute.name} is {value}.*destroyed"):
             generate_key(token, label="weak", key_id=b"weak", spec=KeySpec.P_256, private_template=template)
         assert token.list_keys() == before
+
+
+@pytest.mark.parametrize("unknown", [
+    (Attribute.COPYABLE,), (Attribute.SIGN_RECOVER,), (Attribute.COPYABLE, Attribute.SIGN_RECOVER)],
+    ids=["copyable", "sign-recover", "both"])
+def test_a_module_that_knows_less(
+    empty_token: SoftHsm, monkeypatch: pytest.MonkeyPatch, unknown: tuple[Attribute, ...]
+) -> None:
+    """What it does not know, and no key of it has, is not asked for, and nothing else is left out: opencryptoki knows
+    no COPYABLE, and lets a key recover messages unless it is told not to."""
+    once = generate._generate_once
+    asked: list[set[Attribute]] = []
+
+    def picky(session: object, label: str, key_id: bytes, spec: KeySpec, template: dict[Attribute, object]
+              ) -> tuple[object, object]:
+        if any(attribute in template for attribute in unknown):
+            raise pkcs11.AttributeTypeInvalid
+        asked.append(set(template))
+        return once(session, label, key_id, spec, {**template, **dict.fromkeys(unknown, False)})
+
+    monkeypatch.setattr(generate, "_generate_once", picky)
+    label = "-".join(attribute.name for attribute in unknown)
+    with empty_token.open(writable=True) as token:
+        generate_key(token, label=label, key_id=label.encode(), spec=KeySpec.P_256)
+    assert asked == [set(PRIVATE_TEMPLATE) - set(unknown)]
 
 
 def test_a_key_that_wants_the_pin_each_time(empty_token: SoftHsm) -> None:

@@ -4,8 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
+import pkcs11
 import pytest
 
+from hsm import trial
 from hsm.errors import TokenLostError
 from hsm.generate import KeySpec
 from hsm.trial import signing_rate, try_token
@@ -26,8 +28,26 @@ def test_rates(softhsm_token: SoftHsm, spec: KeySpec) -> None:
     """At least one signature, for about so long."""
     with softhsm_token.open() as token:
         rate = signing_rate(token, spec, seconds_s=0.05)
+        assert rate is not None
         assert rate.signatures >= 1
         assert rate.per_s > 0
+        assert {key.label for key in token.list_keys()} == {softhsm_token.rsa_label, softhsm_token.ec_label}
+
+
+def test_a_module_without_curves(softhsm_token: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As opencryptoki's soft token: it is tried with an RSA key, and has no rate for the others."""
+    make = trial._key_pair
+
+    def rsa_alone(session: object, spec: KeySpec) -> tuple[object, object]:
+        if not spec.is_rsa:
+            raise pkcs11.MechanismInvalid
+        return make(session, spec)
+
+    monkeypatch.setattr(trial, "_key_pair", rsa_alone)
+    with softhsm_token.open() as token:
+        assert 0 < try_token(token) < 30
+        assert signing_rate(token, KeySpec.P_256, seconds_s=0.05) is None
+        assert signing_rate(token, KeySpec.RSA_2048, seconds_s=0.05) is not None
         assert {key.label for key in token.list_keys()} == {softhsm_token.rsa_label, softhsm_token.ec_label}
 
 

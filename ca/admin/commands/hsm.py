@@ -83,11 +83,14 @@ async def bench(context: AdminContext, seconds: int) -> ExitCode:
     rates = _with_token(context.settings.hsm, lambda token: [
         signing_rate(token, kind, seconds_s=float(seconds)) for kind in kinds])
     if context.output == "json":
-        print_json({"signatures_per_s": {rate.spec.value: round(rate.per_s, 1) for rate in rates}})
+        print_json({"signatures_per_s": {kind.value: rate and round(rate.per_s, 1)
+                                         for kind, rate in zip(kinds, rates, strict=True)}})
         return ExitCode.OK
     print_table([Column(title="key", whole=True), Column(title="signatures/s", right=True),
                  Column(title="ms each", right=True)],
-                [(rate.spec.value, f"{rate.per_s:,.0f}", f"{1000 / rate.per_s:.2f}") for rate in rates])
+                [(kind.value, "not made", "-") if rate is None else
+                 (kind.value, f"{rate.per_s:,.0f}", f"{1000 / rate.per_s:.2f}")
+                 for kind, rate in zip(kinds, rates, strict=True)])
     print_line("one process, one session; a certificate takes one signature, its OCSP status two")
     return ExitCode.OK
 
