@@ -1,6 +1,7 @@
 """Mass revocations: batch by batch, beside single ones, going on where they stopped, halted by an operator."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -141,6 +142,36 @@ async def test_one_behind_the_other(world: World) -> None:
     await _order(world, name="two", reason=9)
     assert [await _turn(world) for _ in range(3)] == [6, 0, None]
     assert await world.owner.fetchval("SELECT count(*) FROM revocations WHERE reason = 4") == 6
+
+
+async def test_the_last_batch_costs_no_more_than_the_first(world: World) -> None:
+    """Pages that a batch of a hundred among twenty thousand reads, with the plan that serves every batch: as few at the
+    end of the list as at its beginning."""
+    await _certificates(world, 20_000)
+    await _order(world)
+    await world.owner.execute("ANALYZE certificates; ANALYZE incident_serials")
+    listed = [bytes(row["serial"]) for row in await world.owner.fetch("SELECT serial FROM incident_serials ORDER BY 1")]
+    connection = await world.database.connect("ca_issuer")
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
+    await connection.execute(f"PREPARE next (text, bytea, bigint) AS {revocation_store.MASS_SERIALS}")
+    await connection.execute(
+        f"PREPARE living (bytea[], bytea, bytea, timestamptz) AS {revocation_store.LIVING}")
+
+    async def pages(statement: str) -> int:
+        plan = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {statement}"))
+        return int(plan[0]["Plan"]["Shared Hit Blocks"]) + int(plan[0]["Plan"]["Shared Read Blocks"])
+
+    async def batch(through: int) -> int:
+        serials = listed[through + 1:through + 101]
+        array = "ARRAY[" + ",".join(f"'\\x{serial.hex()}'" for serial in serials) + "]::bytea[]"
+        first, last = serials[0].hex(), serials[-1].hex()
+        return (await pages(f"next ('test', '\\x{listed[through].hex()}', 100)")
+                + await pages(f"living ({array}, '\\x{first}', '\\x{last}', now())"))
+
+    costs = [await batch(through) for through in (0, 10_000, 19_800)]
+    await connection.close()
+    assert max(costs) <= 2 * min(costs), costs
+    assert max(costs) < 1000, costs
 
 
 async def test_key_compromise_blocks_the_keys(world: World) -> None:
