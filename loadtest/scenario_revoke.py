@@ -63,7 +63,7 @@ async def _measure(session: Session, chancery: Chancery, connection: Connection,
     before = chancery.cpu_s()
     started = time.perf_counter()
     ordering = asyncio.create_task(_order(chancery, issuer, since))
-    times = await _watch(connection, issuer, count, started)
+    times = await _watch(connection, issuer, count, started, since)
     told = await ordering
     cpu_s = spent_between(before, chancery.cpu_s())
     sizes = await connection.fetch("""
@@ -102,15 +102,15 @@ async def _order(chancery: Chancery, issuer: Issuer, since: datetime) -> object:
     return json.loads(out)
 
 
-async def _watch(connection: Connection, issuer: Issuer, count: int, started: float) -> _Times:
-    """Raises ProgramFault when the CRLs do not follow."""
+async def _watch(connection: Connection, issuer: Issuer, count: int, started: float, since: datetime) -> _Times:
+    """`since`: the order is of this time or later. Raises ProgramFault when the CRLs do not follow."""
     times = _Times()
     while True:
         await asyncio.sleep(_POLL_S)
         now_s = time.perf_counter() - started
         if not times.rows_s:
             done = await connection.fetchval(
-                "SELECT finished_at IS NOT NULL FROM mass_revocations ORDER BY requested_at DESC LIMIT 1")
+                "SELECT finished_at IS NOT NULL FROM mass_revocations WHERE requested_at >= $1", since)
             times.rows_s = now_s if done else 0.0
             continue
         if not times.ocsp_s and not await connection.fetchval(
