@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from acme_api.protocol.challenge import dns_txt_value, key_authorization
+from acme_api.protocol.challenge import dns_txt_value
 from acme_api.va.caa import CaaChecker
 from acme_api.va.check import Checker
 from acme_api.va.dial import Dialer
@@ -24,15 +24,14 @@ from acme_api.va.store import ClaimedRequest
 from acme_api.va.tlsalpn01 import TlsAlpn01
 from ca.process.ambient import Ambient
 from tests.acme_api.va.hostile import open_policy, serve, serve_bytes
+from tests.acme_api.va.queue_rows import EXPECTED, THUMBPRINT, TOKEN
 from tests.mock_dns import MockDns
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
-TOKEN = "t" * 43
-EXPECTED = key_authorization(TOKEN, b"\x07" * 32)
 SERVED = f"HTTP/1.1 200 OK\r\n\r\n{EXPECTED}".encode()
 REQUEST = ClaimedRequest(
     id=b"r", kind="challenge", authorization_id=b"z", account_id=b"\x01" * 22, identifier_type="dns",
-    identifier_value="a.example", wildcard=False, challenge_type="http-01", token=TOKEN, thumbprint=b"\x07" * 32,
+    identifier_value="a.example", wildcard=False, challenge_type="http-01", token=TOKEN, thumbprint=THUMBPRINT,
     attempts=1, obsolete=None)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from acme_api.protocol.challenge import dns_account_label, dns_txt_value, offered
 from acme_api.va.store import ClaimedRequest, Outcome
-from tests.acme_api.va.test_check import EXPECTED, NOW, checker_for, request
+from tests.acme_api.va.queue_rows import EXPECTED
+from tests.acme_api.va.test_check import NOW, checker_for, request
 from tests.mock_dns import MockDns
 
 ACCOUNT_ID = b"\x01" * 22
