@@ -43,10 +43,6 @@ OPEN_ACTS: Final = """
 SELECT id, acted_at, operator, act, subject, detail FROM operator_acts WHERE recorded_at IS NULL ORDER BY id LIMIT $1
 """
 RECORD_ACTS: Final = "UPDATE operator_acts SET recorded_at = $2 WHERE id = ANY($1)"
-WEAK_AMONG: Final = "SELECT digest FROM weak_keys WHERE digest = ANY($1)"
-REFUSED_NAMES: Final = """
-SELECT name, and_below FROM blocked_names WHERE name = ANY($1)
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,13 +125,3 @@ async def open_acts(connection: Connection, limit: int) -> list[OperatorAct]:
 async def record_acts(connection: Connection, ids: Sequence[bytes], *, now: datetime) -> None:
     """Says that acts are in the audit log, and carried out."""
     await connection.execute(RECORD_ACTS, list(ids), now)
-
-
-async def weak_among(connection: Connection, digests: Sequence[bytes]) -> set[bytes]:
-    """Those of the digests that are in a published list of weak keys."""
-    return {row["digest"] for row in await connection.fetch(WEAK_AMONG, list(digests))}
-
-
-async def refused_names(connection: Connection, names: Sequence[str]) -> dict[str, bool]:
-    """Those of the names that are blocked, and whether everything below them is."""
-    return {row["name"]: row["and_below"] for row in await connection.fetch(REFUSED_NAMES, list(names))}

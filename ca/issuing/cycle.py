@@ -7,7 +7,7 @@ two leaves a request that is finished later with the serial number that it has, 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -15,11 +15,12 @@ from structlog.typing import FilteringBoundLogger
 
 from acme_api.protocol.jws import jwk_of_public_key, thumbprint
 from acme_api.protocol.problem import problem_from_refusal, server_internal
-from ca.issuing import block_store, ct_store, evidence_store, intent_store, issuer_store, queue_store
+from ca.issuing import ct_store, evidence_store, intent_store, issuer_store, queue_store
 from ca.issuing.audit import AuditTrail, SignedKind
 from ca.issuing.authorities import Authority, choose
 from ca.issuing.caa_waits import CaaWaits
 from ca.issuing.evidence import Evidence, judge_order, load_evidence
+from ca.issuing.evidence_store import Refused
 from ca.issuing.grant import CaaIsStale, Grant
 from ca.issuing.intent import NewIntent, StoredIntent
 from ca.issuing.issuer_store import Switches
@@ -189,14 +190,13 @@ async def _judge(
                 ca.log.error("a request in the queue has nothing behind it", request=to_text(request.id))
                 baseless.append(request.id)
     kept = []
-    refused_keys = await _refused_keys(ca, connection, grants)
-    blocked_names = await _blocked_names(connection, grants)
+    refused = await _refused(ca, connection, grants)
     for grant in grants:
         try:
-            if grant.key.sha256 in refused_keys:
+            if grant.key.sha256 in refused.keys:
                 raise Refusal(RefusalReason.BAD_PUBLIC_KEY,
                               "this key is compromised, blocked, weak, an account's, or a CA's: use a new one")
-            require_unblocked(grant.identifiers, blocked_names)
+            require_unblocked(grant.identifiers, refused.names)
             kept.append(grant)
         except Refusal as refusal:
             refusals[grant.request_id] = _refuse(ca, grant.request_id, refusal)
@@ -212,23 +212,16 @@ def _judge_one(
     return None if request.service_csr is None else judge_service(request.id, request.service_csr, ca.policy)
 
 
-async def _refused_keys(ca: IssuingProcess, connection: Connection, grants: Sequence[Grant]) -> set[bytes]:
+async def _refused(ca: IssuingProcess, connection: Connection, grants: Sequence[Grant]) -> Refused:
+    """What must not be certified of what the grants are for, our own keys among it."""
     if not grants:
-        return set()
-    keys = [(grant.key.sha256, thumbprint(jwk_of_public_key(grant.key.spki_der))) for grant in grants]
-    own = {grant.key.sha256 for grant in grants
-           if any(grant.key.spki_der == authority.issuer.spki_der for authority in ca.authorities.values())}
-    listed = {grant.key.sha256: weak_list.digests(grant.key.spki_der) for grant in grants}
-    weak = await block_store.weak_among(connection, [each for digests in listed.values() for each in digests])
-    return (own | {sha256 for sha256, digests in listed.items() if not weak.isdisjoint(digests)}
-            | await evidence_store.refused_keys(connection, keys))
-
-
-async def _blocked_names(connection: Connection, grants: Sequence[Grant]) -> dict[str, bool]:
-    if not grants:
-        return {}
-    return await block_store.refused_names(
-        connection, lookup_names(identifier for grant in grants for identifier in grant.identifiers))
+        return Refused(keys=frozenset(), names={})
+    found = await evidence_store.refused(
+        connection, [(grant.key.sha256, thumbprint(jwk_of_public_key(grant.key.spki_der))) for grant in grants],
+        listed=[(grant.key.sha256, digest) for grant in grants for digest in weak_list.digests(grant.key.spki_der)],
+        names=lookup_names(identifier for grant in grants for identifier in grant.identifiers))
+    own = {authority.issuer.spki_der for authority in ca.authorities.values()}
+    return replace(found, keys=found.keys | {grant.key.sha256 for grant in grants if grant.key.spki_der in own})
 
 
 async def _switches(ca: IssuingProcess, connection: Connection, now: datetime) -> Switches:

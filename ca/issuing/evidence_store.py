@@ -1,6 +1,6 @@
 """What the role ca_issuer reads to derive the right to issue: validations, looks at CAA, key changes, refused keys."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,11 +30,18 @@ LEFT JOIN LATERAL (
 WHERE v.authorization_id = ANY($1) AND v.problem IS NULL AND v.valid_until IS NOT NULL
 """
 KEY_CHANGES: Final = "SELECT account_id, jws FROM key_changes WHERE account_id = ANY($1) ORDER BY changed_at"
-# A key that is blocked (spec/pki.md 7), or that signs for an account (row FI5), is not certified.
-REFUSED_KEYS: Final = """
-SELECT spki_sha256 FROM unnest($1::bytea[], $2::bytea[]) AS wanted (spki_sha256, thumbprint)
+# A key that is blocked (spec/pki.md 7), that signs for an account (row FI5), or that a published list of weak keys has
+# is not certified; nor is a name that is blocked, or below one that is blocked with all below it.
+REFUSED: Final = """
+SELECT spki_sha256, NULL::text AS name, NULL::boolean AS and_below
+FROM unnest($1::bytea[], $2::bytea[]) AS wanted (spki_sha256, thumbprint)
 WHERE EXISTS (SELECT FROM accounts WHERE accounts.thumbprint = wanted.thumbprint)
    OR EXISTS (SELECT FROM blocked_keys WHERE blocked_keys.spki_sha256 = wanted.spki_sha256)
+UNION ALL
+SELECT spki_sha256, NULL, NULL FROM unnest($3::bytea[], $4::bytea[]) AS listed (spki_sha256, digest)
+WHERE EXISTS (SELECT FROM weak_keys WHERE weak_keys.digest = listed.digest)
+UNION ALL
+SELECT NULL, name, and_below FROM blocked_names WHERE name = ANY($5::text[])
 """
 ASK_FOR_CAA_CHECKS: Final = "SELECT ask_for_caa_checks($1::bytea[], $2::bytea[], $3::text[])"
 # What a stored problem of a CAA check is to the CA; every other type is a lookup that failed.
@@ -49,6 +56,14 @@ class StoredValidation:
     validation: Validation
     deactivated: bool
     caa_checks: tuple[CaaCheck, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """What is not certified: keys, by the SHA-256 of their SPKI, and names, with whether everything below is not."""
+
+    keys: frozenset[bytes]
+    names: Mapping[str, bool]
 
 
 async def validations(
@@ -72,10 +87,17 @@ async def key_changes(connection: Connection, account_ids: Sequence[bytes]) -> d
     return found
 
 
-async def refused_keys(connection: Connection, keys: Sequence[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """Of (SPKI SHA-256, JWK thumbprint): the SPKI hashes of keys that are blocked or an account's."""
-    rows = await connection.fetch(REFUSED_KEYS, [spki for spki, _ in keys], [thumbprint for _, thumbprint in keys])
-    return frozenset(row["spki_sha256"] for row in rows)
+async def refused(
+    connection: Connection, keys: Sequence[tuple[bytes, bytes]], *, listed: Sequence[tuple[bytes, bytes]] = (),
+    names: Sequence[str] = (),
+) -> Refused:
+    """What is refused of `keys` (SPKI SHA-256, JWK thumbprint), which are blocked or an account's; of `listed` (SPKI
+    SHA-256, digest), which are in a published list of weak keys; and of `names`."""
+    rows = await connection.fetch(
+        REFUSED, [spki for spki, _ in keys], [thumbprint for _, thumbprint in keys], [spki for spki, _ in listed],
+        [digest for _, digest in listed], list(names))
+    return Refused(keys=frozenset(row["spki_sha256"] for row in rows if row["name"] is None),
+                   names={row["name"]: row["and_below"] for row in rows if row["name"] is not None})
 
 
 async def ask_for_caa_checks(connection: Connection, wanted: Sequence[tuple[bytes, StaleCaa]]) -> None:

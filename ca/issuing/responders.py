@@ -16,7 +16,7 @@ from acme_api.protocol.jws import jwk_of_public_key, thumbprint
 from ca.issuing import responder_store
 from ca.issuing.audit import AuditTrail
 from ca.issuing.authorities import Authority
-from ca.issuing.evidence_store import refused_keys
+from ca.issuing.evidence_store import refused
 from ca.issuing.queue_store import notify
 from ca.issuing.responder_store import NewResponder, ResponderKey
 from ca.issuing.signer import Signer
@@ -95,8 +95,8 @@ class ResponderCertifier:
         if key.living >= _MOST_LIVING:
             raise Refusal(RefusalReason.BAD_PUBLIC_KEY, f"the issuer has {key.living} living responders already")
         spki = require_responder_key(key.csr)
-        if any(spki == other.issuer.spki_der for other in self._authorities.values()) or await refused_keys(
-                connection, [(spki_sha256(spki), thumbprint(jwk_of_public_key(spki)))]):
+        refused_keys = (await refused(connection, [(spki_sha256(spki), thumbprint(jwk_of_public_key(spki)))])).keys
+        if refused_keys or any(spki == other.issuer.spki_der for other in self._authorities.values()):
             raise Refusal(RefusalReason.BAD_PUBLIC_KEY, "the key is compromised, blocked, an account's, or a CA's")
         serial = serial_number(now, self._ambient.random_bytes(16))
         period = responder_validity(now, authority.issuer)
