@@ -10,7 +10,6 @@ from acme_api.protocol.jws import jwk_of_public_key
 from acme_api.protocol.revocation import CertificateFacts, RevocationPlan, Signer, decide_revocation, parse_revocation
 from acme_api.wfe.certificate_store import StoredCertificate
 from acme_api.wfe.context import Context
-from acme_api.wfe.orders import ISSUANCE_CHANNEL
 from acme_api.wfe.request import Post
 from acme_api.wfe.response import Reply
 from acme_api.wfe.waiters import wait_for
@@ -19,6 +18,7 @@ from ca.pki.object_id import object_id
 
 _SERIAL_BYTES: Final = 18
 _WAIT_S: Final = 2.0
+_REVOCATION_CHANNEL: Final = "revocation"
 
 
 async def revoke_cert(context: Context, post: Post) -> Reply:
@@ -40,7 +40,7 @@ async def revoke_cert(context: Context, post: Post) -> Reply:
     with context.waiters.waiting_for(request_id) as changed:
         await context.certificates.request_revocation(
             request_id, _serial(certificate), _evidence(context, post), now=now, decide=decide)
-        context.notifier.notify(ISSUANCE_CHANNEL)
+        context.notifier.notify(_REVOCATION_CHANNEL)
         await wait_for(changed, timeout_s=_WAIT_S)
     return Reply()
 

@@ -11,7 +11,7 @@ from ca.process.postgres import Connection
 ACT: Final = """
 INSERT INTO operator_acts (id, acted_at, operator, act, subject, detail) VALUES ($1, $2, $3, $4, $5, $6)
 """
-NOTIFY_CA: Final = "SELECT pg_notify('issuance', '')"
+NOTIFY_CA: Final = "SELECT pg_notify('revocation', '')"
 RECORDED_AT: Final = "SELECT recorded_at FROM operator_acts WHERE id = $1"
 BLOCKED_KEY: Final = """
 SELECT spki_sha256, thumbprint, blocked_at, authority, evidence, sweep_at FROM blocked_keys WHERE spki_sha256 = $1

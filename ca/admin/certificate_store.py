@@ -36,7 +36,7 @@ REQUEST_REVOCATION = """
 INSERT INTO revocation_requests (id, serial, reason, authority, evidence, requested_at)
 VALUES ($1, $2, $3, 'operator', $4, $5)
 """
-NOTIFY_CA = "SELECT pg_notify('issuance', '')"
+NOTIFY_CA = "SELECT pg_notify('revocation', '')"
 REVOCATION_PROGRESS = """
 SELECT EXISTS (SELECT FROM revocation_requests WHERE id = $1) AS is_queued,
     (SELECT reason FROM revocations WHERE serial = $2) AS reason,

@@ -40,7 +40,7 @@ BATCH: Final = 16
 _POLL_S: Final = 1.0
 _CRL_POLL_S: Final = 10.0
 _RESPONDER_POLL_S: Final = 60.0
-_REVOCATION_PAUSE_S: Final = 0.1
+_MASS_PAUSE_S: Final = 0.1
 _RETRY_AFTER_FAULT_S: Final = 1.0
 _CAUTIOUS_TURNS: Final = 20
 _ISSUERS_EVERY_S: Final = 5.0
@@ -95,10 +95,6 @@ async def _serve(
     turns = IssuanceTurns(ca)
     issue, revoke = asyncio.Event(), asyncio.Event()
 
-    def wake(_payload: str) -> None:
-        issue.set()
-        revoke.set()
-
     def logged(request_id: str) -> None:
         turns.wake(request_id)
         issue.set()
@@ -109,7 +105,8 @@ async def _serve(
 
     await publisher.publish_missing()
     async with (Listener(settings.database, ROLE, "ca", {
-            "issuance": wake, "scts": logged, "caa_checked": looked,
+            "issuance": lambda _: issue.set(), "scts": logged, "caa_checked": looked,
+            "revocation": lambda _: revoke.set(),
             "ocsp_responder_key": lambda _: certifier.wake.set()}),
             asyncio.TaskGroup() as tasks):
         tasks.create_task(run_claim_loop(wake=issue, poll_s=_POLL_S, stop=stop, step=turns.step, log=log))
@@ -185,11 +182,10 @@ async def revocation_step(
     """Carries out a batch of revocations; whether to come again at once."""
     changed = await revoke_requested(pool, ambient, audit, log)
     publisher.mark(changed or [])
-    if changed is None:
-        # The channel is the issuance's, too: under load it wakes us for every order.
-        await asyncio.sleep(_REVOCATION_PAUSE_S)
-    # One that waits for the pre-signer goes on as soon as there is room: nobody would wake us for it.
     publisher.more_to_come = await revocation_store.mass_is_open(pool)
+    if changed is None and publisher.more_to_come:
+        # One that waits for the pre-signer goes on as soon as there is room: nobody would wake us for it.
+        await asyncio.sleep(_MASS_PAUSE_S)
     return changed is not None or publisher.more_to_come
 
 

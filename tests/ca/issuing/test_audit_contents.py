@@ -47,7 +47,7 @@ async def test_the_log_of_one_life(world: World, tmp_path: Path) -> None:
 
         await world.revocation_request(serials[1], 4)
         await world.revocation_request(serials[0], 1, "certificate_key")
-        await world.run("acme_wfe", "NOTIFY issuance")
+        await world.run("acme_wfe", "NOTIFY revocation")
         await until(world, "(SELECT count(*) = 2 FROM revocations)")
         await until(world, "NOT EXISTS (SELECT FROM operator_acts WHERE recorded_at IS NULL)")
         await until(world, f"(SELECT count(*) > {2 * SHARDS} FROM crls)")

@@ -31,7 +31,7 @@ async def test_a_whole_life(world: World, tmp_path: Path) -> None:
         await until(world, "EXISTS (SELECT FROM certificate_signatures)")
         serial = await world.serial(order.id)
         await world.revocation_request(serial, 4)
-        await world.run("acme_wfe", "NOTIFY issuance")
+        await world.run("acme_wfe", "NOTIFY revocation")
         await until(world, "EXISTS (SELECT FROM crls WHERE entries = 1)", timeout_s=10)
         assert await ca.stop() == 0
     trail = [record.event for record in read_chain(tmp_path / "audit" / "ca.0")]
