@@ -22,7 +22,7 @@ from pyasn1_fasder import decode_der
 from ca.pki import der
 from ca.pki.lint_dispatch import DispatchingContainer, add_found, always, dispatching
 
-# Issuers, profiles, kinds of keys, precertificates: some dozens; each shape is some hundred kilobytes.
+# Issuers, profiles, kinds of keys, precertificates: some dozens. A shape is about a hundred kilobytes.
 _MAX_SHAPES: Final = 128
 # version, serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo, extensions
 _TBS_TAGS: Final = [0xA0, der.INTEGER, der.SEQUENCE, der.SEQUENCE, der.SEQUENCE, der.SEQUENCE, der.SEQUENCE, 0xA3]
