@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from ca.issuing import cycle, evidence
+from ca.issuing import cycle, evidence, queue_store
 from ca.issuing.__main__ import IssuanceTurns
 from ca.issuing.authorities import choose
 from ca.issuing.cycle import issue_batch
@@ -62,6 +62,17 @@ async def test_an_order_becomes_a_certificate(world: World) -> None:
     assert await world.queued() == 0
     assert not await issue_batch(ca, 8)
     await world.check()
+
+
+async def test_only_the_claim_does_not_wait_for_the_disk(world: World) -> None:
+    """Design 1: what follows the claim on its connection is durable when it is answered."""
+    order = await world.ordered("www.example.com")
+    async with world.pool.acquire() as connection:
+        claimed, = await queue_store.claim(connection, worker="w", limit=8)
+        assert claimed.id == order.id
+        assert await connection.fetchval("SHOW synchronous_commit") == "on"
+        assert await queue_store.claim(connection, worker="other", limit=8) == []
+        assert await connection.fetchval("SHOW synchronous_commit") == "on"
 
 
 async def test_a_short_lived_certificate_with_an_address(world: World) -> None:
