@@ -138,11 +138,7 @@ class ResponseMemory:
         Only the writer calls this. `complete` says once that the end of the log has been reached. All is looked up and
         written in the order of the keys, in two calls: half of the processor time of going through them one by one.
         """
-        latest: dict[bytes, bytes] = {}
-        for key, value in items:
-            other = latest.get(key)
-            if other is None or replaces(value, other):
-                latest[key] = value
+        latest = _latest(items)
         with self._write() as transaction:
             with transaction.cursor() as cursor:
                 for key, old in cursor.getmulti(sorted(latest)):
@@ -154,6 +150,13 @@ class ResponseMemory:
                 transaction.put(_COMPLETE, b"1")
         self.complete = self.complete or complete
         return len(latest)
+
+    def fill(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """Stores what is newer than anything that may be there, without looking: the whole log is read from its
+        beginning. How far it is applied stays what it was. Only the writer calls this."""
+        latest = _latest(items)
+        with self._write() as transaction, transaction.cursor() as cursor:
+            cursor.putmulti(sorted(latest.items()))
 
     def forget_expired(self, after: bytes, *, now_s: int, limit: int) -> bytes:
         """Looks at `limit` entries behind `after` and removes those whose certificate has expired.
@@ -255,6 +258,19 @@ class ResponseMemory:
         self._environment.reader_check()
         self._generation = generation
         self._read_with(self._environment.begin())
+
+
+def _latest(items: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Of the values of each key the one that replaces all others."""
+    found = list(items)
+    latest = dict(found)
+    if len(latest) < len(found):
+        latest = {}
+        for key, value in found:
+            other = latest.get(key)
+            if other is None or replaces(value, other):
+                latest[key] = value
+    return latest
 
 
 class _Unusable(Exception):

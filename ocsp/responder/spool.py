@@ -15,7 +15,7 @@ from ocsp.protocol.batch import KEY_BYTES
 
 _BUCKETS: Final = 256
 _BUCKET_AT: Final = 4                   # of a key: behind the issuer's id and the day
-_MOST_HELD: Final = 120_000             # records that wait in memory to be written
+_MOST_HELD: Final = 60_000              # records that wait in memory to be written
 
 
 class Spool:

@@ -36,6 +36,7 @@ _REPLICATION_EVERY_S: Final = 1.0
 _TAKE_OVER_S: Final = 0.25
 _DATABASE_PATIENCE_S: Final = 3.0
 _ISSUERS_EVERY_S: Final = 10.0
+_FORGET_EVERY_S: Final = 1.0
 _FORGET_AT_ONCE: Final = 2_000
 # Batches are kept at least this long (deploy/migrations/0002): a mark that is younger must still be in the log.
 _KEPT: Final = timedelta(days=9)
@@ -70,6 +71,7 @@ class Tail:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tail")
         self._issuers_due_at = 0.0
         self._forget_behind = b""
+        self._forget_due_at = 0.0
         self._responders: frozenset[int] = frozenset()
         self._is_standby = False
         self._replication_due_at = 0.0
@@ -174,7 +176,7 @@ class Tail:
                 if items is None:
                     await self._in_thread(self._memory.apply, (), mark=mark)
                     return mark
-                await self._in_thread(self._memory.apply, items, mark=Mark())
+                await self._in_thread(self._memory.fill, items)
         return Mark()
 
     async def _step(self, pool: Pool, mark: Mark) -> tuple[Mark, bool]:
@@ -191,6 +193,7 @@ class Tail:
             await self._read_issuers(pool)
         if batches or not self._memory.complete:
             self._read += await self._in_thread(self._apply, batches, mark, at_end)
+        if not at_end:
             return mark, False
         if not self.current.is_set():
             self._log.info("the log has been read", responses=self._read, batch_id=mark.batch_id,
@@ -275,9 +278,12 @@ class Tail:
     async def _look_after(self, pool: Pool) -> None:
         """What is done when there is nothing to do."""
         await self._read_issuers(pool)
-        now_s = int(self._ambient.now().timestamp())
-        self._forget_behind = await self._in_thread(
-            self._memory.forget_expired, self._forget_behind, now_s=now_s, limit=_FORGET_AT_ONCE)
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._forget_due_at:
+            now_s = int(self._ambient.now().timestamp())
+            self._forget_behind = await self._in_thread(
+                self._memory.forget_expired, self._forget_behind, now_s=now_s, limit=_FORGET_AT_ONCE)
+            self._forget_due_at = loop.time() + _FORGET_EVERY_S
 
     async def _read_issuers(self, pool: Pool) -> None:
         """Hands the issuers to all workers, through the memory. Other certificates under known ids: another CA."""

@@ -1,5 +1,6 @@
 """Records set apart come back whole, and fill a memory as the log itself would."""
 
+import itertools
 import random
 from pathlib import Path
 
@@ -37,16 +38,19 @@ def test_what_goes_in_comes_out(tmp_path_factory: object, items: list[tuple[byte
 
 
 def test_a_memory_filled_so_is_the_one_filled_by_the_log(tmp_path: Path) -> None:
-    """Certificates that were signed again, and revoked, in the log: the latest status of each stays."""
+    """Certificates that were signed again, and revoked, in the log: the latest status of each stays; also over what an
+    earlier attempt left behind that did not get to the end of a shorter log."""
     source = random.Random(7)
     items = [entry(source.randrange(300), version=source.randrange(3), this_update_s=NOW_S + source.randrange(5))
              for _ in range(2_000)]
     one, other = (ResponseMemory(tmp_path / name, map_size_gib=1) for name in ("one", "other"))
     one.apply(items, mark=Mark(1, 1))
-    with Spool(tmp_path / "filling") as spool:
-        spool.add(items)
-        for bucket in spool.buckets():
-            other.apply(bucket, mark=Mark())
+    for some, buckets in ((items[:900], 100), (items, 256)):
+        with Spool(tmp_path / "filling") as spool:
+            spool.add(some)
+            for bucket in itertools.islice(spool.buckets(), buckets):
+                other.fill(bucket)
+    assert other.mark() == Mark()
     one.renew()
     other.renew()
     for number in range(300):
