@@ -106,7 +106,7 @@ _OPTIONS: dict[str, Sequence[Callable[[_Command], _Command]]] = {
         click.option("--wrk-seconds", type=_SECONDS, default=5, show_default=True, help="Length of a wrk run."),
         click.option("--sizes", callback=_sizes, default="", metavar="N,N,...",
                      help="Measure again at each of these numbers of made-up certificates, and draw the plot: "
-                          "10000,100000,1000000,10000000 takes two hours and 20 GB."),
+                          "10000,100000,1000000,10000000 needs 20 GB of disk."),
         click.option("--signed", type=click.IntRange(10_000, 100_000_000), default=2_000_000, show_default=True,
                      help="How many of them are really signed; the others get signatures of noise."),
         click.option("--connections", type=click.IntRange(1, 1000), default=32, show_default=True),
