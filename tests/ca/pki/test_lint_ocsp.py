@@ -14,6 +14,7 @@ from ocsp.protocol.batch import HASHES
 from ocsp.protocol.response import CertStatus, ResponseTemplate, Times
 from tests.ca.pki.authority import NOW, Authority
 from tests.golden.make_certificates import SERIAL, golden_authority
+from tests.ocsp.signing import delegate_of
 
 DAY_S = 86_400
 NOW_S = int(NOW.timestamp())
@@ -39,6 +40,25 @@ def test_every_template_is_clean(kind: str, delegated: bool) -> None:
         for status in STATUSES:
             response = template.response(SERIAL, status, _times(), made_by.sign(b"anything"))
             assert lint_ocsp_response(response, made_by.issuer, delegated=delegated) == []
+
+
+def test_templates_of_another_key_than_the_issuers_are_clean() -> None:
+    """A P-384 issuer whose responder has a P-256 key and a certificate as the CA makes it."""
+    made_by = golden_authority("p384")
+    delegate = delegate_of(made_by, now=NOW)
+    for name in HASHES:
+        template = ResponseTemplate(made_by.issuer, name, delegate.certificate)
+        for status in STATUSES:
+            signature = delegate.sign(template.tbs(SERIAL, status, _times()))
+            response = template.response(SERIAL, status, _times(), signature)
+            assert lint_ocsp_response(response, delegate.certificate, delegated=True) == []
+
+
+def test_pkilint_is_asked_too() -> None:
+    """A response whose nextUpdate lies before its thisUpdate is noticed by pkilint, not by our own rules alone."""
+    made_by = golden_authority("p256")
+    found = lint_ocsp_response(_response(made_by, _times(life_s=-60)), made_by.issuer, delegated=False)
+    assert any(not finding.code.startswith("chancery.") for finding in found)
 
 
 @pytest.mark.parametrize(("times", "code"), [

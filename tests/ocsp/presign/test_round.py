@@ -2,92 +2,29 @@
 
 import asyncio
 import itertools
-import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import structlog
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from ca.pki.serial import serial_number
 from ca.process.ambient import Ambient, system_ambient
-from ca.process.postgres import Connection, create_pool
-from ca.process.settings import OcspSettings
-from hsm.key import HsmPrivateKey, private_key
-from hsm.thread import HsmThread
 from ocsp.presign import round as round_module
-from ocsp.presign import store
-from ocsp.presign.gate import LaneName, SigningGate
-from ocsp.presign.round import Lane, Presigner
-from ocsp.presign.signer import SignatureFault, open_signer
+from ocsp.presign.signer import SignatureFault
 from ocsp.protocol.batch import HASHES, StoredResponse, read_value, replaces, split_batch, store_key
 from ocsp.protocol.response import ResponseTemplate
 from ocsp.protocol.schedule import parts_of_day
 from tests.ca.pki.authority import Authority
 from tests.fixtures_hsm import SoftHsm
 from tests.fixtures_postgres import TestDatabase
+from tests.ocsp.presign.bench import bench
 from tests.ocsp.presign.certificates import DAY, Certificates
 from tests.ocsp.presign.conftest import TokenIssuers
 from tests.ocsp.processes import until
 
 HOUR = timedelta(hours=1)
-
-
-class HeldGate(SigningGate):
-    """A gate in which the test can stop what has been signed, and spoil it."""
-
-    held: asyncio.Event | None = None
-    signed = 0
-    spoil = False
-
-    async def sign(self, lane: LaneName, key: HsmPrivateKey, messages: Sequence[bytes]) -> list[bytes]:
-        """Signs, then waits if it is held."""
-        made = await super().sign(lane, key, messages)
-        self.signed += len(messages)
-        if self.held is not None:
-            await self.held.wait()
-        return [bytes(len(one)) for one in made] if self.spoil else made
-
-
-class Bench:
-    """A pre-signer inside the test, with a clock that can be moved."""
-
-    def __init__(self, presigner: Presigner, gate: HeldGate) -> None:
-        self.presigner = presigner
-        self.gate = gate
-
-    async def run(self, lane: Lane) -> int:
-        """Rounds of one lane until there is nothing to do; returns how many did something."""
-        rounds = 0
-        lane.wake.set()
-        while lane.wake.is_set():
-            lane.wake.clear()
-            while await lane.step():
-                rounds += 1
-            await lane.drain()
-        return rounds
-
-
-@asynccontextmanager
-async def bench(database: TestDatabase, softhsm: SoftHsm, *, thread: HsmThread | None = None,
-                ambient: Ambient | None = None) -> AsyncIterator[Bench]:
-    """Opened like the process does it."""
-    settings = OcspSettings(listen=[], store_dir=softhsm.pin_file)
-    pool = await create_pool(database.settings, "ocsp_signer", process="test", max_size=7)
-    own = thread or await HsmThread.open(module=softhsm.module, conf=softhsm.conf, pin_file=softhsm.pin_file,
-                                         token_label=softhsm.token_label)
-    gate = HeldGate(own)
-    async with pool:
-        try:
-            signers = {stored.id: await open_signer(own, stored) for stored in await store.issuers(pool)}
-            yield Bench(Presigner(pool=pool, gate=gate, signers=signers, settings=settings, log=structlog.get_logger(),
-                                  ambient=ambient or system_ambient()), gate)
-        finally:
-            if thread is None:
-                await own.close()
 
 
 def moved(by: timedelta) -> Ambient:
@@ -371,140 +308,6 @@ async def test_an_issuer_near_its_end_signs_nothing(
     async with bench(database, softhsm_token, ambient=moved(left - 7 * HOUR)) as signer:
         assert await signer.run(signer.presigner.new) == 0
     assert await certificates.waiting() == 2
-
-
-async def test_revocations_overtake_what_is_being_signed(
-    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
-) -> None:
-    """A batch of RSA certificates takes seconds; a revocation that comes then is published long before its end."""
-    many = await certificates.add(600, issuer_id=2)
-    revoked, = await certificates.add(1, asked=False)
-    async with bench(database, softhsm_token) as signer:
-        bulk = asyncio.create_task(signer.run(signer.presigner.new))
-        await asyncio.sleep(0.15)
-        await certificates.revoke([revoked])
-        started = asyncio.get_running_loop().time()
-        await signer.run(signer.presigner.changed)
-        took_s = asyncio.get_running_loop().time() - started
-        assert not bulk.done()
-        await bulk
-    print(f"revocation beside a bulk of RSA: {took_s * 1e3:.0f} ms")
-    assert sum(len(records) for _, records in await certificates.batches()) == len(many) + 1
-
-
-class FullRound:
-    """There is always more to claim."""
-
-    def __init__(self, limits: list[int]) -> None:
-        self._limits = limits
-
-    async def claim(self, connection: Connection, limit: int) -> int:
-        """As much as is wanted."""
-        self._limits.append(limit)
-        return limit
-
-    async def work(self, connection: Connection) -> None:
-        """Takes so long that less is claimed the next time."""
-        await asyncio.sleep(0.02)
-
-    def committed(self) -> bool:
-        """Nothing is left."""
-        return False
-
-
-async def test_there_is_more_to_do_whatever_size_batches_have_meanwhile(
-    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A round that claimed all that it wanted is followed by another one at once, not after the poll, even when the
-    rounds before it made batches smaller while it waited for its turn."""
-    monkeypatch.setattr(round_module, "_ROUND_S", 0.01)
-    limits: list[int] = []
-    pool = await create_pool(database.settings, "ocsp_signer", process="test", max_size=3)
-    async with pool:
-        lane = Lane(pool, lambda: FullRound(limits))
-        assert all([await lane.full_step() for _ in range(6)])
-        await lane.drain()
-    assert limits[0] > limits[-1] > 0
-
-
-async def test_no_lane_starves(softhsm_token: SoftHsm) -> None:
-    """While revocations keep coming, new and due ones still get their share of the token."""
-    async with await HsmThread.open(module=softhsm_token.module, conf=softhsm_token.conf,
-                                    pin_file=softhsm_token.pin_file, token_label=softhsm_token.token_label) as thread:
-        key = await thread.run(private_key, thread.token, softhsm_token.ec_label)
-        gate = SigningGate(thread)
-        made = dict.fromkeys(LaneName, 0)
-        ending = asyncio.Event()
-
-        async def keep_asking(lane: LaneName) -> None:
-            while not ending.is_set():
-                made[lane] += len(await gate.sign(lane, key, [b"m"] * 500))
-                if made[LaneName.DUE] >= 1_000:
-                    ending.set()
-
-        askers = [asyncio.create_task(keep_asking(lane)) for lane in LaneName for _ in range(2)]
-        await asyncio.gather(*askers)
-    print(made)
-    assert made[LaneName.CHANGED] > made[LaneName.NEW] > made[LaneName.DUE] > 0
-
-
-@pytest.mark.parametrize("seed", range(3))
-async def test_in_any_interleaving_no_good_follows_a_revocation(
-    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm, seed: int
-) -> None:
-    """Two pre-signers, new certificates, re-signing and revocations at the same time, in an order left to chance.
-
-    In the order of the log: once a certificate's revoked response is there, no good one follows; no good response
-    claims a time after the revocation was committed; at the end everybody's last response is true.
-    """
-    source = random.Random(seed)
-    serials = await certificates.add(150)
-    truth: dict[bytes, int] = {}
-    async with (await HsmThread.open(module=softhsm_token.module, conf=softhsm_token.conf,
-                                     pin_file=softhsm_token.pin_file, token_label=softhsm_token.token_label) as thread,
-                bench(database, softhsm_token, thread=thread) as one,
-                bench(database, softhsm_token, thread=thread) as two):
-        ending = asyncio.Event()
-
-        async def keep_signing(signer: Bench, lane: Lane) -> None:
-            while not ending.is_set():
-                await signer.run(lane)
-                await asyncio.sleep(source.random() * 0.01)
-
-        async def keep_due() -> None:
-            clock = await database.connect()
-            while not ending.is_set():
-                await clock.execute(
-                    "UPDATE ocsp_shards s SET due_at = now() - interval '1 second' FROM (SELECT first_serial FROM"
-                    " ocsp_shards FOR UPDATE SKIP LOCKED) t WHERE s.first_serial = t.first_serial")
-                await asyncio.sleep(source.random() * 0.05)
-            await clock.close()
-
-        workers = [asyncio.create_task(keep_signing(signer, lane)) for signer in (one, two)
-                   for lane in (signer.presigner.changed, signer.presigner.new, signer.presigner.due)]
-        workers.append(asyncio.create_task(keep_due()))
-        for _ in range(60):
-            chosen = source.choice(serials)
-            version = truth.get(chosen, 0) + 1
-            if version <= 2:
-                await certificates.revoke([chosen], reason=4 if version == 1 else 1, version=version)
-                truth[chosen] = version
-            await asyncio.sleep(source.random() * 0.03)
-        await certificates.until_answered()
-        ending.set()
-        await asyncio.gather(*workers)
-    revoked_at = {row["serial"]: row["revoked_at"] for row in await certificates.owner.fetch(
-        "SELECT serial, revoked_at FROM revocations")}
-    published: dict[bytes, int] = {}
-    batches = await certificates.batches()
-    for _, records in batches:
-        for serial, response in records.items():
-            assert response.version >= published.get(serial, 0), "a status went back"
-            published[serial] = response.version
-            if response.version == 0 and serial in revoked_at:
-                assert response.times.this_update_s <= revoked_at[serial].timestamp()
-    assert published == {serial: truth.get(serial, 0) for serial in serials}
-    assert sum(len(records) for _, records in batches) > 300
 
 
 async def test_certificates_without_ocsp_get_no_response(certificates: Certificates, database: TestDatabase,

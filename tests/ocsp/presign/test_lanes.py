@@ -1,0 +1,91 @@
+"""Lanes share the token, and go on while there is something to do."""
+
+import asyncio
+
+import pytest
+
+from ca.process.postgres import Connection, create_pool
+from hsm.key import private_key
+from hsm.thread import HsmThread
+from ocsp.presign import round as round_module
+from ocsp.presign.gate import LaneName, SigningGate
+from ocsp.presign.round import Lane
+from tests.fixtures_hsm import SoftHsm
+from tests.fixtures_postgres import TestDatabase
+from tests.ocsp.presign.bench import bench
+from tests.ocsp.presign.certificates import Certificates
+
+
+async def test_revocations_overtake_what_is_being_signed(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """A batch of RSA certificates takes seconds; a revocation that comes then is published long before its end."""
+    many = await certificates.add(600, issuer_id=2)
+    revoked, = await certificates.add(1, asked=False)
+    async with bench(database, softhsm_token) as signer:
+        bulk = asyncio.create_task(signer.run(signer.presigner.new))
+        await asyncio.sleep(0.15)
+        await certificates.revoke([revoked])
+        started = asyncio.get_running_loop().time()
+        await signer.run(signer.presigner.changed)
+        took_s = asyncio.get_running_loop().time() - started
+        assert not bulk.done()
+        await bulk
+    print(f"revocation beside a bulk of RSA: {took_s * 1e3:.0f} ms")
+    assert sum(len(records) for _, records in await certificates.batches()) == len(many) + 1
+
+
+class FullRound:
+    """There is always more to claim."""
+
+    def __init__(self, limits: list[int]) -> None:
+        self._limits = limits
+
+    async def claim(self, connection: Connection, limit: int) -> int:
+        """As much as is wanted."""
+        self._limits.append(limit)
+        return limit
+
+    async def work(self, connection: Connection) -> None:
+        """Takes so long that less is claimed the next time."""
+        await asyncio.sleep(0.02)
+
+    def committed(self) -> bool:
+        """Nothing is left."""
+        return False
+
+
+async def test_there_is_more_to_do_whatever_size_batches_have_meanwhile(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round that claimed all that it wanted is followed by another one at once, not after the poll, even when the
+    rounds before it made batches smaller while it waited for its turn."""
+    monkeypatch.setattr(round_module, "_ROUND_S", 0.01)
+    limits: list[int] = []
+    pool = await create_pool(database.settings, "ocsp_signer", process="test", max_size=3)
+    async with pool:
+        lane = Lane(pool, lambda: FullRound(limits))
+        assert all([await lane.full_step() for _ in range(6)])
+        await lane.drain()
+    assert limits[0] > limits[-1] > 0
+
+
+async def test_no_lane_starves(softhsm_token: SoftHsm) -> None:
+    """While revocations keep coming, new and due ones still get their share of the token."""
+    async with await HsmThread.open(module=softhsm_token.module, conf=softhsm_token.conf,
+                                    pin_file=softhsm_token.pin_file, token_label=softhsm_token.token_label) as thread:
+        key = await thread.run(private_key, thread.token, softhsm_token.ec_label)
+        gate = SigningGate(thread)
+        made = dict.fromkeys(LaneName, 0)
+        ending = asyncio.Event()
+
+        async def keep_asking(lane: LaneName) -> None:
+            while not ending.is_set():
+                made[lane] += len(await gate.sign(lane, key, [b"m"] * 500))
+                if made[LaneName.DUE] >= 1_000:
+                    ending.set()
+
+        askers = [asyncio.create_task(keep_asking(lane)) for lane in LaneName for _ in range(2)]
+        await asyncio.gather(*askers)
+    print(made)
+    assert made[LaneName.CHANGED] > made[LaneName.NEW] > made[LaneName.DUE] > 0
