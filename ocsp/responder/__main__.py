@@ -11,9 +11,9 @@ from ca.process.http import bind_sockets
 from ca.process.lifecycle import StartupError, ready, run_process
 from ca.process.settings import Settings
 from ca.process.worker import wait_any
-from ocsp.responder.connection import OcspConnection
 from ocsp.responder.memory import MemoryFault, ResponseMemory
 from ocsp.responder.server import OcspServer
+from ocsp.responder.sockets import listen
 from ocsp.responder.tail import Tail
 
 _STOP_PATIENCE_S = 2.0
@@ -52,7 +52,7 @@ async def respond(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> 
     if not stop.is_set():
         # Not earlier: the kernel would hand this worker its share of the connections while it cannot answer.
         server = OcspServer(memory, now=ambient.now, max_age_s=settings.ocsp.max_age_s, log=log)
-        await server.start(bind_sockets(settings.ocsp.listen), OcspConnection)
+        await server.start(bind_sockets(settings.ocsp.listen), listen)
         ready()
         warming = asyncio.create_task(asyncio.to_thread(memory.warm_up, stop.is_set))
         await stop.wait()

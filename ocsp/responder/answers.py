@@ -1,12 +1,9 @@
-"""From a DER request to a response, and for the form that clients send most to the whole HTTP answer in one join.
-
-A canonical request differs from another for the same issuer and hash in its last 18 octets alone, the serial number. So
-the bytes before are looked up in a table, and the stored value's first bytes (its times, the length of its signature)
-name the template and the HTTP header around it. Everything else goes through the strict parser, with the same result.
+"""From a DER request to a response, by the strict parser; and what the short way (quick.py) puts its answers together
+from: for each issuer and hash the bytes around a serial number and a signature.
 """
 
 from binascii import hexlify
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,10 +12,7 @@ from ca.pki.serial import SERIAL_BYTES
 from ocsp.protocol.batch import (
     HASHES,
     VALUE_BYTES,
-    VALUE_FLAGS,
     VALUE_FORM,
-    VALUE_NOT_AFTER,
-    VALUE_REVOKED_AT,
     read_value,
     store_key,
 )
@@ -39,14 +33,13 @@ from ocsp.responder.store import StoredIssuer
 
 SUCCESS_LINES: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/ocsp-response\r\nContent-Length: %d\r\n"
 _END_OF_HEAD: Final = b'"\r\n\r\n'
-_ETAG_BYTES: Final = 16
+ETAG_BYTES: Final = 16
 _MAX_FORMS: Final = 16_384
-_REVOKED_FORM: Final = slice(VALUE_FLAGS, VALUE_FLAGS + 2)
 
 # until when it holds; the HTTP head up to Date; from behind the ETag up to the serial number; behind the serial number
 # up to the time of revocation or, for good, up to the signature; behind that time; where in the value the signature is;
 # what is behind it
-_Form = tuple[int, bytes, bytes, bytes, bytes, slice, bytes]
+Form = tuple[int, bytes, bytes, bytes, bytes, slice, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +55,7 @@ class Answer:
     @property
     def etag(self) -> bytes:
         """Strong: the end of the signature, which is over all of the response that varies."""
-        return b'"' + hexlify(self.signature[-_ETAG_BYTES:]) + b'"'
+        return b'"' + hexlify(self.signature[-ETAG_BYTES:]) + b'"'
 
 
 MALFORMED: Final = Answer(MALFORMED_REQUEST, None, b"400 Bad Request")
@@ -72,7 +65,7 @@ NOT_AUTHORIZED: Final = Answer(UNAUTHORIZED, None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asked:
     """One issuer under one CertID hash. `forms` are kept for every shape of response that was asked for, `templates`
     for everyone who signs: 0 is the issuer itself, others are delegated responders."""
 
@@ -80,8 +73,8 @@ class _Asked:
     key_prefix: bytes
     hash_index: int
     templates: dict[int, ResponseTemplate]
-    form_of_value: slice
-    forms: dict[bytes, _Form]
+    forms: dict[bytes, Form]
+    hot: tuple[bytes, slice, dict[bytes, Form]]     # where the value is, what of it names its form, the forms
 
 
 class _SignerUnknown(Exception):
@@ -92,62 +85,26 @@ class Answers:
     """Knows the issuers. `past_next_update` counts answers that were withheld because nobody signed them again."""
 
     def __init__(self, issuers: Sequence[StoredIssuer], memory: ResponseMemory, second: Second) -> None:
-        self._memory = memory
-        self._second = second
-        self._by_hashes: dict[tuple[HashName, bytes, bytes], _Asked] = {}
-        self._by_prefix: dict[bytes, _Asked] = {}
+        self.memory = memory
+        self.second = second
+        self._by_hashes: dict[tuple[HashName, bytes, bytes], Asked] = {}
+        self.canonical: dict[bytes, Asked] = {}     # by what a canonical request has before the serial number
         self.past_next_update = 0
         for issuer in issuers:
             read = read_issuer(issuer.certificate)
             for index, name in enumerate(HASHES):
                 template = ResponseTemplate(read, name)
-                asked = _Asked(read, store_key(issuer.id, b""), index, {0: template}, VALUE_FORM[index], {})
+                key_prefix, forms = store_key(issuer.id, b""), dict[bytes, Form]()
+                asked = Asked(read, key_prefix, index, {0: template}, forms, (key_prefix, VALUE_FORM[index], forms))
                 self._by_hashes[name, template.name_hash, template.key_hash] = asked
-                self._by_prefix[template.canonical_request()[:-SERIAL_BYTES]] = asked
-        self.quick: Callable[[bytes], bytes | None] = self._make_quick()
+                self.canonical[template.canonical_request()[:-SERIAL_BYTES]] = asked
 
-    def _make_quick(self) -> Callable[[bytes], bytes | None]:
-        """`quick(request)`: the whole HTTP/1.1 answer to a canonical request; None for everything that is not so plain.
-
-        A closure, because attribute look-ups are a tenth of what an answer costs.
-        """
-        find, memory, second, make_form = self._by_prefix.get, self._memory, self._second, self._make_form
-
-        def quick(request: bytes) -> bytes | None:
-            asked = find(request[:-SERIAL_BYTES])
-            if asked is None:
-                return None
-            serial = request[-SERIAL_BYTES:]
-            try:
-                value = memory.get(asked.key_prefix + serial)
-            except MemoryFault:
-                return None
-            if value is None or value[VALUE_NOT_AFTER] < second.big_endian:
-                return None
-            shape = value[asked.form_of_value]
-            if value[VALUE_FLAGS]:
-                shape += value[_REVOKED_FORM]
-            form = asked.forms.get(shape)
-            if form is None or form[0] <= second.now_s:
-                form = make_form(asked, value, shape)
-                if form is None:
-                    return None
-            _, head, before, after, behind, where, tail = form
-            signature = value[where]
-            etag = hexlify(signature[-_ETAG_BYTES:])
-            if not behind:
-                return b"".join((head, second.date_and_etag, etag, before, serial, after, signature, tail))
-            revoked = generalized_time(int.from_bytes(value[VALUE_REVOKED_AT], "big"))
-            return b"".join((head, second.date_and_etag, etag, before, serial, after, revoked, behind, signature, tail))
-
-        return quick
-
-    def _make_form(self, asked: _Asked, value: bytes, shape: bytes) -> _Form | None:
+    def make_form(self, asked: Asked, value: bytes, shape: bytes) -> Form | None:
         """What responses with these times, status and length of signature share; None when they have ended.
 
         It holds for as long as max-age, which counts down to the end of the response's life, is what it is now.
         """
-        stored, second = read_value(value), self._second
+        stored, second = read_value(value), self.second
         times, size = stored.times, len(stored.signatures[asked.hash_index])
         if times.next_update_s < second.now_s:
             return None
@@ -168,10 +125,10 @@ class Answers:
             slice(-size, None) if asked.hash_index else slice(VALUE_BYTES, VALUE_BYTES + size), tail)
         return form
 
-    def _template(self, asked: _Asked, responder_id: int) -> ResponseTemplate:
+    def _template(self, asked: Asked, responder_id: int) -> ResponseTemplate:
         found = asked.templates.get(responder_id)
         if found is None:
-            certificate = dict(decode_issuers(self._memory.responders())).get(responder_id)
+            certificate = dict(decode_issuers(self.memory.responders())).get(responder_id)
             if certificate is None:
                 raise _SignerUnknown
             found = ResponseTemplate(asked.issuer, HASHES[asked.hash_index], read_issuer(certificate))
@@ -187,7 +144,7 @@ class Answers:
         try:
             return self._answer_parsed(cert_ids)
         except MemoryFault:
-            self._memory.distrust()
+            self.memory.distrust()
             return INTERNAL
 
     def _answer_parsed(self, cert_ids: Sequence[CertId]) -> Answer:
@@ -199,14 +156,14 @@ class Answers:
             (first.hash_name, first.name_hash, first.key_hash))
         if asked is None or len(first.serial) != SERIAL_BYTES:
             return NOT_AUTHORIZED
-        value = self._memory.get(asked.key_prefix + first.serial)
+        value = self.memory.get(asked.key_prefix + first.serial)
         if value is None:
             # While the log is still being read nobody knows which serial numbers were given out.
-            return NOT_AUTHORIZED if self._memory.complete else LATER
+            return NOT_AUTHORIZED if self.memory.complete else LATER
         stored = read_value(value)
-        if stored.not_after_s < self._second.now_s:
+        if stored.not_after_s < self.second.now_s:
             return NOT_AUTHORIZED
-        if stored.times.next_update_s < self._second.now_s:
+        if stored.times.next_update_s < self.second.now_s:
             self.past_next_update += 1
             return INTERNAL
         try:

@@ -1,14 +1,11 @@
-"""HTTP/1.0 and 1.1 for OCSP on a bare asyncio protocol (RFC 9919, RFC 9112): the hot path of the responder.
+"""HTTP/1.0 and 1.1 for OCSP on a bare asyncio protocol (RFC 9919, RFC 9112).
 
 A general server spends more on a request than the lookup does. This one knows GET, HEAD and POST, answers pipelined
-requests in order, and refuses what it does not need by closing. Clients send the same header fields again and again, so
-everything behind the target of a GET, and the whole head of a POST, is remembered once it has been read: most requests
-cost a search, two table lookups and a write.
+requests in order, and refuses what it does not need by closing. Most requests are answered before they come here, by
+quick.py, which is told here which heads have been read and are plain.
 """
 
 import asyncio
-from binascii import Error as Base64Error
-from binascii import a2b_base64
 from time import monotonic
 from typing import Final, cast
 
@@ -28,25 +25,29 @@ _PREFIX: Final = b"/ocsp/"
 
 
 class OcspConnection(asyncio.Protocol):
-    """One client. `_since_s` is when it became idle, when its unfinished request began, or when it stopped reading."""
+    """One client. `since_s` is when it became idle, when its unfinished request began, or when it stopped reading;
+    `is_quick` says that nothing of it is waiting, so that what comes next may be answered without this object.
+    """
 
-    __slots__ = ("_closing", "_continued", "_paused", "_pending", "_server", "_since_s", "_transport", "_write")
+    __slots__ = ("_closing", "_continued", "_paused", "_pending", "_server", "_transport", "_write", "is_quick",
+                 "since_s")
 
     def __init__(self, server: OcspServer) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._pending = b""
-        self._since_s = server.second.now_s
+        self.since_s = server.second.now_s
         self._closing = False
         self._continued = False
         self._paused = False
+        self.is_quick = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Registers the connection, or refuses it when there are too many."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the class
         self._write = self._transport.write
         if not self._server.admit(self):
-            self._closing = True
+            self._closing, self.is_quick = True, False
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -55,29 +56,14 @@ class OcspConnection(asyncio.Protocol):
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
-        """Answers every whole request. The first branches are most of the traffic; the rest gives the same, slower."""
+        """Answers every whole request."""
         server = self._server
         if monotonic() >= server.stale_at:
             server.refresh()
         if not self._pending:
-            answer = None
-            if data[:5] == b"GET /":
-                end = data.find(b" ", 5)
-                if data[end:] in server.known_tails:
-                    path = data[5:end]
-                    if b"%" in path:            # many clients escape what base64 has besides letters and digits
-                        path = path.replace(b"%2B", b"+").replace(b"%2F", b"/").replace(b"%3D", b"=")
-                    try:
-                        answer = server.quick(a2b_base64(path, strict_mode=True))
-                    except Base64Error:
-                        answer = None
-            else:
-                end = data.find(_END_OF_HEAD)
-                length = server.known_posts.get(data[:end])
-                if length is not None and len(data) == end + 4 + length:
-                    answer = server.quick(data[end + 4:])
-            self._since_s = server.second.now_s
-            if answer is not None and not self._closing:
+            self.since_s = server.second.now_s
+            answer = None if self._closing else server.quick(data)
+            if answer is not None:
                 self._write(answer)
                 return
         self._pending += data
@@ -89,8 +75,8 @@ class OcspConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """A client that does not read gets no more answers until it does."""
-        self._paused = True
-        self._since_s = self._server.second.now_s
+        self._paused, self.is_quick = True, False
+        self.since_s = self._server.second.now_s
         if self._transport is not None:
             self._transport.pause_reading()
 
@@ -104,12 +90,12 @@ class OcspConnection(asyncio.Protocol):
     def end_if_late(self, now_s: int) -> None:
         """Ends a connection that is idle, unfinished or not read from for too long."""
         limit_s = _REQUEST_LIMIT_S if self._pending or self._paused or self._closing else _IDLE_LIMIT_S
-        if now_s - self._since_s > limit_s and self._transport is not None:
+        if now_s - self.since_s > limit_s and self._transport is not None:
             self._transport.abort()
 
     def end_if_idle(self) -> None:
         """The server stops: nothing new is taken; what is being written is finished."""
-        self._closing = True
+        self._closing, self.is_quick = True, False
         if self._transport is not None:
             self._transport.close()
 
@@ -119,7 +105,7 @@ class OcspConnection(asyncio.Protocol):
             return
         try:
             while self._pending and not self._closing and not self._paused and self._take_request():
-                self._since_s = self._server.second.now_s
+                self.since_s = self._server.second.now_s
         except BadHead as fault:
             self._write(b"HTTP/1.1 %b\r\n%b%b%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
                 fault.status, _ERROR_HEADERS, self._server.second.date, fault.headers, len(MALFORMED.body),
@@ -128,6 +114,7 @@ class OcspConnection(asyncio.Protocol):
         if self._closing:
             self._pending = b""
             transport.close()
+        self.is_quick = not (self._pending or self._closing or self._paused or transport.get_write_buffer_size())
 
     def _take_request(self) -> bool:
         """Answers one request of the pending bytes; False when it is not whole yet. Raises BadHead."""
@@ -163,9 +150,9 @@ class OcspConnection(asyncio.Protocol):
     def _remember(self, head: Head, raw: bytes) -> None:
         if head.is_plain:
             if head.method == b"GET" and not head.content_length:
-                self._server.remember_tail(raw[raw.index(b" ", 4):])
+                self._server.known.remember_tail(raw[raw.index(b" ", 4):])
             elif head.method == b"POST" and head.content_length is not None and _is_request_type(head.content_type):
-                self._server.remember_post(raw[:-4], head.content_length)
+                self._server.known.remember_post(raw[:-4], head.content_length)
 
     def _answer(self, head: Head, body: bytes) -> None:
         if head.method == b"POST":

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from time import monotonic
 from typing import Final, Protocol
@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from ocsp.responder.answers import Answer, Answers
 from ocsp.responder.http_text import Second
 from ocsp.responder.memory import MemoryFault, ResponseMemory, decode_issuers
+from ocsp.responder.quick import KnownHeads, make_quick
 from ocsp.responder.store import StoredIssuer
 
 MAX_CONNECTIONS: Final = 20_000
@@ -19,8 +20,6 @@ _REFRESH_S: Final = 0.05
 _LOOK_AROUND_S: Final = 1.0
 _STOP_PATIENCE_S: Final = 2.0
 _ALARM_EVERY_S: Final = 60.0
-_MAX_REMEMBERED: Final = 512
-_MAX_REMEMBERED_BYTES: Final = 1_024
 
 
 class Client(Protocol):
@@ -31,6 +30,19 @@ class Client(Protocol):
 
     def end_if_idle(self) -> None:
         """Ends it after what is being written."""
+
+
+class Sockets(Protocol):
+    """Those on which clients come, and theirs."""
+
+    def close_listeners(self) -> None:
+        """Takes no more clients."""
+
+    def close(self) -> None:
+        """Ends all."""
+
+
+Listen = Callable[["OcspServer", Sequence[socket.socket]], Awaitable[Sockets]]
 
 
 class OcspServer:
@@ -50,12 +62,11 @@ class OcspServer:
         self._withheld_before = 0
         self._alarm_at: dict[str, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._listeners: list[asyncio.Server] = []
+        self._sockets: Sockets | None = None
         self.second = Second(int(now().timestamp()), max_age_s=max_age_s)
-        self.known_tails: dict[bytes, bool] = {}
-        self.known_posts: dict[bytes, int] = {}
+        self.known = KnownHeads()
         self._answers = Answers((), memory, self.second)
-        self.quick = self._answers.quick
+        self.quick = make_quick(self._answers, self.known)
         self.refresh()
         self.look_around()
 
@@ -102,33 +113,16 @@ class OcspServer:
         """It is closed."""
         self._connections.discard(connection)
 
-    def remember_tail(self, tail: bytes) -> None:
-        """What stood behind the target of a plain GET."""
-        if len(tail) <= _MAX_REMEMBERED_BYTES:
-            if len(self.known_tails) >= _MAX_REMEMBERED:
-                self.known_tails.clear()
-            self.known_tails[tail] = True
-
-    def remember_post(self, head: bytes, content_length: int) -> None:
-        """The head of a plain POST."""
-        if len(head) <= _MAX_REMEMBERED_BYTES:
-            if len(self.known_posts) >= _MAX_REMEMBERED:
-                self.known_posts.clear()
-            self.known_posts[head] = content_length
-
-    async def start(
-        self, sockets: Sequence[socket.socket], connection: "Callable[[OcspServer], asyncio.Protocol]"
-    ) -> None:
+    async def start(self, listeners: Sequence[socket.socket], listen: Listen) -> None:
         """Takes connections from now on."""
-        loop = asyncio.get_running_loop()
-        self._listeners = [await loop.create_server(lambda: connection(self), sock=item) for item in sockets]
+        self._sockets = await listen(self, listeners)
         self._tasks = [asyncio.create_task(self._every(_REFRESH_S, self.refresh)),
                        asyncio.create_task(self._every(_LOOK_AROUND_S, self.look_around))]
 
     async def stop(self) -> None:
         """Takes no more connections and closes those there are, after what is being written."""
-        for listener in self._listeners:
-            listener.close()
+        if self._sockets is not None:
+            self._sockets.close_listeners()
         for connection in tuple(self._connections):
             connection.end_if_idle()
         give_up_at = monotonic() + _STOP_PATIENCE_S
@@ -136,6 +130,9 @@ class OcspServer:
             await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()
+        if self._sockets is not None:
+            self._sockets.close()
+            self._sockets = None
 
     async def _every(self, period_s: float, act: Callable[[], None]) -> None:
         while True:
@@ -157,7 +154,7 @@ class OcspServer:
             withheld = self._answers.past_next_update
             self._answers = Answers(issuers, self._memory, self.second)
             self._answers.past_next_update = withheld
-            self.quick = self._answers.quick
+            self.quick = make_quick(self._answers, self.known)
             self._log.info("issuers", ids=[issuer.id for issuer in issuers])
         withheld = self._answers.past_next_update
         if withheld > self._withheld_before:

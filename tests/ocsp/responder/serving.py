@@ -14,9 +14,9 @@ import structlog
 
 from ocsp.protocol.batch import SignedStatus, encode_batch, split_batch
 from ocsp.protocol.response import Times
-from ocsp.responder.connection import OcspConnection
 from ocsp.responder.memory import Mark, ResponseMemory, encode_issuers
-from ocsp.responder.server import OcspServer
+from ocsp.responder.server import Listen, OcspServer
+from ocsp.responder.sockets import listen_by_epoll
 from tests.ca.pki.authority import Authority
 from tests.ocsp.protocol import reference
 from tests.ocsp.signing import NOW_S, TIMES
@@ -99,7 +99,7 @@ async def read_reply(reader: asyncio.StreamReader, *, head_only: bool = False) -
 
 
 @asynccontextmanager
-async def serving(directory: Path, *authorities: Authority) -> AsyncIterator[Serving]:
+async def serving(directory: Path, *authorities: Authority, listen: Listen = listen_by_epoll) -> AsyncIterator[Serving]:
     """A server of these issuers, numbered from ISSUER_ID, with an empty and complete memory."""
     clock = Clock()
     memory = ResponseMemory(directory, map_size_gib=1)
@@ -111,7 +111,7 @@ async def serving(directory: Path, *authorities: Authority) -> AsyncIterator[Ser
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        await server.start([listener], OcspConnection)
+        await server.start([listener], listen)
         try:
             yield Serving(memory=memory, server=server, clock=clock, port=listener.getsockname()[1])
         finally:

@@ -61,12 +61,16 @@ async def test_the_quick_way_gives_the_bytes_of_the_strict_way(service: Serving)
         for record in records:
             request = request_for(OWN, record.serial, name)
             # A header that was not seen before takes the strict way; the same bytes again take the quick one.
-            first, = await service.ask(get(request, f"X-First: {record.serial.hex()}{name}"))
-            assert service.server.quick(request) is not None
-            second, = await service.ask(get(request, f"X-First: {record.serial.hex()}{name}"))
+            raw = get(request, f"X-First: {record.serial.hex()}{name}")
+            assert service.server.quick(raw) is None
+            first, = await service.ask(raw)
+            assert service.server.quick(raw) is not None
+            second, = await service.ask(raw)
             posted, = await service.ask(post(request))
+            assert service.server.quick(post(request)) is not None
             again, = await service.ask(post(request))
-            assert first == second == posted == again
+            escaped, = await service.ask(get(request, f"X-First: {record.serial.hex()}{name}", escaped=True))
+            assert first == second == posted == again == escaped
 
 
 @pytest.mark.parametrize("status", [CertStatus(), REVOKED, COMPROMISED], ids=["good", "revoked", "reason"])
@@ -85,7 +89,7 @@ async def test_what_a_delegated_responder_signed_carries_its_certificate(service
             record.serial, status, TIMES, record.signatures[index])
         first, = await service.ask(get(request, f"X-First: {name}"))
         assert (first.status, first.body) == (200, expected)
-        assert service.server.quick(request) is not None
+        assert service.server.quick(get(request, f"X-First: {name}")) is not None
         second, = await service.ask(get(request, f"X-First: {name}"))
         assert second == first
     again = signed(OWN, serial_of(1), status, version=2)
@@ -191,7 +195,8 @@ async def test_cache_headers_count_down_to_the_end(service: Serving) -> None:
 async def test_a_form_is_made_anew_when_its_minute_is_over(service: Serving) -> None:
     """What is kept for many responses does not outlive the second in which max-age starts to count."""
     service.store([signed(OWN, serial_of(1))])
-    request = request_for(OWN, serial_of(1))
+    request = get(request_for(OWN, serial_of(1)))
+    await service.ask(request)
     service.clock.now_s = TIMES.next_update_s - 7210
     service.server.refresh()
     assert b"max-age=3600," in (service.server.quick(request) or b"")
@@ -222,8 +227,29 @@ async def test_many_batches_do_not_mix_up_their_forms(service: Serving) -> None:
             expected[request_for(own, record.serial, name.value)] = ResponseTemplate(own.issuer, name).response(
                 record.serial, record.status, times, record.signatures[index])
     service.server.refresh()
+    await service.ask(get(next(iter(expected))))        # so that its header is known
     for request, body in list(expected.items()) * 2:
-        answer = service.server.quick(request)
+        answer = service.server.quick(get(request))
         assert answer is not None
         assert answer.partition(b"\r\n\r\n")[2] == body
         assert b"Content-Length: %d\r\n" % len(body) in answer
+
+
+@pytest.mark.parametrize("name", ["sha1", "sha256"])
+async def test_the_quick_way_takes_nothing_for_canonical_that_is_not(service: Serving, name: str) -> None:
+    """An octet less, another, one more, or the begin of a second request, at every place: the quick way gives what the
+    strict way gives, or leaves it to it."""
+    service.store([signed(OWN, serial_of(number)) for number in range(3)])
+    request, agreed = request_for(OWN, serial_of(1), name), 0
+    for raw in (get(request), get(request, escaped=True), post(request)):
+        await service.ask(raw)
+        assert service.server.quick(raw) is not None
+        for at in range(len(raw)):
+            for damaged in (raw[:at], raw[:at] + raw[at + 1:], raw[:at] + bytes((raw[at] ^ 1,)) + raw[at + 1:],
+                            raw[:at] + b" " + raw[at:], raw + raw[:at + 1]):
+                answer = service.server.quick(damaged)
+                if answer is not None:
+                    strict, = await service.ask(damaged.replace(b"\r\n", b"\r\nX-Not-Seen-Before: y\r\n", 1))
+                    assert answer.partition(b"\r\n\r\n")[2] == strict.body
+                    agreed += 1
+    assert agreed

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ocsp.protocol.response import MALFORMED_REQUEST, HashName, ResponseTemplate
 from ocsp.responder import server as server_module
 from ocsp.responder.http_text import http_date, read_http_date
+from ocsp.responder.sockets import listen_by_asyncio, listen_by_epoll
 from tests.ca.pki.authority import authority
 from tests.ocsp.protocol.test_request import FORMS
 from tests.ocsp.responder.serving import Serving, get, post, read_reply, request_for, serving
@@ -26,10 +27,10 @@ REQUEST = request_for(OWN, RECORD.serial)
 BODY = ResponseTemplate(OWN.issuer, HashName.SHA1).response(RECORD.serial, RECORD.status, TIMES, RECORD.signatures[0])
 
 
-@pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[Serving]:
-    """One good certificate."""
-    async with serving(tmp_path, OWN) as running:
+@pytest.fixture(params=[listen_by_epoll, listen_by_asyncio], ids=["epoll", "asyncio"])
+async def service(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Serving]:
+    """One good certificate, by either kind of sockets."""
+    async with serving(tmp_path, OWN, listen=request.param) as running:
         running.store([RECORD])
         yield running
 
@@ -273,6 +274,49 @@ async def test_a_client_that_does_not_read_is_ended_and_holds_little(service: Se
     await asyncio.sleep(0.05)
     assert not service.server._connections
     writer.transport.abort()
+
+
+async def test_a_client_that_reads_late_gets_everything_in_order(service: Serving) -> None:
+    """Answers for which it has no room wait, and it is read from again when it has taken them."""
+    other = signed(OWN, serial_of(2))
+    service.store([other])
+    both = get(REQUEST) + post(request_for(OWN, other.serial))
+    reader, writer = await service.connect()
+    cast(asyncio.Transport, writer.transport).pause_reading()
+    count = 6_000       # of 600 octets each: more than the buffers of both ends hold
+
+    async def send() -> None:
+        for _ in range(count):
+            writer.write(both)
+            await writer.drain()
+
+    sending = asyncio.create_task(send())
+    await asyncio.sleep(0.2)
+    cast(asyncio.Transport, writer.transport).resume_reading()
+    second = None
+    for _ in range(count):
+        assert (await read_reply(reader)).body == BODY
+        body = (await read_reply(reader)).body
+        assert second in (None, body)
+        second = body
+    await sending
+    assert second != BODY
+    writer.write(get(REQUEST))
+    assert (await read_reply(reader)).body == BODY
+    writer.write_eof()
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+
+
+async def test_a_client_that_has_sent_all_still_gets_its_answers(service: Serving) -> None:
+    """A half-closed connection, as nc and some proxies leave it, ends behind the last answer."""
+    reader, writer = await service.connect()
+    writer.write(get(REQUEST) * 50)
+    writer.write_eof()
+    for _ in range(50):
+        assert (await read_reply(reader)).body == BODY
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
 
 
 async def test_there_is_a_limit_to_connections(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
