@@ -8,6 +8,7 @@ import base64
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from cryptography import x509
@@ -222,6 +224,60 @@ SSLStaplingStandardCacheTimeout 1
         assert site.serial.hex().upper() in said
         await responder.revoke("ec")
         await until_stapled(site, port, "Cert Status: revoked")
+
+
+async def test_haproxy_staples(responder: Responder, tmp_path: Path) -> None:
+    """HAProxy takes answers from a file and through its runtime API, as its own updater of 2.8 does, checks them
+    against certificate and issuer, staples good, goes on with a newer one, and refuses that of another certificate.
+    """
+    site, stranger = responder.sites["ec"], responder.sites["rsa"]
+    port, control, bundle = free_port(), tmp_path / "control", tmp_path / "site.pem"
+    bundle.write_bytes(b"".join(Path(site.path(name)).read_bytes() for name in ("chain.pem", "key.pem")))
+
+    def answer(of: Site) -> bytes:
+        # As HAProxy writes it: everything escaped that has to be, behind a slash of its own.
+        path = quote(base64.b64encode(request_for(of.own, of.serial)), safe="")
+        headers, body = curl(responder.port, f"/{path}", "--http1.0")
+        assert headers["content-type"] == "application/ocsp-response"
+        return body
+
+    def tell(command: str) -> str:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(str(control))
+            client.sendall(command.encode("ascii") + b"\n")
+            return client.makefile("rb").read().decode("utf-8", "replace")
+
+    Path(f"{bundle}.ocsp").write_bytes(answer(site))
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(f"""\
+global
+    stats socket {control} level admin
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+frontend site
+    bind 127.0.0.1:{port} ssl crt {bundle}
+    http-request return status 200
+""")
+    with server(tmp_path, find("haproxy"), "-f", str(config)):
+        said = await until_stapled(site, port, "OCSP Response Status: successful (0x0)")
+        assert "Cert Status: good" in said, said
+        assert site.serial.hex().upper() in said
+        assert "Verify return code: 0 (ok)" in said
+        newer = times_now(life_s=86_400)
+        await publish(responder.database, [signed(site.own, site.serial, times=newer, version=1,
+                                                  not_after_s=4_000_000_000)], newer)
+        old = answer(site)
+        await until(lambda: answer(site) != old, patience_s=30, every_s=0.05)
+        command = "set ssl ocsp-response "
+        assert "OCSP Response updated" in tell(command + base64.b64encode(answer(site)).decode("ascii"))
+        read = ocsp.load_der_ocsp_response(answer(site)).next_update_utc
+        assert read is not None
+        assert f"Next Update: {read:%b} {read.day:2d} {read:%H:%M:%S %Y} GMT" in stapled(site, port)
+        assert "updated" not in tell(command + base64.b64encode(answer(stranger)).decode("ascii"))
 
 
 @pytest.mark.parametrize("kind", sorted(_ISSUERS))
