@@ -12,6 +12,7 @@ from acme_api.protocol.challenge import DNS_PERSIST_01, tokens_of
 from acme_api.va.perspective_client import PerspectiveHealth
 from ca.pki.corroboration import ALONE, Corroboration
 from ca.pki.identifier import IdentifierError, parse_identifier
+from ca.pki.packed import pack_evidence
 from ca.process.postgres import UNAVAILABLE, Pool, Record
 
 LEASE_S: Final = 60
@@ -233,7 +234,7 @@ class VaStore:
         request = outcome.request
         return (self._leased_by, request.id, request.authorization_id, request.account_id, request.identifier_type,
                 request.identifier_value, request.wildcard, request.challenge_type, request.thumbprint, outcome.at,
-                outcome.valid_until, outcome.caa_checked_at, outcome.problem, outcome.evidence,
+                outcome.valid_until, outcome.caa_checked_at, outcome.problem, pack_evidence(outcome.evidence),
                 *_corroboration_values(outcome), request.subdomains)
 
     def _check_values(self, outcome: Outcome) -> tuple[Any, ...]:

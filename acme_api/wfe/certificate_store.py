@@ -16,6 +16,7 @@ from acme_api.wfe.finalizing import Control
 from acme_api.wfe.limit_store import fetch_limited, with_limits, without_limits
 from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
+from ca.pki.packed import StoredRequest, pack_request
 from ca.pki.tbs import assemble
 from ca.process.postgres import Pool, Record
 
@@ -24,24 +25,24 @@ from ca.process.postgres import Pool, Record
 # that, and looks again.
 _FINALIZE_TEXT: Final = """
 WITH {room}, key AS (
-    SELECT EXISTS (SELECT FROM accounts WHERE thumbprint = $14) AS is_an_accounts,
-        EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $15)
-        OR EXISTS (SELECT FROM weak_keys WHERE digest = ANY($16::bytea[])) AS is_blocked
+    SELECT EXISTS (SELECT FROM accounts WHERE thumbprint = $11) AS is_an_accounts,
+        EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $12)
+        OR EXISTS (SELECT FROM weak_keys WHERE digest = ANY($13::bytea[])) AS is_blocked
 ), live AS (
-    SELECT id FROM authorizations WHERE id = ANY($8::bytea[]) AND deactivated_at IS NULL FOR SHARE
+    SELECT id FROM authorizations WHERE id = ANY($5::bytea[]) AND deactivated_at IS NULL FOR SHARE
 ), finalized AS (
-    INSERT INTO finalizations (order_id, requested_at, jwk, jws_protected, jws_payload, jws_signature)
-    SELECT $1, $2, $3, $4, $5, $6 FROM room, key
+    INSERT INTO finalizations (order_id, requested_at, request)
+    SELECT $1, $2, $3 FROM room, key
     WHERE room.is_left AND NOT key.is_an_accounts AND NOT key.is_blocked
-        AND (SELECT count(*) FROM live) = cardinality($8::bytea[])
+        AND (SELECT count(*) FROM live) = cardinality($5::bytea[])
     ON CONFLICT (order_id) DO NOTHING RETURNING order_id
 ), queued AS (
     INSERT INTO issuance_requests (id, kind, requested_at) SELECT order_id, 'order', $2 FROM finalized
 ), checked AS (
     INSERT INTO validation_requests (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at,
         caa_name)
-    SELECT n.id, 'caa', n.authorization_id, $7, n.challenge_type, n.thumbprint, $2, n.caa_name
-    FROM finalized, unnest($9::bytea[], $10::bytea[], $11::text[], $12::bytea[], $13::text[])
+    SELECT n.id, 'caa', n.authorization_id, $4, n.challenge_type, n.thumbprint, $2, n.caa_name
+    FROM finalized, unnest($6::bytea[], $7::bytea[], $8::text[], $9::bytea[], $10::text[])
         AS n (id, authorization_id, challenge_type, thumbprint, caa_name)
     ON CONFLICT (authorization_id, kind, caa_name) DO NOTHING
 ){taken}
@@ -49,7 +50,7 @@ SELECT key.is_an_accounts, key.is_blocked, finalized.order_id IS NOT NULL AS sto
 """
 _FINALIZE: Final = without_limits(_FINALIZE_TEXT)
 # Nothing is taken for the second of two requests that finalize one order.
-_LIMITED_FINALIZE: Final = with_limits(_FINALIZE_TEXT, first=17, gate="finalized")
+_LIMITED_FINALIZE: Final = with_limits(_FINALIZE_TEXT, first=14, gate="finalized")
 # The certificate of an order with one of its chains, once it is published; store.py reads it with the nonce. Variant 0
 # is the chain that is preferred for the profile; the others follow in their order.
 CHAIN: Final = """
@@ -195,9 +196,10 @@ class CertificateStore:
         """Stores the signed request with what it takes from limits and queues the issuance, unless the order was
         finalized meanwhile, an authorization deactivated, a limit has no room any more, or the key may not be
         certified. `rechecks` are (new request id, validation) whose CAA set is to be looked at."""
+        request = StoredRequest(jwk, signed.protected_bytes, signed.payload_bytes, signed.signature)
         row = await fetch_limited(
-            self._writes, _LIMITED_FINALIZE if takes else _FINALIZE, takes, now, order_id, now, jwk,
-            signed.protected_bytes, signed.payload_bytes, signed.signature, account_id,
+            self._writes, _LIMITED_FINALIZE if takes else _FINALIZE, takes, now, order_id, now, pack_request(request),
+            account_id,
             list(dict.fromkeys(authorization_ids)), [request_id for request_id, _ in rechecks],
             [control.authorization_id for _, control in rechecks],
             [control.challenge_type for _, control in rechecks], [control.thumbprint for _, control in rechecks],

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from acme_api.protocol.challenge import types_of
 from ca.admin.records import Authorization, CaaCheck, Order, Validation
+from ca.pki.packed import PackedError, unpack_evidence
 from ca.process.postgres import Connection, Record
 
 ORDER = """
@@ -77,12 +78,20 @@ async def authorizations(connection: Connection, ids: Sequence[bytes]) -> list[A
 def _authorization(row: Record, caa_checks: tuple[CaaCheck, ...]) -> Authorization:
     validation = None
     if row["validated_at"] is not None:
-        seen = ("challenge_type", "thumbprint", "validated_at", "valid_until", "caa_checked_at", "problem", "evidence")
-        validation = Validation(**{name: row[name] for name in seen})
+        seen = ("challenge_type", "thumbprint", "validated_at", "valid_until", "caa_checked_at", "problem")
+        validation = Validation(evidence=_seen(row["evidence"]), **{name: row[name] for name in seen})
     columns = ("id", "identifier_type", "identifier_value", "wildcard", "expires_at", "deactivated_at", "queued_at",
                "queued_type", "attempts", "leased_by", "caa_queued_at", "subdomains")
     return Authorization(challenge_types=types_of(row["challenge_types"]), validation=validation, caa_checks=caa_checks,
                          caa_queued_names=tuple(row["caa_queued_names"]), **{name: row[name] for name in columns})
+
+
+def _seen(packed: bytes) -> object:
+    """Evidence; of what is none, that it is none: an operator has to see the rest all the same."""
+    try:
+        return unpack_evidence(packed)
+    except PackedError as fault:
+        return {"unreadable": str(fault)}
 
 
 async def validated_authorizations(connection: Connection, name: str, *, limit: int) -> list[bytes]:

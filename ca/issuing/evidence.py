@@ -49,8 +49,9 @@ async def load_evidence(connection: Connection, requests: Sequence[ClaimedReques
     validations = {each.validation.authorization_id: each
                    for each in await evidence_store.validations(connection, list(ids), list(names))}
     moved = {order.account_id for order in orders
-             if any(each in validations and validations[each].validation.thumbprint != thumbprint(order.jwk)
-                    for each in order.authorization_ids)}
+             if order.request is not None and any(
+                 each in validations and validations[each].validation.thumbprint != thumbprint(order.request.jwk)
+                 for each in order.authorization_ids)}
     return Evidence(validations=validations,
                     key_changes=await evidence_store.key_changes(connection, list(moved)) if moved else {})
 
@@ -108,16 +109,18 @@ def _require_signed_by_subscriber(
     order: StoredOrder, validations: Iterable[Validation], evidence: Evidence, base_url: str
 ) -> bytes:
     """The CSR of the finalize request, DER, when the key that the domains named stands behind it. Raises Refusal."""
-    account = account_url(base_url, order.account_id)
+    account, request = account_url(base_url, order.account_id), order.request
+    if request is None:
+        raise Refusal(RefusalReason.BAD_REQUEST, "the stored finalize request cannot be read")
     try:
-        signed = verify_stored(order.jws_protected, order.jws_payload, order.jws_signature, order.jwk)
-        csr_der = parse_finalize(decode_object(order.jws_payload))
+        signed = verify_stored(request.protected, request.payload, request.signature, request.jwk)
+        csr_der = parse_finalize(decode_object(request.payload))
     except (Problem, JsonError) as fault:
         raise Refusal(RefusalReason.BAD_REQUEST,
                       f"the stored finalize request is not a signed request: {fault}") from fault
     if signed.url != finalize_url(base_url, order.id) or signed.kid != account:
         raise Refusal(RefusalReason.BAD_REQUEST, "the stored finalize request was made for another order or account")
-    signer = thumbprint(order.jwk)
+    signer = thumbprint(request.jwk)
     successors: dict[bytes, frozenset[bytes]] = {}
     for validation in validations:
         if validation.thumbprint == signer:

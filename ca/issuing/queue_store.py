@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from ca.issuing.intent import StoredIntent
+from ca.pki.packed import PackedError, StoredRequest, unpack_request
 from ca.process.postgres import Connection, Pool, Record
 
 LEASE_S: Final = 30
@@ -34,7 +35,7 @@ SELECT claimed.id, claimed.kind, claimed.requested_at, claimed.attempts,
     c.serial, c.issuer_id, c.profile AS issued_profile, c.not_before AS begins, c.not_after AS ends, c.tbs,
     c.created_at, p.serial IS NOT NULL AS logged, t.tbs AS final_tbs, s.serial IS NOT NULL AS signed,
     o.account_id, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile, o.not_before, o.not_after,
-    f.requested_at AS finalized_at, f.jwk, f.jws_protected, f.jws_payload, f.jws_signature,
+    f.requested_at AS finalized_at, f.request,
     coalesce(a.deactivated_at, a.revoked_at) IS NOT NULL AS account_closed,
     a.dns_persist_allowed_at IS NOT NULL AS dns_persist_allowed, a.id IS NOT NULL AS has_order,
     e.allowed_names, q.csr
@@ -69,7 +70,7 @@ SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t (cha
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredOrder:
-    """An order with the finalize request that its subscriber signed."""
+    """An order with the finalize request that its subscriber signed; None: what is stored is none."""
 
     id: bytes
     account_id: bytes
@@ -79,10 +80,7 @@ class StoredOrder:
     not_before: datetime | None
     not_after: datetime | None
     finalized_at: datetime
-    jwk: str
-    jws_protected: bytes
-    jws_payload: bytes
-    jws_signature: bytes
+    request: StoredRequest | None
     account_closed: bool
     dns_persist_allowed: bool = False
     allowed_names: tuple[str, ...] = ()
@@ -153,12 +151,19 @@ def _intent(row: Record) -> StoredIntent | None:
         logged=row["logged"], final_tbs=row["final_tbs"], signed=row["signed"])
 
 
+def _request(packed: bytes) -> StoredRequest | None:
+    """The front end wrote it: whatever it is, it is refused with its own order and stops no other."""
+    try:
+        return unpack_request(packed)
+    except PackedError:
+        return None
+
+
 def _order(row: Record) -> StoredOrder:
     return StoredOrder(
         id=row["id"], account_id=row["account_id"],
         identifiers=tuple(zip(row["identifier_types"], row["identifier_values"], strict=True)),
         authorization_ids=tuple(row["authorization_ids"]), profile=row["profile"], not_before=row["not_before"],
-        not_after=row["not_after"], finalized_at=row["finalized_at"], jwk=row["jwk"],
-        jws_protected=row["jws_protected"], jws_payload=row["jws_payload"], jws_signature=row["jws_signature"],
+        not_after=row["not_after"], finalized_at=row["finalized_at"], request=_request(row["request"]),
         account_closed=row["account_closed"], dns_persist_allowed=row["dns_persist_allowed"],
         allowed_names=tuple(row["allowed_names"] or ()))

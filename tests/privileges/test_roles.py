@@ -13,9 +13,9 @@ _HASH = "'\\x00'::bytea"
 _INSERT_VALIDATION = (
     "INSERT INTO validations (authorization_id, account_id, identifier_type, identifier_value, wildcard,"
     f" challenge_type, thumbprint, validated_at, valid_until, evidence) VALUES ({_ID}, {_ID}, 'dns', 'a.example',"
-    f" false, 'http-01', {_HASH}, now(), now() + interval '1 day', '{{}}')")
+    f" false, 'http-01', {_HASH}, now(), now() + interval '1 day', {_HASH})")
 _INSERT_CAA_CHECK = f"INSERT INTO caa_checks VALUES ({_ID}, now(), NULL, '{{}}')"
-_INSERT_FINALIZATION = (f"INSERT INTO finalizations VALUES ({_ID}, now(), '{{}}', {_HASH}, {_HASH}, {_HASH})")
+_INSERT_FINALIZATION = (f"INSERT INTO finalizations VALUES ({_ID}, now(), {_HASH})")
 _INSERT_CERTIFICATE = (
     "INSERT INTO certificates (serial, request_id, issuer_id, profile, not_before, not_after, spki_sha256, tbs,"
     f" created_at) VALUES ({_SERIAL}, {_ID}, 1, 'classic', now(), now(), {_HASH}, {_HASH}, now())")
@@ -108,7 +108,7 @@ _NEVER = {
     "rewrite the intent of a final certificate": "UPDATE final_certificates SET tbs = ''",
     "rewrite what a log answered": "UPDATE scts SET sct = ''",
     "rewrite a signature": "UPDATE certificate_signatures SET signature = ''",
-    "rewrite a finalize request": "UPDATE finalizations SET jws_payload = ''",
+    "rewrite a finalize request": "UPDATE finalizations SET request = ''",
     "rewrite an order's names": "UPDATE orders SET identifier_values = '{}'",
     "make an ordinary authorization one for subdomains": "UPDATE authorizations SET subdomains = true",
     "make an ordinary validation one for subdomains": "UPDATE validations SET subdomains = true",

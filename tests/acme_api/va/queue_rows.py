@@ -105,7 +105,7 @@ class Queue:
             "INSERT INTO validations (authorization_id, account_id, identifier_type, identifier_value, wildcard,"
             " challenge_type, thumbprint, validated_at, valid_until, caa_checked_at, evidence, subdomains)"
             " SELECT id, account_id, identifier_type, identifier_value, wildcard, $2, $3, now(),"
-            " now() + interval '1 day', now(), '{}', subdomains FROM authorizations WHERE id = $1",
+            " now() + interval '1 day', now(), '\\x007b7d', subdomains FROM authorizations WHERE id = $1",
             authorization_id, method, THUMBPRINT)
 
     async def validation(self, authorization_id: bytes) -> asyncpg.Record | None:

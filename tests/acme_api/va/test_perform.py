@@ -28,6 +28,7 @@ from acme_api.va.tlsalpn01 import TlsAlpn01
 from ca.admin.migrate import connect_superuser
 from ca.pki.corroboration import Corroboration
 from ca.pki.object_id import to_text
+from ca.pki.packed import unpack_evidence
 from ca.process.ambient import system_ambient
 from ca.process.postgres import Listener, create_pool
 from ca.process.settings import DatabaseSettings
@@ -129,7 +130,7 @@ async def test_a_valid_name_is_recorded_and_announced(queue: Queue) -> None:
     assert (row["challenge_type"], row["thumbprint"], row["problem"]) == ("http-01", b"\x07" * 32, None)
     assert row["valid_until"] - row["validated_at"] == timedelta(days=30)
     assert row["caa_checked_at"] == row["validated_at"]
-    assert row["evidence"]["facts"]
+    assert unpack_evidence(row["evidence"])["facts"]
 
 
 async def test_a_wrong_name_is_recorded_with_its_problem(queue: Queue) -> None:

@@ -44,7 +44,7 @@ from tests.acme_api.va.hostile import HostileServer, black_hole, serve, serve_by
 from tests.acme_api.va.perspective_hosts import RIRS, Identity, client, identity, run_host, world
 from tests.acme_api.va.test_main import NO_DATABASE, settings_for
 
-TOKEN = "t" * 43
+TOKEN = "t" * 42 + "s"
 EXPECTED = key_authorization(TOKEN, b"\x07" * 32)
 RIGHT = f"HTTP/1.1 200 OK\r\n\r\n{EXPECTED}".encode()
 REQUEST = ClaimedRequest(

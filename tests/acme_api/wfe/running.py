@@ -171,7 +171,8 @@ class OtherProcesses:
             ("INSERT INTO validations (authorization_id, account_id, identifier_type, identifier_value, wildcard,"
              " challenge_type, thumbprint, validated_at, valid_until, caa_checked_at, problem, remotes_corroborated,"
              " subdomains, evidence)"
-             " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '{}')", authorization_id, account_id,
+             " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '\\x007b7d')",
+             authorization_id, account_id,
              row["identifier_type"], row["identifier_value"], row["wildcard"], method, bytes(32), now,
              None if problem else now + life, None if problem else now - caa_age, problem, corroborated,
              row["subdomains"]),

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from acme_api.protocol.jws import verify_stored
+from ca.pki.packed import unpack_request
 from tests.acme_api.wfe.running import BASE, Clock, OtherProcesses, RunningWfe, finalize, id_of, issued, ready_order
 from tests.acme_client import JOSE_JSON, SigningKey, b64, make_csr
 
@@ -250,7 +251,8 @@ async def test_fi10_e72_twenty_parallel_finalizations(start: _Start, others: Oth
     row = await connection.fetchrow("SELECT * FROM finalizations")
     await connection.close()
     assert row is not None
-    stored = verify_stored(row["jws_protected"], row["jws_payload"], row["jws_signature"], row["jwk"])
+    request = unpack_request(row["request"])
+    stored = verify_stored(request.protected, request.payload, request.signature, request.jwk)
     assert (stored.url, stored.kid) == (path, client.kid)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from ca.pki.object_id import ObjectId, object_id
+from ca.pki.packed import pack_evidence
 from tests.fixtures_postgres import TestDatabase
 
 DAY = timedelta(days=1)
@@ -82,7 +84,8 @@ class Seed:
         return authorization_id
 
     async def validation(self, authorization_id: bytes, account_id: bytes, name: str, *,
-                         problem: object = None, evidence: object = None, subdomains: bool = False) -> None:
+                         problem: object = None, evidence: dict[str, Any] | None = None,
+                         subdomains: bool = False) -> None:
         """What the VA saw: success unless `problem` is given."""
         await self.run("acme_va", "INSERT INTO validations (authorization_id, account_id, identifier_type,"
                        " identifier_value, wildcard, challenge_type, thumbprint, validated_at, valid_until,"
@@ -90,7 +93,8 @@ class Seed:
                        " $4, $5, $6, $7, $8, $9, $10)", authorization_id, account_id, name,
                        hashlib.sha256(account_id).digest(),
                        self.now, None if problem else self.now + 30 * DAY, None if problem else self.now, problem,
-                       evidence or {"url": f"http://{name}/.well-known/acme-challenge/t", "status": 200}, subdomains)
+                       pack_evidence(evidence or {"url": f"http://{name}/.well-known/acme-challenge/t", "status": 200}),
+                       subdomains)
 
     async def order(self, account_id: bytes, names: list[str], authorization_ids: list[ObjectId], *,
                     expires: timedelta = DAY, moment: datetime | None = None) -> ObjectId:
@@ -103,7 +107,7 @@ class Seed:
 
     async def finalization(self, order_id: bytes, *, queued: bool) -> None:
         """The subscriber asked for the certificate."""
-        await self.run("acme_wfe", "INSERT INTO finalizations VALUES ($1, $2, '{}', '', '', '')", order_id, self.now)
+        await self.run("acme_wfe", "INSERT INTO finalizations VALUES ($1, $2, '')", order_id, self.now)
         if queued:
             await self.run("acme_wfe", "INSERT INTO issuance_requests (id, kind, requested_at) VALUES"
                            " ($1, 'order', $2)", order_id, self.now)

@@ -13,13 +13,16 @@ import pytest
 
 from acme_api.protocol import base64url
 from acme_api.protocol.challenge import offered, tokens_of
+from acme_api.protocol.jws import verify_stored
 from acme_api.protocol.nonce import make_nonce, spent_key
 from ca.admin import migrate as migrate_module
 from ca.admin.migrate import OWNER, connect_superuser, migrate
 from ca.pki.object_id import object_id
+from ca.pki.packed import unpack_evidence, unpack_request
 from ca.process.ambient import system_ambient
 from ca.process.postgres import embedded_socket_directory
 from ca.process.settings import DatabaseSettings
+from tests.acme_client import SigningKey, b64, flatten, unb64
 from tests.fixtures_postgres import TestDatabase
 
 _Before = Callable[[str], Awaitable[TestDatabase]]
@@ -46,7 +49,7 @@ async def before(postgres_server: DatabaseSettings) -> AsyncIterator[_Before]:
                 await owner.execute(path.read_text("utf-8"))
                 await owner.execute("INSERT INTO schema_migrations (name, sha256) VALUES ($1, $2)", path.name,
                                     hashlib.sha256(path.read_bytes()).hexdigest())
-        await owner.execute("SELECT create_partitions(now())")
+        await owner.execute("SELECT create_partitions(now() - interval '2 days'), create_partitions(now())")
         await owner.close()
         return made
 
@@ -101,3 +104,31 @@ async def test_0026_tokens_stay_what_they_were(before: _Before) -> None:
     for each, types in zip(ids, sets, strict=True):
         found = tokens_of(rows[each]["challenge_types"], rows[each]["challenge_tokens"])
         assert list(found.items()) == [(kind, tokens[kind] or None) for kind in types]
+
+
+async def test_0027_evidence_and_requests_are_read_as_before(before: _Before) -> None:
+    """FI8, BR 5.4.1: evidence and signed finalize requests that were stored before the migration come out of it as they
+    were, octet for octet, whatever is in them; the signature still verifies."""
+    database = await before("0027_packed.sql")
+    ambient = system_ambient()
+    key = SigningKey.make("ES256")
+    order_id, other_id = (object_id(ambient.now(), ambient.random_bytes(16)) for _ in range(2))
+    url = "https://ca.example/acme/order/x/finalize"
+    document = flatten(key, {"alg": "ES256", "nonce": "A" * 43, "kid": "https://ca.example/acme/account/x", "url": url},
+                       {"csr": b64(ambient.random_bytes(300))})
+    parts = [unb64(document[name]) for name in ("protected", "payload", "signature")]
+    odd = ["{\u00e9}", bytes(range(256)), b"", b"\xff\x00\xfb"]
+    evidence = {"rules": "x", "facts": [{"ms": 0, "txt": "\u00e9\\"}, {"ms": 1, "got": [1, None, True]}]}
+    owner = await database.connect()
+    for each, values in ((order_id, [key.jwk_text, *parts]), (other_id, odd)):
+        await owner.execute("INSERT INTO finalizations VALUES ($1, now(), $2, $3, $4, $5)", each, *values)
+    await owner.execute(
+        "INSERT INTO validations (authorization_id, account_id, identifier_type, identifier_value, wildcard,"
+        " challenge_type, thumbprint, validated_at, evidence)"
+        " VALUES ($1, $1, 'dns', 'a.example', false, 'dns-01', '', now(), $2)", order_id, evidence)
+    await migrate(database.settings, ambient)
+    rows = {row["order_id"]: unpack_request(row["request"]) for row in await owner.fetch("SELECT * FROM finalizations")}
+    assert rows == {order_id: (key.jwk_text, *parts), other_id: tuple(odd)}
+    assert verify_stored(*rows[order_id][1:], rows[order_id].jwk).url == url
+    assert unpack_evidence(await owner.fetchval("SELECT evidence FROM validations")) == evidence
+    await owner.close()

@@ -32,6 +32,7 @@ from ca.pki.ct_log_list import LogList, LogListError
 from ca.pki.identifier import Identifier, NamePolicy
 from ca.pki.key_identifier import key_identifier
 from ca.pki.object_id import ObjectId, object_id
+from ca.pki.packed import StoredRequest, pack_evidence, pack_request
 from ca.pki.tbs import assemble
 from ca.process.ambient import Ambient
 from ca.process.postgres import create_pool
@@ -212,7 +213,7 @@ class World:
             "identifier_type": "ip" if is_ip else "dns", "identifier_value": name.removeprefix("*."),
             "wildcard": name.startswith("*."), "challenge_type": "http-01" if is_ip else "dns-01",
             "thumbprint": subscriber.key.thumbprint, "validated_at": self.now(), "valid_until": self.now() + 30 * DAY,
-            "caa_checked_at": None if is_ip else self.now(), "problem": None, "evidence": {}, **changes}
+            "caa_checked_at": None if is_ip else self.now(), "problem": None, "evidence": pack_evidence({}), **changes}
         marks = ", ".join(f"${number}" for number in range(1, len(row) + 1))
         await self.run("acme_va", f"INSERT INTO validations ({', '.join(row)}) VALUES ({marks})", *row.values())
 
@@ -232,8 +233,8 @@ class World:
         """The front end has taken the subscriber's finalize request."""
         leaf = leaf or ec.generate_private_key(ec.SECP256R1())
         protected, payload, signature = parts or self.signed_finalize(order, leaf, key=key)
-        await self.run("acme_wfe", "INSERT INTO finalizations VALUES ($1, $2, $3, $4, $5, $6)", order.id, self.now(),
-                       (key or order.subscriber.key).jwk_text, protected, payload, signature)
+        await self.run("acme_wfe", "INSERT INTO finalizations VALUES ($1, $2, $3)", order.id, self.now(), pack_request(
+            StoredRequest((key or order.subscriber.key).jwk_text, protected, payload, signature)))
         await self.run("acme_wfe", "INSERT INTO issuance_requests (id, kind, requested_at) VALUES ($1, 'order', $2)",
                        order.id, self.now())
         return leaf
