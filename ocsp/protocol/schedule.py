@@ -19,6 +19,7 @@ _LONGEST_LIFE: Final = timedelta(days=10)
 _LONG_LIFE: Final = timedelta(hours=16)
 _LEFT_OF_LONG_LIFE: Final = timedelta(hours=8)
 _SETTLED: Final = timedelta(days=8)
+_NEW: Final = timedelta(hours=1)
 _PARTS_PER_DAY: Final = 16
 _RANDOM_BYTES: Final = SERIAL_BYTES - 2
 
@@ -82,6 +83,12 @@ def split_after(part: SerialRange, serial: bytes) -> SerialRange | None:
 def is_settled(serial: bytes, now: datetime) -> bool:
     """Whether the day of a serial number is so long ago that no certificate is waiting for its first response."""
     return serial[:2] < serial_number(now - _SETTLED, bytes(_RANDOM_BYTES))[:2]
+
+
+def may_be_new(serial: bytes, now: datetime) -> bool:
+    """Whether a serial number has the day of certificates that were issued within the last hour."""
+    days = {serial_number(now - age, bytes(_RANDOM_BYTES))[:2] for age in (timedelta(), _NEW)}
+    return serial[:2] in days
 
 
 def moment(unix_s: int) -> datetime:

@@ -27,6 +27,7 @@ from ocsp.protocol.response import (
     Times,
     generalized_time,
 )
+from ocsp.protocol.schedule import may_be_new, moment
 from ocsp.responder.http_text import Second
 from ocsp.responder.memory import MemoryFault, ResponseMemory, decode_issuers
 from ocsp.responder.store import StoredIssuer
@@ -62,6 +63,8 @@ MALFORMED: Final = Answer(MALFORMED_REQUEST, None, b"400 Bad Request")
 INTERNAL: Final = Answer(INTERNAL_ERROR, None, b"500 Internal Server Error")
 LATER: Final = Answer(TRY_LATER, None, b"503 Service Unavailable", b"Retry-After: 5\r\n")
 NOT_AUTHORIZED: Final = Answer(UNAUTHORIZED, None)
+# The same, when the certificate may have been issued a moment ago and its response be under way.
+NOT_YET_KNOWN: Final = Answer(UNAUTHORIZED, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,9 @@ class Answers:
         value = self.memory.get(asked.key_prefix + first.serial)
         if value is None:
             # While the log is still being read nobody knows which serial numbers were given out.
-            return NOT_AUTHORIZED if self.memory.complete else LATER
+            if not self.memory.complete:
+                return LATER
+            return NOT_YET_KNOWN if may_be_new(first.serial, moment(self.second.now_s)) else NOT_AUTHORIZED
         stored = read_value(value)
         if stored.not_after_s < self.second.now_s:
             return NOT_AUTHORIZED

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Final, cast
 
 from ocsp.protocol.request import MAX_PATH_BYTES, MAX_REQUEST_BYTES, decode_path
-from ocsp.responder.answers import MALFORMED, SUCCESS_LINES, Answer
+from ocsp.responder.answers import MALFORMED, NOT_YET_KNOWN, SUCCESS_LINES, Answer
 from ocsp.responder.head import MAX_HEAD_BYTES, BadHead, Head, read_head
 from ocsp.responder.http_text import read_http_date
 from ocsp.responder.server import OcspServer
@@ -24,13 +24,17 @@ _ALLOW: Final = b"Allow: GET, HEAD, POST\r\n"
 _PREFIX: Final = b"/ocsp/"
 
 
+class _NotYet(Exception):
+    """The request stays where it is: its answer may be there in a moment."""
+
+
 class OcspConnection(asyncio.Protocol):
     """One client. `since_s` is when it became idle, when its unfinished request began, or when it stopped reading;
     `is_quick` says that nothing of it is waiting, so that what comes next may be answered without this object.
     """
 
-    __slots__ = ("_closing", "_continued", "_paused", "_pending", "_server", "_transport", "_write", "is_quick",
-                 "since_s")
+    __slots__ = ("_closing", "_continued", "_paused", "_pending", "_server", "_transport", "_waits", "_waits_no_more",
+                 "_write", "is_quick", "since_s")
 
     def __init__(self, server: OcspServer) -> None:
         self._server = server
@@ -40,6 +44,7 @@ class OcspConnection(asyncio.Protocol):
         self._closing = False
         self._continued = False
         self._paused = False
+        self._waits = self._waits_no_more = False
         self.is_quick = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -84,8 +89,14 @@ class OcspConnection(asyncio.Protocol):
         """It reads again."""
         self._paused = False
         if self._transport is not None and not self._closing:
-            self._transport.resume_reading()
+            if not self._waits:
+                self._transport.resume_reading()
             self._serve()
+
+    def look_again(self, *, is_last: bool) -> None:
+        """The memory may have what is waited for; the last time the request is answered in any case."""
+        self._waits_no_more = is_last
+        self._serve()
 
     def end_if_late(self, now_s: int) -> None:
         """Ends a connection that is idle, unfinished or not read from for too long."""
@@ -141,11 +152,32 @@ class OcspConnection(asyncio.Protocol):
                 self._continued = True
                 self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return False
+        try:
+            self._answer(head, pending[body_at:body_at + length])
+        except _NotYet:
+            return False
+        self._wait_no_more()
         self._continued = False
         self._pending = pending[body_at + length:]
-        self._answer(head, pending[body_at:body_at + length])
         self._remember(head, pending[:body_at])
         return True
+
+    def _ask(self, request: bytes) -> Answer:
+        """The answer, for which a client has to wait if the certificate may be new. Raises _NotYet."""
+        answer = self._server.answer(request)
+        if answer is NOT_YET_KNOWN and not self._waits_no_more and (self._waits or self._server.hold(self)):
+            if not self._waits and self._transport is not None:
+                self._transport.pause_reading()
+            self._waits = True
+            raise _NotYet
+        return answer
+
+    def _wait_no_more(self) -> None:
+        if self._waits:
+            self._waits = self._waits_no_more = False
+            self._server.release(self)
+            if self._transport is not None and not self._paused:
+                self._transport.resume_reading()
 
     def _remember(self, head: Head, raw: bytes) -> None:
         if head.is_plain:
@@ -158,7 +190,7 @@ class OcspConnection(asyncio.Protocol):
         if head.method == b"POST":
             if not _is_request_type(head.content_type):
                 raise BadHead(b"415 Unsupported Media Type")
-            text, content = self._render(head, self._server.answer(body))
+            text, content = self._render(head, self._ask(body))
         else:
             path = head.target.partition(b"?")[0]
             if path == b"/healthz":
@@ -171,7 +203,7 @@ class OcspConnection(asyncio.Protocol):
                 if len(path) - 1 > MAX_PATH_BYTES:
                     raise BadHead(b"414 URI Too Long")
                 request = decode_path(path[1:])
-                text, content = self._render(head, MALFORMED if request is None else self._server.answer(request))
+                text, content = self._render(head, MALFORMED if request is None else self._ask(request))
         if head.method == b"HEAD":
             content = b""
         if not head.persistent:

@@ -20,6 +20,10 @@ _REFRESH_S: Final = 0.05
 _LOOK_AROUND_S: Final = 1.0
 _STOP_PATIENCE_S: Final = 2.0
 _ALARM_EVERY_S: Final = 60.0
+# An order becomes valid when the first response is published. Some milliseconds later it is here, and a server that
+# staples asks at once. The bound keeps made-up serial numbers from costing more than a few looks at the memory.
+MAX_WAITING: Final = 64
+_WAITING_LIMIT_S: Final = 1.0
 
 
 class Client(Protocol):
@@ -30,6 +34,9 @@ class Client(Protocol):
 
     def end_if_idle(self) -> None:
         """Ends it after what is being written."""
+
+    def look_again(self, *, is_last: bool) -> None:
+        """What it waits for may be there."""
 
 
 class Sockets(Protocol):
@@ -58,6 +65,7 @@ class OcspServer:
         self._now = now
         self._log = log
         self._connections: set[Client] = set()
+        self._waiting: dict[Client, float] = {}     # until when
         self._encoded_issuers = b""
         self._withheld_before = 0
         self._alarm_at: dict[str, float] = {}
@@ -112,11 +120,23 @@ class OcspServer:
     def forget(self, connection: Client) -> None:
         """It is closed."""
         self._connections.discard(connection)
+        self.release(connection)
+
+    def hold(self, connection: Client) -> bool:
+        """Whether it may wait until the response to a new certificate is here; it is told to look again, soon."""
+        if len(self._waiting) >= MAX_WAITING:
+            return False
+        self._waiting[connection] = monotonic() + _WAITING_LIMIT_S
+        return True
+
+    def release(self, connection: Client) -> None:
+        """It waits no more."""
+        self._waiting.pop(connection, None)
 
     async def start(self, listeners: Sequence[socket.socket], listen: Listen) -> None:
         """Takes connections from now on."""
         self._sockets = await listen(self, listeners)
-        self._tasks = [asyncio.create_task(self._every(_REFRESH_S, self.refresh)),
+        self._tasks = [asyncio.create_task(self._every(_REFRESH_S, self._refresh_for_all)),
                        asyncio.create_task(self._every(_LOOK_AROUND_S, self.look_around))]
 
     async def stop(self) -> None:
@@ -133,6 +153,11 @@ class OcspServer:
         if self._sockets is not None:
             self._sockets.close()
             self._sockets = None
+
+    def _refresh_for_all(self) -> None:
+        self.refresh()
+        for connection, until in tuple(self._waiting.items()):
+            connection.look_again(is_last=monotonic() >= until)
 
     async def _every(self, period_s: float, act: Callable[[], None]) -> None:
         while True:

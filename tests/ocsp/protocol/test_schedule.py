@@ -14,6 +14,7 @@ from ocsp.protocol.schedule import (
     ScheduleError,
     SerialRange,
     due_at,
+    may_be_new,
     moment,
     parts_of_day,
     require_lawful,
@@ -116,3 +117,13 @@ def test_a_day_of_outage_leaves_no_response_past_the_rule() -> None:
 def test_moment_is_aware() -> None:
     """Unix seconds become UTC."""
     assert moment(0) == datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def test_a_serial_number_may_be_new_for_an_hour_at_least() -> None:
+    """On its own day and in the first hour of the next one; neither of tomorrow, nor of another serial's form."""
+    today = serial_number(NOW, bytes(16))
+    midnight = datetime(2026, 11, 25, tzinfo=UTC)
+    for now, expected in ((NOW, True), (midnight - timedelta(seconds=1), True), (midnight, True),
+                          (midnight + timedelta(hours=1) - timedelta(seconds=1), True),
+                          (midnight + timedelta(hours=1), False), (midnight - timedelta(days=1, seconds=1), False)):
+        assert may_be_new(today, now) is expected, now

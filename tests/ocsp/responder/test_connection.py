@@ -3,20 +3,23 @@
 import asyncio
 import base64
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 from unittest.mock import ANY
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import ocsp
 
-from ocsp.protocol.response import MALFORMED_REQUEST, HashName, ResponseTemplate
+from ocsp.protocol.response import MALFORMED_REQUEST, UNAUTHORIZED, HashName, ResponseTemplate
 from ocsp.responder import server as server_module
 from ocsp.responder.http_text import http_date, read_http_date
 from ocsp.responder.sockets import listen_by_asyncio, listen_by_epoll
 from tests.ca.pki.authority import authority
+from tests.ocsp.processes import until
 from tests.ocsp.protocol.test_request import FORMS
 from tests.ocsp.responder.serving import Serving, get, post, read_reply, request_for, serving
 from tests.ocsp.signing import NOW_S, TIMES, serial_of, signed
@@ -317,6 +320,57 @@ async def test_a_client_that_has_sent_all_still_gets_its_answers(service: Servin
         assert (await read_reply(reader)).body == BODY
     assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
+
+
+# An 18-octet serial number of the clock's own day.
+TODAY = 256 + (datetime.fromtimestamp(NOW_S, UTC) - datetime(2020, 1, 1, tzinfo=UTC)).days
+
+
+@pytest.mark.parametrize("make", [get, post])
+async def test_who_asks_for_a_certificate_of_this_moment_waits_for_its_response(
+    service: Serving, make: Callable[[bytes], bytes]
+) -> None:
+    """Not `unauthorized` but the response that comes a moment later; what was sent behind it is answered behind it."""
+    new = signed(OWN, serial_of(9, day=TODAY))
+    reader, writer = await service.connect()
+    writer.write(make(request_for(OWN, new.serial)) + get(REQUEST))
+    await until(lambda: service.server._waiting)
+    assert (await service.ask(get(REQUEST)))[0].body == BODY        # others are answered meanwhile
+    service.store([new])
+    response = ocsp.load_der_ocsp_response((await read_reply(reader)).body)
+    assert response.serial_number == int.from_bytes(new.serial, "big")
+    assert (await read_reply(reader)).body == BODY
+    writer.write(get(REQUEST))
+    assert (await read_reply(reader)).body == BODY
+    assert not service.server._waiting
+    writer.close()
+
+
+async def test_nobody_waits_for_long_or_with_many_others(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A serial number of today that is none is `unauthorized` after a second, of another day at once, and at once when
+    as many wait as may."""
+    made_up = get(request_for(OWN, serial_of(10, day=TODAY)))
+    for day in (TODAY - 1, TODAY + 1):
+        reply, = await service.ask(get(request_for(OWN, serial_of(10, day=day))))
+        assert reply.body == UNAUTHORIZED
+        assert not service.server._waiting
+    monkeypatch.setattr(server_module, "MAX_WAITING", 1)
+    reader, writer = await service.connect()
+    writer.write(made_up * 2)
+    await until(lambda: service.server._waiting)
+    gone_reader, gone = await service.connect()
+    gone.write(made_up)
+    assert (await read_reply(gone_reader)).body == UNAUTHORIZED
+    assert service.server._waiting      # the first waits still
+    assert [(await read_reply(reader)).body for _ in range(2)] == [UNAUTHORIZED] * 2
+    for one in (writer, gone):
+        one.close()
+    _, last = await service.connect()
+    last.write(made_up)
+    await until(lambda: service.server._waiting)
+    last.transport.abort()
+    await until(lambda: not service.server._waiting)      # gone, or answered into nothing
+    assert (await service.ask(get(REQUEST)))[0].body == BODY
 
 
 async def test_there_is_a_limit_to_connections(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
