@@ -14,8 +14,11 @@ from ca.pki.corroboration import ALONE, Corroboration
 from ca.pki.identifier import IdentifierError, parse_identifier
 from ca.pki.packed import pack_evidence
 from ca.process.postgres import UNAVAILABLE, Pool, Record
+from ca.process.sessions import Sessions
 
 LEASE_S: Final = 60
+# A claim and an outcome at a time; the other connections of the pool are for everything else.
+_SESSIONS: Final = 2
 
 # One statement: rows that another process is claiming are skipped, never waited for. The identifier comes with it.
 CLAIM: Final = """
@@ -171,11 +174,12 @@ class VaStore:
 
     def __init__(self, pool: Pool, *, leased_by: str) -> None:
         self._pool = pool
+        self._sessions = Sessions(pool, size=_SESSIONS)
         self._leased_by = leased_by
 
     async def claim(self, limit: int, *, busy_accounts: Sequence[bytes] = ()) -> list[ClaimedRequest]:
         """At most `limit` requests of accounts that are not in `busy_accounts`, leased for a minute."""
-        rows = await self._pool.fetch(CLAIM, self._leased_by, limit, list(busy_accounts), LEASE_S)
+        rows = await self._sessions.fetch(CLAIM, self._leased_by, limit, list(busy_accounts), LEASE_S)
         return [_claimed_of(row) for row in rows]
 
     async def extend(self, request_ids: Sequence[bytes]) -> None:
@@ -211,13 +215,17 @@ class VaStore:
         await self._pool.execute(FORGET_HEALTH)
 
     async def complete(self, outcomes: Sequence[Outcome]) -> int:
-        """Stores outcomes, all in one transaction, and returns how many were still wanted.
+        """Stores outcomes, all in one transaction, and returns how many were still wanted. A single one, which is most
+        of them, is one statement, which is a transaction by itself.
 
         Raises DatabaseAway when the database cannot be reached: then nothing is known to be stored.
         """
         validations = [outcome for outcome in outcomes if outcome.request.kind == "challenge"]
         checks = [outcome for outcome in outcomes if outcome.request.kind == "caa"]
         try:
+            if len(outcomes) == 1:
+                statement, values = self._statement(outcomes[0])
+                return len(await self._sessions.fetch(statement, *values))
             async with self._pool.acquire() as connection, connection.transaction():
                 stored = 0
                 if validations:
@@ -229,6 +237,11 @@ class VaStore:
                 return stored
         except (*UNAVAILABLE, TimeoutError) as fault:
             raise DatabaseAway(str(fault)) from fault
+
+    def _statement(self, outcome: Outcome) -> tuple[str, tuple[Any, ...]]:
+        if outcome.request.kind == "challenge":
+            return STORE_VALIDATION, self._validation_values(outcome)
+        return STORE_CAA_CHECK, self._check_values(outcome)
 
     def _validation_values(self, outcome: Outcome) -> tuple[Any, ...]:
         request = outcome.request

@@ -33,7 +33,6 @@ from acme_api.wfe.notifier import Notifier
 from acme_api.wfe.renewal_store import RenewalStore
 from acme_api.wfe.server import Listening
 from acme_api.wfe.service_certificate import ServiceCertificate
-from acme_api.wfe.sessions import Sessions
 from acme_api.wfe.store import READ_OPTIONS, WRITE_OPTIONS, Store
 from acme_api.wfe.waiters import Waiters
 from ca.pki.domain_control import PerspectivePolicy
@@ -43,6 +42,7 @@ from ca.process.ambient import Ambient, system_ambient
 from ca.process.http import inherited_or_bound
 from ca.process.lifecycle import StartupError, ready, run_process
 from ca.process.postgres import Listener, Pool, create_pool
+from ca.process.sessions import Sessions
 from ca.process.settings import AcmeSettings, Settings
 from ca.process.worker import wait_any
 

@@ -7,8 +7,8 @@ from typing import Final
 from acme_api.protocol.account import Account
 from acme_api.protocol.rate_limit import Take
 from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
-from acme_api.wfe.sessions import Sessions
 from ca.process.postgres import Record, UniqueViolation
+from ca.process.sessions import Sessions
 
 SIGNER: Final = """signer.id AS signer_id, signer.thumbprint AS signer_thumbprint, signer.jwk AS signer_jwk,
     signer.contacts AS signer_contacts, signer.deactivated_at AS signer_deactivated_at,

@@ -8,8 +8,8 @@ from acme_api.protocol.authorization import Authorization, AuthorizationFacts, C
 from acme_api.protocol.challenge import tokens_of, type_bits
 from acme_api.protocol.rate_limit import Take
 from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
-from acme_api.wfe.sessions import Sessions
 from ca.process.postgres import Record
+from ca.process.sessions import Sessions
 
 AUTHORIZATION: Final = """
 SELECT a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard, a.subdomains, a.expires_at,

@@ -14,11 +14,11 @@ from acme_api.protocol.revocation import RevocationPlan
 from acme_api.wfe.coverage import coverage
 from acme_api.wfe.finalizing import Control
 from acme_api.wfe.limit_store import fetch_limited, with_limits, without_limits
-from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
 from ca.pki.packed import StoredRequest, pack_request
 from ca.pki.tbs import assemble
 from ca.process.postgres import Pool, Record
+from ca.process.sessions import Sessions
 
 # One finalization an order, whatever happens in parallel (row FI10), none for a key that is an account's (row FI5) or
 # blocked (row RV6), and none when an authorization is deactivated at this moment: FOR SHARE waits for who is doing

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from acme_api.protocol.rate_limit import Attempt, LimitName, Rate, Standing, Take
-from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
 from ca.process.postgres import Pool, PostgresError, Record
+from ca.process.sessions import Sessions
 
 _OVER_LIMIT: Final = "CH429"
 

@@ -3,9 +3,9 @@
 from typing import Final
 
 from acme_api.protocol.renewal_info import CertificateId, Renewable
-from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
 from ca.process.postgres import Record
+from ca.process.sessions import Sessions
 
 # An order replaces a certificate when its own is signed, not when it is made: an order that fails replaces nothing.
 _RENEWABLE: Final = """

@@ -23,9 +23,9 @@ from acme_api.wfe.certificate_store import CHAIN, Chain, chain_of
 from acme_api.wfe.coverage import coverage
 from acme_api.wfe.finalizing import CAA_NAMES, CONTROLS, Finalizing, controls_of
 from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
-from acme_api.wfe.sessions import Sessions
 from ca.pki.identifier import Identifier
 from ca.process.postgres import Record
+from ca.process.sessions import Sessions
 
 READ_OPTIONS: Final = {"synchronous_commit": "off", "plan_cache_mode": "force_generic_plan"}
 WRITE_OPTIONS: Final = {"plan_cache_mode": "force_generic_plan"}
