@@ -27,10 +27,10 @@ from acme_api.protocol.rate_limit import Take
 from acme_api.wfe.certificate_store import CertifiedKey
 from acme_api.wfe.context import Context
 from acme_api.wfe.finalizing import Control, Finalizing
+from acme_api.wfe.prospects import Prospects
 from acme_api.wfe.renewals import require_predecessor
 from acme_api.wfe.request import Post
 from acme_api.wfe.response import Reply, json_reply
-from acme_api.wfe.store import Prospects
 from acme_api.wfe.waiters import wait_for
 from ca.pki import weak_list
 from ca.pki.blocked_name import lookup_names, require_unblocked
@@ -42,41 +42,35 @@ from ca.pki.refusal import Refusal
 
 ISSUANCE_CHANNEL: Final = "issuance"
 _RETRY_AFTER_S: Final = 1
-# BR 3.2.2.8: a look at CAA holds for eight hours. A validation is reused while that leaves an hour for the order, and
-# looked at again half an hour before, so that the CA never finds one that ran out between finalize and signature.
-_REUSE_CAA: Final = timedelta(hours=7)
+# A look at CAA holds for eight hours (BR 3.2.2.8) and is taken again half an hour before, so that the CA never finds
+# one that ran out between finalize and signature.
 _RECHECK_CAA: Final = timedelta(hours=7, minutes=30)
-_REUSE_LEFT: Final = timedelta(hours=1)
 
 
 async def new_order(context: Context, post: Post) -> Reply:
     """Plans and stores an order with its authorizations (rows OR1 to OR9, OR15, AR7 to AR10). Always 201 (row W1)."""
     require_current_terms(post.owner, context.terms_rule)
-    now = context.ambient.now()
-    scope = () if post.owner.eab_kid is None else await context.accounts.allowed_names(post.owner.eab_kid)
-    request = parse_new_order(post.json(), context.order_policy, now, scope=scope)
+    now = post.came_at
+    prospects = post.loaded if isinstance(post.loaded, Prospects) else None
+    if prospects is None or post.owner.eab_kid is not None:
+        # Something is wrong, and is said now; or the names have to be those of the external account.
+        scope = () if post.owner.eab_kid is None else await context.accounts.allowed_names(post.owner.eab_kid)
+        parse_new_order(post.json(), context.order_policy, now, scope=scope)
+    if prospects is None:
+        raise AssertionError("a new order without faults was read ahead")
+    request = prospects.wish.request
     if request.replaces is not None:
         request = replace(request, renews=await require_predecessor(
             context, request.replaces, post.owner.id, request.identifiers))
-    # A validation that is fresh enough belongs to an authorization that was made at most so long ago.
-    oldest = now - context.lives.authorization - _REUSE_CAA - _REUSE_LEFT
-    persist = post.owner.dns_persist_allowed or request.profile in context.dns_persist_profiles
-    finding = context.store.prospects(
-        post.owner.id, request.identifiers, made_after=object_id(oldest, bytes(16)), valid_until=now + _REUSE_LEFT,
-        caa_after=now - _REUSE_CAA, persist=persist, subdomains=context.order_policy.subdomains,
-        least_corroborated=context.perspectives.least_voices(now), lookup_names=lookup_names(request.identifiers),
-        profile=request.profile)
     if context.limits.concern_names:
-        prospects, _, _ = await asyncio.gather(
-            finding, context.limits.require_promising(post.owner.id, request.to_validate, now),
+        await asyncio.gather(
+            context.limits.require_promising(post.owner.id, request.to_validate, now),
             context.limits.require_certificate_room(request.identifiers, now, exempt=request.renews))
-    else:
-        prospects = await finding
     _require_possible(request.identifiers, request.profile, prospects)
     entropy = context.ambient.random_bytes(
         ENTROPY_PER_ORDER_BYTES + len(request.identifiers) * ENTROPY_PER_NAME_BYTES)
     plan = plan_order(request, account_id=post.owner.id, reusable=prospects.reusable, now=now, lives=context.lives,
-                      entropy=entropy, persist=persist)
+                      entropy=entropy, persist=post.owner.dns_persist_allowed or prospects.wish.persist)
     await _store(context, plan, now)
     return _order_reply(context, plan.order, status=201)
 

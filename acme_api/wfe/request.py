@@ -7,6 +7,7 @@ faults is answered by the first of them, and a nonce that was seen is dead whate
 
 import asyncio
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from typing import Final
 
@@ -15,12 +16,13 @@ from aiohttp import web
 from acme_api.protocol import nonce, problem
 from acme_api.protocol.account import Account, require_open
 from acme_api.protocol.account_key import require_account_key
-from acme_api.protocol.directory import Target, parse_account_url
+from acme_api.protocol.directory import Resource, Target, parse_account_url
 from acme_api.protocol.json_strict import JsonError, JsonObject, decode_object
 from acme_api.protocol.jws import SignedRequest, parse_flattened, thumbprint, verify
 from acme_api.protocol.rate_limit import IpAddress
 from acme_api.wfe.context import Context
 from acme_api.wfe.store import Loaded
+from acme_api.wfe.wishes import wish_of
 
 _MEDIA_TYPE: Final = "application/jose+json"
 
@@ -44,7 +46,8 @@ class RequestAborted(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
     """An authenticated request. `account` None: it is signed by `jwk`, which is no account's. `loaded` is the
-    authorization, order or certificate of the target, if there is one, whoever owns it. `address` is the client's,
+    authorization, order or certificate of the target, if there is one, whoever owns it, or what is known of the names
+    of a new order, judged by the moment when it `came_at`. `address` is the client's,
     `accept` its Accept header where that is looked at; `changed` is set when the authorization of the target became
     different since the request came, on its own resource."""
 
@@ -55,6 +58,7 @@ class Post:
     jwk: str
     account: Account | None
     loaded: Loaded | None
+    came_at: datetime
     address: IpAddress | None
     accept: str = ""
     changed: asyncio.Event | None = None
@@ -125,7 +129,10 @@ async def authenticate(context: Context, body: bytes, *, target: Target, path: s
     raw_nonce = None if signed.nonce is None else nonce.parse_nonce(signed.nonce, context.nonce_key, now)
     if signed.kid is not None:
         account_id = parse_account_url(context.base_url, signed.kid)
-        spent = await context.store.spend_nonce(raw_nonce, account_id=account_id, target=target)
+        wish = None
+        if target.resource is Resource.NEW_ORDER and raw_nonce is not None:     # only who has a nonce is read ahead for
+            wish = wish_of(context, signed.payload_bytes, now)
+        spent = await context.store.spend_nonce(raw_nonce, account_id=account_id, target=target, wish=wish)
         if spent.account is None:
             raise problem.account_does_not_exist("kid is not the URL of an account of this server")
         jwk = spent.account.jwk
@@ -146,7 +153,7 @@ async def authenticate(context: Context, body: bytes, *, target: Target, path: s
     if signed.url != context.base_url + path:
         raise problem.unauthorized("the url in the protected header is not the URL that was called")
     return Post(target=target, query=path.partition("?")[2], signed=signed, body=body, jwk=jwk, account=spent.account,
-                loaded=spent.loaded, address=client)
+                loaded=spent.loaded, came_at=now, address=client)
 
 
 def _why_not_fresh(signed: SignedRequest, raw_nonce: bytes | None) -> str:

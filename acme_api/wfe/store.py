@@ -5,7 +5,7 @@ Two kinds of sessions: `reads` do not wait for the disk (synchronous_commit off)
 `writes` a commit is on disk before anybody is told.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, TypeAlias
@@ -15,14 +15,14 @@ from acme_api.protocol.authorization import Authorization, AuthorizationFacts, V
 from acme_api.protocol.challenge import type_bits
 from acme_api.protocol.directory import Resource, Target
 from acme_api.protocol.nonce import issued_at_s, spent_key
-from acme_api.protocol.order import Order, OrderFacts, ReusableAuthorization
+from acme_api.protocol.order import Order, OrderFacts
 from acme_api.protocol.rate_limit import Take
 from acme_api.wfe.account_store import SIGNER, signer_of
-from acme_api.wfe.authorization_store import AUTHORIZATION, authorization_of, facts_of
+from acme_api.wfe.authorization_store import AUTHORIZATION, authorization_of
 from acme_api.wfe.certificate_store import CHAIN, Chain, chain_of
-from acme_api.wfe.coverage import coverage
 from acme_api.wfe.finalizing import CAA_NAMES, CONTROLS, Finalizing, controls_of
 from acme_api.wfe.limit_store import store_limited, with_limits, without_limits
+from acme_api.wfe.prospects import PROSPECTS, Prospects, Wish, prospects_of
 from ca.pki.identifier import Identifier
 from ca.process.postgres import Record
 from ca.process.sessions import Sessions
@@ -82,26 +82,6 @@ _ORDERS_OF_ACCOUNT: Final = _ORDER % ("", "") + """
 WHERE o.account_id = $1 AND ($2::bytea IS NULL OR o.id < $2) ORDER BY o.id DESC LIMIT $3
 """
 _OWNS_ORDER: Final = "SELECT EXISTS (SELECT FROM orders WHERE id = $1 AND account_id = $2)"
-# What newOrder has to know of its names, one row at least: those that are blocked, whether the profile is switched off,
-# and authorizations to be used again.
-_PROSPECTS: Final = """
-SELECT blocked.names, blocked.below, EXISTS (SELECT FROM disabled_profiles WHERE profile = $11) AS profile_disabled, r.*
-FROM (SELECT array_agg(name) AS names, array_agg(and_below) AS below FROM blocked_names WHERE name = ANY($10::text[]))
-    AS blocked
-LEFT JOIN LATERAL (
-    SELECT DISTINCT ON (w.position) w.position, a.id, a.expires_at, a.deactivated_at, v.challenge_type, v.validated_at,
-        v.valid_until, v.problem
-    FROM unnest($2::text[], $3::text[], $4::boolean[], $12::integer[], $13::boolean[])
-        AS w (type, value, wildcard, position, above)
-    JOIN authorizations a ON a.account_id = $1 AND hashtext(a.identifier_value) = hashtext(w.value)
-        AND a.identifier_value = w.value AND a.identifier_type = w.type
-        AND a.wildcard = w.wildcard AND a.id >= $5 AND a.deactivated_at IS NULL
-    JOIN validations v ON v.authorization_id = a.id AND v.problem IS NULL AND v.valid_until > $6
-        AND v.validated_at < a.expires_at AND (v.caa_checked_at > $7 OR a.identifier_type = 'ip')
-        AND ($8 OR v.challenge_type <> 'dns-persist-01') AND v.remotes_corroborated >= $9
-        AND (v.subdomains OR NOT w.above)
-    ORDER BY w.position, w.above, v.caa_checked_at DESC NULLS LAST) AS r ON true
-"""
 _INSERT_ORDER_TEXT: Final = """
 WITH {room}, authorized AS (
     INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, expires_at,
@@ -127,12 +107,13 @@ _SPEND_AND_AUTHORIZATION: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{AUT
 _SPEND_AND_ORDER: Final = _SPEND % (", loaded.*", "id", _LOADED % f"{_ORDER % ('', '')} WHERE o.id = $5")
 _SPEND_AND_FINALIZING: Final = _SPEND % (
     ", loaded.*", "id", _LOADED % f"{_ORDER % (CONTROLS, CAA_NAMES)} WHERE o.id = $5")
+_SPEND_AND_PROSPECTS: Final = _SPEND % (", loaded.*", "id", _LOADED % PROSPECTS)
 _SPEND_AND_CHAIN: Final = _SPEND % (", loaded.*", "id", _LOADED % CHAIN.format(
     order="$5", serial="$6", variant="$7"))
 
 
-Loaded: TypeAlias = Authorization | Order | Finalizing | Chain
-"""What a request is about, by its URL."""
+Loaded: TypeAlias = Authorization | Order | Finalizing | Chain | Prospects
+"""What a request is about: by its URL, or for a new order by its payload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,15 +124,6 @@ class SpentNonce:
     fresh: bool
     account: Account | None
     loaded: Loaded | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prospects:
-    """What newOrder has to know of its names. `blocked`: name -> whether everything below it is blocked, too."""
-
-    blocked: Mapping[str, bool]
-    profile_disabled: bool
-    reusable: Mapping[Identifier, ReusableAuthorization]
 
 
 class Store:
@@ -172,11 +144,16 @@ class Store:
         moment: datetime = await self._reads.fetchval(_NO_NONCE_BEFORE)
         return moment
 
-    async def spend_nonce(self, nonce: bytes | None, *, account_id: bytes | None, target: Target) -> SpentNonce:
+    async def spend_nonce(
+        self, nonce: bytes | None, *, account_id: bytes | None, target: Target, wish: Wish | None = None
+    ) -> SpentNonce:
         """Burns the nonce (None: there is nothing to burn) and loads the account by its id, and with it the
-        authorization, order or certificate that the request is about."""
+        authorization, order or certificate that the request is about, or what is known of the names of a `wish`."""
         arguments = (*_spending(nonce), account_id, self._no_nonce_before)
         loaded: Loaded | None = None
+        if wish is not None:
+            rows = await self._reads.fetch(_SPEND_AND_PROSPECTS, *arguments, *wish.columns())
+            return SpentNonce(fresh=rows[0]["fresh"], account=signer_of(rows[0]), loaded=prospects_of(rows, wish))
         match target.resource:
             case Resource.AUTHORIZATION | Resource.CHALLENGE:
                 row = await self._one_row(_SPEND_AND_AUTHORIZATION, *arguments, target.object_id)
@@ -219,25 +196,6 @@ class Store:
     async def owns_order(self, account_id: bytes, order_id: bytes) -> bool:
         """Whether the order exists and is the account's."""
         return bool(await self._reads.fetchval(_OWNS_ORDER, order_id, account_id))
-
-    async def prospects(
-        self, account_id: bytes, identifiers: Sequence[Identifier], *, made_after: bytes, valid_until: datetime,
-        caa_after: datetime, persist: bool, subdomains: bool, least_corroborated: int, lookup_names: Sequence[str],
-        profile: str,
-    ) -> Prospects:
-        """What is known of a new order's names and profile: valid authorizations of the account (row OR15), for the
-        names themselves or, where `subdomains` lets them, for a domain above, those that rest on a persistent record
-        only where `persist` lets them, and none that too few perspectives saw for the policy now; which of
-        `lookup_names` are blocked; whether the profile is switched off."""
-        types, values, wildcards, positions, above = coverage(identifiers, subdomains=subdomains)
-        rows = await self._reads.fetch(
-            _PROSPECTS, account_id, types, values, wildcards, made_after, valid_until, caa_after, persist,
-            least_corroborated, lookup_names, profile, positions, above)
-        return Prospects(
-            blocked=dict(zip(rows[0]["names"] or (), rows[0]["below"] or (), strict=True)),
-            profile_disabled=rows[0]["profile_disabled"],
-            reusable={identifiers[row["position"]]: ReusableAuthorization(id=row["id"], facts=facts_of(row))
-                      for row in rows if row["position"] is not None})
 
     async def insert_order(
         self, order: Order, new: Sequence[Authorization], *, expires_at: datetime, now: datetime,
