@@ -102,25 +102,26 @@ async def test_e97_to_e102_certificates(ground: Ground, clock: Clock) -> None:
 
 async def test_e102_a_flood(start: Callable[..., Awaitable[RunningWfe]], others: OtherProcesses,
                             capsys: pytest.CaptureFixture[str]) -> None:
-    """Row E102: of thousands of requests by one address as many are answered as the limit has room for, the others are
+    """Row E102: of ten thousand requests by one address as many are answered as the limit has room for, the others are
     told when to come back, and nothing is stored for any of them."""
     room = 500
     ground = await Ground.make(await start(limits=LimitsSettings(
         renewal_info_per_address=RateSettings(burst=room, period_s=36_000))), others, capsys)
     path = f"/acme/renewal-info/{b64(bytes(20))}.{b64(bytes([10]) * 18)}"
     counts = Counter[int]()
-    async with ground.row("E102"):
-        for _ in range(60):
-            answers = await asyncio.gather(*[ground.attacker.send("GET", path) for _ in range(50)])
-            counts.update(answer.status for answer in answers)
-            for answer in answers:
-                if answer.status == 429:
-                    assert answer.type == "rateLimited"
-                    assert int(answer.headers["Retry-After"]) >= 1
-        # One place is free again every 72 seconds.
-        assert counts.total() == 3_000
-        assert room <= counts[404] <= room + 10
-        assert set(counts) == {404, 429}
+    for _ in range(4):      # each row has its own two seconds
+        async with ground.row("E102"):
+            for _ in range(50):
+                answers = await asyncio.gather(*[ground.attacker.send("GET", path) for _ in range(50)])
+                counts.update(answer.status for answer in answers)
+                for answer in answers:
+                    if answer.status == 429:
+                        assert answer.type == "rateLimited"
+                        assert int(answer.headers["Retry-After"]) >= 1
+    # One place is free again every 72 seconds.
+    assert counts.total() == 10_000
+    assert room <= counts[404] <= room + 10
+    assert set(counts) == {404, 429}
     await ground.end()
 
 
