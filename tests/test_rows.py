@@ -12,6 +12,7 @@ _ROWS: Final = {
     "RFC 8555": "T1-14 J1-18 N1-11 P1-8 D1-4 AC1-17 OR1-18 FI1-11 AZ1-5 CH1-10 CE1-6 RV1-6",
     "extensions": "AR1-10 PR1-4 IP1-5 PA1-1 DA1-1 DP1-4 DV1-3 SU1-1 ST1-1 ON1-1 TK1-1 DT1-1",
     "clients": "CB1-9 SH1-5 L1-6 Z1-4 K1-3 M1-2 W1-2 U1-2 DH1-1 PO1-1 X1-3",
+    "validation": "SF1-7 H1-5 DN1-5 TA1-5 CA1-11 MP1-2 RU1-2 NM1-10",
     "hostile inputs": "E1-102",
 }
 _ID: Final = re.compile(r"\b([A-Z]{1,3})([0-9]{1,3})\b(?:(?: to |-)(?:([A-Z]{1,3})([0-9]{1,3})\b))?")

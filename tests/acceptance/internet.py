@@ -25,6 +25,8 @@ from tests.signed_dns import ROOT_SERVER, Zone, authoritative, unbound, write_zo
 
 SUBSCRIBER = "45.66.77.88"
 SHOP = "45.66.77.89"
+ATTACKER = "45.66.77.90"
+UNSIGNED_SERVER = "192.0.2.99"
 PUBLIC_CA = ("45.66.70.1", "45.66.70.2", "45.66.70.3")      # ACME; OCSP; CA certificates and CRLs
 RIRS = ("RIPE NCC", "ARIN", "APNIC", "LACNIC", "AFRINIC")
 NAMES = ("fra1", "iad1", "sin1", "gru1", "jnb1")
@@ -35,6 +37,9 @@ ZONES = (
     Zone(name="lab", records="", server="192.0.2.1", signed="optout"),
     Zone(name="subscriber.lab", server="192.0.2.53",
          records=f'* IN A {SUBSCRIBER}\n@ IN CAA 0 issue "chancery.example"'),
+    # Not signed, so that whoever takes the route to its name server can answer for it.
+    Zone(name="unsigned.lab", server=UNSIGNED_SERVER, signed="",
+         records=f'* IN A {SUBSCRIBER}\n@ IN CAA 0 issue "chancery.example"'),
     # What a public CA has and certifies: suffixes that the whole Internet knows, here with other owners.
     Zone(name="com", records="", server="192.0.2.1", signed="optout"),
     Zone(name="example.com", server="192.0.2.53", records=f"acme IN A {PUBLIC_CA[0]}\nocsp IN A {PUBLIC_CA[1]}\n"
@@ -44,6 +49,9 @@ ZONES = (
     Zone(name="customer.com", server="192.0.2.53",
          records=f'* IN A {SUBSCRIBER}\n@ IN CAA 0 issue "other.example.net"'),
 )
+
+_FORGED = (Zone(name="unsigned.lab", server=UNSIGNED_SERVER, signed="",
+                records=f'* IN A {ATTACKER}\n@ IN CAA 0 issue "chancery.example"'),)
 
 
 class WebServer:
@@ -135,20 +143,22 @@ class Internet:
     demo: Demo
     true_site: WebServer
     false_site: WebServer
+    attackers_site: WebServer
     directory: Path
     running: dict[int, object] = field(default_factory=dict)
 
     @contextmanager
-    def hijacked(self, *positions: int) -> Iterator[None]:
-        """These hosts reach the false site at the subscriber's address."""
+    def hijacked(self, *positions: int, address: str = SUBSCRIBER) -> Iterator[None]:
+        """These hosts reach the false site at the subscriber's address; with `address` UNSIGNED_SERVER the false name
+        server, which says that its names are at the attacker's."""
         hosts = [self._host(position) for position in positions]
         try:
             for position, host in zip(positions, hosts, strict=True):
-                route(host, SUBSCRIBER, f"10.202.{position + 1}.2")
+                route(host, address, f"10.202.{position + 1}.2")
             yield
         finally:
             for host in hosts:
-                ip("-n", host.name, "route", "delete", SUBSCRIBER)
+                ip("-n", host.name, "route", "delete", address)
 
     def _host(self, position: int) -> Namespace:
         return self.ca if position < 0 else self.perspectives[position]
@@ -245,19 +255,24 @@ def run_internet(directory: Path) -> Iterator[Internet]:
         _cables(internet, false, [ca, *perspectives])
         with internet.entered():
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1", "ascii")
-        internet.address(SUBSCRIBER)
+        internet.address(SUBSCRIBER, ATTACKER)
         false.address(SUBSCRIBER)
         stack.enter_context(authoritative(ZONES, internet, directory))
+        forged = directory / "forged"
+        forged.mkdir()
+        write_zones(_FORGED, forged)
+        stack.enter_context(authoritative(_FORGED, false, forged))
         resolver, *_ = [stack.enter_context(unbound(host, directory, anchor)) for host in (ca, *perspectives)]
         true_site, false_site = WebServer(internet, SUBSCRIBER), WebServer(false, SUBSCRIBER)
-        stack.callback(true_site.close)
-        stack.callback(false_site.close)
+        attackers_site = WebServer(internet, ATTACKER)
+        for site in (true_site, false_site, attackers_site):
+            stack.callback(site.close)
         with ca.entered():
             demo = stack.enter_context(run_demo(directory / "ca", http_01_port=80, resolver=resolver))
         _strict(demo.data_dir / "chancery.toml")
         enroll(demo.data_dir / "chancery.toml", port=_PORT)
         world = Internet(net=internet, ca=ca, perspectives=perspectives, demo=demo, true_site=true_site,
-                         false_site=false_site, directory=directory)
+                         false_site=false_site, attackers_site=attackers_site, directory=directory)
         for position in range(len(NAMES)):
             world.start(position)
         world.restart("va", "ca")

@@ -1,4 +1,5 @@
-"""Whole ACME orders through five remote perspectives while routes to the subscriber are hijacked: MP1, MP2, E96."""
+"""Whole ACME orders through five remote perspectives while routes to the subscriber, or to the name server of a zone
+that is not signed, are hijacked: MP1, MP2, DN3, E96."""
 
 import json
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import pytest
 from acme import messages
 
-from tests.acceptance.internet import NAMES, SUBSCRIBER, Client, Internet
+from tests.acceptance.internet import ATTACKER, NAMES, SUBSCRIBER, UNSIGNED_SERVER, Client, Internet
 from tests.acceptance.openssl import names_of
 
 _URN = "urn:ietf:params:acme:error:"
@@ -88,6 +89,53 @@ def test_mp2_a_hijacked_primary_is_not_enough(internet: Internet, client: Client
     validation = _explained(internet, order)
     assert _verdicts(validation) == dict.fromkeys(NAMES, "differs")
     assert validation["problem"]["type"] == f"{_URN}unauthorized"
+
+
+def _reached(seen: dict[str, Any]) -> tuple[list[str], str]:
+    """What one perspective was told by the DNS, and where it connected."""
+    told = next(fact["got"] for fact in seen["facts"] if "addresses" in fact)
+    return told, next(fact["connected"] for fact in seen["facts"] if "connected" in fact)
+
+
+def test_e96_a_forged_dns_answer_at_the_primary(internet: Internet, client: Client) -> None:
+    """E96, MP2, DN3: the zone is not signed, and the CA's own resolver is told the attacker's address, where the
+    challenge is answered well. The five others are told the true one: the order fails, and the evidence says who was
+    told what and connected where."""
+    with internet.hijacked(-1, address=UNSIGNED_SERVER):
+        order = client.order("primary.unsigned.lab", internet.attackers_site)
+    assert client.status(order) == "invalid"
+    validation = _explained(internet, order)
+    assert validation["problem"]["type"] == f"{_URN}unauthorized"
+    assert validation["problem"]["detail"].startswith("secondary validation: 5 of 5 remote perspectives")
+    assert _reached(validation["evidence"]) == ([ATTACKER], f"{ATTACKER} port 80")
+    assert _verdicts(validation) == dict.fromkeys(NAMES, "differs")
+    for each in validation["evidence"]["perspectives"]:
+        assert _reached(each) == ([SUBSCRIBER], f"{SUBSCRIBER} port 80")
+    assert not any("dnssec" in fact for fact in validation["evidence"]["facts"] if "addresses" in fact)
+
+
+def test_e96_a_forged_dns_answer_at_one_perspective_of_five(internet: Internet, client: Client) -> None:
+    """E96, MP1: one perspective is told another address: four that agree are enough for the certificate, and the
+    evidence names the one and what it was told."""
+    with internet.hijacked(3, address=UNSIGNED_SERVER):
+        order = client.order("one.unsigned.lab", internet.true_site)
+    assert names_of(client.issue(order)) == ["one.unsigned.lab"]
+    validation = _explained(internet, order)
+    assert _verdicts(validation) == dict.fromkeys(NAMES, "corroborates") | {NAMES[3]: "differs"}
+    seen = [_reached(each) for each in validation["evidence"]["perspectives"]]
+    assert seen[3] == ([ATTACKER], f"{ATTACKER} port 80")
+    assert [*seen[:3], *seen[4:]] == [([SUBSCRIBER], f"{SUBSCRIBER} port 80")] * 4
+
+
+def test_e96_a_forged_dns_answer_at_two_perspectives_of_five(internet: Internet, client: Client) -> None:
+    """E96, MP2: two that are told another address are too many: the order fails as the secondary validation."""
+    with internet.hijacked(0, 2, address=UNSIGNED_SERVER):
+        order = client.order("two.unsigned.lab", internet.true_site)
+    assert client.status(order) == "invalid"
+    validation = _explained(internet, order)
+    assert validation["problem"]["detail"].startswith("secondary validation: 2 of 5 remote perspectives")
+    told = {each["name"]: _reached(each)[0] for each in validation["evidence"]["perspectives"]}
+    assert told == {name: [ATTACKER if name in (NAMES[0], NAMES[2]) else SUBSCRIBER] for name in NAMES}
 
 
 def test_e96_a_wrong_certificate_is_an_outage(internet: Internet, client: Client) -> None:
