@@ -7,12 +7,10 @@ import asyncio
 import base64
 import os
 import re
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +26,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from ocsp.protocol.response import CertStatus
 from tests.acceptance.demo_process import REPOSITORY
+from tests.acceptance.server_program import find, nginx_main, server
 from tests.ca.pki.authority import Authority, authority
 from tests.fixtures_postgres import TestDatabase
 from tests.ocsp.processes import add_issuer, port_of, publish, running, times_now, until, write_config
@@ -42,13 +41,6 @@ _ISSUERS = {
     "rsa": authority(rsa.generate_private_key(65_537, 2048), now=_NOW),
 }
 _MAX_AGE_S = 2
-
-
-def find(program: str) -> str:
-    """Its path; servers are not on every user's PATH."""
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
-    assert path, f"{program} is missing: tests/run.sh installs it"
-    return path
 
 
 def run(*command: str, input_bytes: bytes | None = None) -> str:
@@ -126,30 +118,6 @@ async def responder(tmp_path: Path, database: TestDatabase) -> AsyncIterator[Res
     with running("ocsp", config) as process:
         await process.ready()
         yield Responder(database=database, port=port, sites=sites)
-
-
-@contextmanager
-def server(directory: Path, *command: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A program in the foreground, ended at the end."""
-    log = directory / f"{Path(command[0]).name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def nginx_main(work: Path, http: str) -> str:
-    """Writes a whole nginx configuration around an http block; returns its path."""
-    work.mkdir()
-    paths = "".join(f"{name}_temp_path {work}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    config = work / "nginx.conf"
-    config.write_text(f"daemon off; pid {work}/pid; error_log {work}/error.log warn; worker_processes 1;\n"
-                      + ("user root;\n" if os.geteuid() == 0 else "")
-                      + f"events {{ worker_connections 256; }}\nhttp {{ access_log off; {paths}\n{http}\n}}\n")
-    return str(config)
 
 
 def stapled(site: Site, port: int) -> str:

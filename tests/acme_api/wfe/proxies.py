@@ -17,7 +17,7 @@ from acme_api.wfe.client_address import parse_networks
 from acme_api.wfe.server import Listening
 from acme_api.wfe.tls import TlsFiles
 from tests.acceptance.demo_process import REPOSITORY
-from tests.acceptance.test_ocsp_clients import find, nginx_main, server
+from tests.acceptance.server_program import find, nginx_main, server
 from tests.acme_api.wfe.running import RunningWfe
 
 _PATIENCE_S = 60
