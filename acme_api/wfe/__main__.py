@@ -3,11 +3,11 @@
 import asyncio
 import resource
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -94,9 +94,20 @@ async def start_background(stack: AsyncExitStack, settings: Settings, context: C
     """What goes on beside the requests, until `stack` ends: wake-ups in both directions, overrides of limits."""
     await stack.enter_async_context(Listener(settings.database, ROLE, "wfe", {
         "changed": on_change(context), LIMITS_CHANNEL: context.limits.changed}))
-    stack.callback(asyncio.create_task(context.notifier.run()).cancel)
+    _run_beside(stack, context.notifier.run())
     await context.limits.refresh()
-    stack.callback(asyncio.create_task(context.limits.keep_fresh()).cancel)
+    _run_beside(stack, context.limits.keep_fresh())
+
+
+def _run_beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Runs `work` until `stack` ends, which waits for its end: the sessions that it uses are closed after it."""
+    task = asyncio.create_task(work)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.wait([task])
+
+    stack.push_async_callback(end)
 
 
 def raise_descriptor_limit() -> int:
@@ -231,6 +242,6 @@ async def _start_tls(
         context=tls_context, files=files, names=acme.service_names, certificates=context.certificates,
         waiters=context.waiters, notifier=context.notifier, ambient=context.ambient, log=context.log,
         look_s=acme.tls_look_s)
-    stack.callback(asyncio.create_task(keeper.run()).cancel)
+    _run_beside(stack, keeper.run())
     await wait_any(keeper.usable, stop)
     return tls_context
