@@ -39,6 +39,7 @@ shared_buffers = 256MB
 max_wal_size = 4GB
 wal_compression = off
 checkpoint_timeout = 15min
+autovacuum_naptime = 10s
 random_page_cost = 1.1
 password_encryption = scram-sha-256
 timezone = 'UTC'
