@@ -373,15 +373,13 @@ async def test_an_outcome_that_the_database_refuses_takes_no_other_with_it(queue
 
 
 async def test_500_hanging_targets_do_not_delay_good_ones(queue: Queue) -> None:
-    """SF6: with 200 places, 500 names that accept and say nothing do not hold good ones up for the ten of a try."""
+    """SF6: with 200 places, good names end behind 500 names that accept and say nothing, while all of these still hang:
+    to wait for their places would be to wait until some have failed."""
     async with web_server() as server, performing(queue.database, server.port, concurrency=200):
         hanging = await queue.add_many([f"hang{number}.localhost" for number in range(500)])
-        began_s = time.monotonic()
         await queue.add_many([f"good{number}.localhost" for number in range(50)])
         await queue.finished(lambda left: left == len(hanging))
-        elapsed_s = time.monotonic() - began_s
-        print(f"50 good names behind 500 hanging ones: {elapsed_s:.2f} s")
-    assert elapsed_s < 9
+        assert await queue.owner.fetchval("SELECT count(*) FROM validations") == 50
     assert await queue.owner.fetchval("SELECT count(*) FROM validations WHERE problem IS NULL") == 50
 
 
