@@ -5,11 +5,12 @@ signatures as the responder has different answers for it, which is asked, not as
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from cryptography.hazmat.primitives import hashes
 
@@ -44,7 +45,7 @@ async def run_presign(session: Session, options: PresignOptions) -> None:
     chancery = await session.chancery()
     require_own(chancery)
     settings = chancery.settings()
-    processes = int(settings.get("ocsp", {}).get("presign_workers", 1))
+    processes = presign_workers(settings)
     token = await signing_token(session, settings["hsm"]) if options.peer else None
     async with connected(chancery) as connection:
         issuers = await active_issuers(connection)
@@ -64,6 +65,12 @@ async def run_presign(session: Session, options: PresignOptions) -> None:
                     signed.append(await sign_made_up(connection, chancery, issuer, count, session.synthetic))
                     steps.done()
                 await _report(session, settings, issuer, bare, signed, processes)
+
+
+def presign_workers(settings: dict[str, Any]) -> int:
+    """How many pre-signers run, as the environment or the configuration says."""
+    return int(os.environ.get("CHANCERY_OCSP__PRESIGN_WORKERS")
+               or settings.get("ocsp", {}).get("presign_workers", 1))
 
 
 async def signing_token(session: Session, hsm: dict[str, str]) -> Token | None:

@@ -5,7 +5,6 @@ responder that catches up from nothing, bytes of memory and disk, and revocation
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -25,7 +24,7 @@ from loadtest.process_cpu import memory_bytes
 from loadtest.program import ProgramFault
 from loadtest.report import Row
 from loadtest.scenario_ocsp import check_answers, one_run, responder_cpu_s
-from loadtest.scenario_presign import signing_token
+from loadtest.scenario_presign import presign_workers, signing_token
 from loadtest.second_responder import catch_up
 from loadtest.session import Session, Steps
 from loadtest.signing_loop import Token, bare_rate
@@ -70,8 +69,7 @@ async def run_sizes(session: Session, options: SizesOptions, origin: Origin, ans
     chancery = await session.chancery()
     require_own(chancery)
     settings = chancery.settings()
-    processes = int(os.environ.get("CHANCERY_OCSP__PRESIGN_WORKERS")
-                    or settings.get("ocsp", {}).get("presign_workers", 1))
+    processes = presign_workers(settings)
     found: list[AtSize] = []
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(connected(chancery))

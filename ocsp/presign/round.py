@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
+from ca.pki.serial import SERIAL_BYTES
 from ca.process.ambient import Ambient
 from ca.process.postgres import Connection, Pool
 from ca.process.settings import OcspSettings
@@ -28,6 +29,7 @@ _LARGEST_BATCH: Final = 4_000
 _SMALLEST_BATCH: Final = 50
 _FIRST_BATCH: Final = 1_000
 _ROUND_S: Final = 0.8
+_LAST_SERIAL: Final = b"\xff" * SERIAL_BYTES
 
 
 class Round(Protocol):
@@ -139,8 +141,9 @@ class Presigner:
         self.resigning = Resigning(age=timedelta(seconds=settings.resign_age_s),
                                    jitter=timedelta(seconds=settings.resign_jitter_s))
         self.scheduled: set[tuple[int, bytes]] = set()
-        self.changed = Lane(pool, lambda: RequestRound(self, LaneName.CHANGED, store.claim_changed))
-        self.new = Lane(pool, lambda: RequestRound(self, LaneName.NEW, store.claim_new))
+        changed, new = Queue(store.claim_changed), Queue(store.claim_new)
+        self.changed = Lane(pool, lambda: RequestRound(self, LaneName.CHANGED, changed))
+        self.new = Lane(pool, lambda: RequestRound(self, LaneName.NEW, new))
         self.due = Lane(pool, lambda: DueRound(self))
 
     def able(self, now: datetime) -> list[int]:
@@ -169,25 +172,43 @@ class Presigner:
                           last=batch.last.hex(), revoked=batch.revoked, dropped=batch.dropped)
 
 
+class Queue:
+    """Requests of one kind. While there are many, each claim goes on behind the one before: from the beginning it would
+    walk over what is locked, by this process and others, and over what has just been deleted."""
+
+    def __init__(self, claim: Callable[[Connection, Sequence[int], int, SerialRange], Awaitable[Claim]]) -> None:
+        self._claim = claim
+        self._behind = b""
+
+    async def claim(self, connection: Connection, issuer_ids: Sequence[int], limit: int) -> Claim:
+        """Locks at most `limit` of them; fewer when there are no more anywhere."""
+        behind, self._behind = self._behind, b""
+        found = await self._claim(connection, issuer_ids, limit, SerialRange(first=behind, last=_LAST_SERIAL))
+        if found.count == limit:
+            self._behind = found.last
+        elif behind:
+            skipped = await self._claim(
+                connection, issuer_ids, limit - found.count, SerialRange(first=b"", last=behind))
+            found = skipped.before(found)
+        return found
+
+
 class RequestRound:
     """New certificates, or changed statuses."""
 
-    def __init__(
-        self, presigner: Presigner, lane: LaneName,
-        claim: Callable[[Connection, Sequence[int], int], Awaitable[Claim]],
-    ) -> None:
+    def __init__(self, presigner: Presigner, lane: LaneName, queue: Queue) -> None:
         self._presigner = presigner
         self._lane = lane
-        self._claim = claim
+        self._queue = queue
         self._now = presigner.ambient.now()
-        self._claimed = Claim(count=0, statuses=[], others=[])
+        self._claimed = Claim(count=0, last=b"", statuses=[], others=[])
         self._published: list[PublishedBatch] = []
         self._scheduled: set[tuple[int, bytes]] = set()
         self._dropped = False
 
     async def claim(self, connection: Connection, limit: int) -> int:
         """Locks requests, and reads what they are about."""
-        self._claimed = await self._claim(connection, self._presigner.able(self._now), limit)
+        self._claimed = await self._queue.claim(connection, self._presigner.able(self._now), limit)
         return self._claimed.count
 
     async def work(self, connection: Connection) -> None:

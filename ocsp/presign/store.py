@@ -13,6 +13,7 @@ import msgspec
 
 from ca.pki.serial import serial_number
 from ca.process.postgres import Connection, Pool, Record
+from ocsp.protocol.schedule import SerialRange
 
 _ISSUERS: Final = "SELECT id, name, certificate FROM issuers ORDER BY id"
 # A claim brings the status of each certificate along, as one snapshot has it: a request is never seen without its
@@ -20,7 +21,8 @@ _ISSUERS: Final = "SELECT id, name, certificate FROM issuers ORDER BY id"
 # of the serial number, whatever the planner thinks that there is.
 _CLAIM: Final = """
 WITH claimed AS MATERIALIZED (
-    SELECT serial, version FROM ocsp_requests WHERE version {which} 0 AND issuer_id = ANY($1)
+    SELECT serial, version FROM ocsp_requests
+    WHERE version {which} 0 AND issuer_id = ANY($1) AND serial > $3 AND serial <= $4
     ORDER BY serial LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 SELECT q.serial, q.version, c.issuer_id, floor(date_part('epoch', c.not_after))::bigint,
@@ -141,12 +143,19 @@ class StatusOfCertificate(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """So many locked requests, and the status of each of their certificates, in the order of the serial numbers; those
-    that are not known are left out. A good one was asked for with version 0; all other requests are `others`."""
+    """So many locked requests, up to `last`, and the status of each of their certificates, in the order of the serial
+    numbers; those that are not known are left out. A good one was asked for with version 0; all other requests are
+    `others`."""
 
     count: int
+    last: bytes
     statuses: list[StatusOfCertificate]
     others: list[ClaimedRequest]
+
+    def before(self, other: "Claim") -> "Claim":
+        """Both, when all of the other's serial numbers come behind these."""
+        return Claim(count=self.count + other.count, last=other.last or self.last,
+                     statuses=self.statuses + other.statuses, others=self.others + other.others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,14 +195,17 @@ async def ask_for_certificate(
     await connection.execute(_WAKE_CA)
 
 
-async def claim_changed(connection: Connection, issuer_ids: Collection[int], limit: int) -> Claim:
-    """Locks requests of certificates that were revoked, or whose reason changed."""
-    return _claim(await connection.fetch(_CLAIM_CHANGED, list(issuer_ids), limit))
+async def claim_changed(
+    connection: Connection, issuer_ids: Collection[int], limit: int, part: SerialRange
+) -> Claim:
+    """Locks requests of certificates that were revoked, or whose reason changed, behind the first serial number of a
+    part and up to its last."""
+    return _claim(await connection.fetch(_CLAIM_CHANGED, list(issuer_ids), limit, part.first, part.last))
 
 
-async def claim_new(connection: Connection, issuer_ids: Collection[int], limit: int) -> Claim:
+async def claim_new(connection: Connection, issuer_ids: Collection[int], limit: int, part: SerialRange) -> Claim:
     """Locks requests of new certificates, in the order of their serial numbers."""
-    return _claim(await connection.fetch(_CLAIM_NEW, list(issuer_ids), limit))
+    return _claim(await connection.fetch(_CLAIM_NEW, list(issuer_ids), limit, part.first, part.last))
 
 
 def _claim(rows: Sequence[Record]) -> Claim:
@@ -206,7 +218,7 @@ def _claim(rows: Sequence[Record]) -> Claim:
         others.append(ClaimedRequest(serial, wanted))
         if issuer_id is not None and (not statuses or statuses[-1].serial != serial):
             statuses.append(StatusOfCertificate(serial, issuer_id, not_after_s, revoked_at_s, reason, version))
-    return Claim(count=len(rows), statuses=statuses, others=others)
+    return Claim(count=len(rows), last=rows[-1]["serial"] if rows else b"", statuses=statuses, others=others)
 
 
 async def statuses_of_shard(

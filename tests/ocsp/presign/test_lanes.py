@@ -1,15 +1,19 @@
 """Lanes share the token, and go on while there is something to do."""
 
 import asyncio
+import os
+from datetime import UTC, datetime
 
 import pytest
 
+from ca.pki.serial import serial_number
 from ca.process.postgres import Connection, create_pool
 from hsm.key import private_key
 from hsm.thread import HsmThread
 from ocsp.presign import round as round_module
+from ocsp.presign import store
 from ocsp.presign.gate import LaneName, SigningGate
-from ocsp.presign.round import Lane
+from ocsp.presign.round import Lane, Queue
 from tests.fixtures_hsm import SoftHsm
 from tests.fixtures_postgres import TestDatabase
 from tests.ocsp.presign.bench import bench
@@ -68,6 +72,30 @@ async def test_there_is_more_to_do_whatever_size_batches_have_meanwhile(
         assert all([await lane.full_step() for _ in range(6)])
         await lane.drain()
     assert limits[0] > limits[-1] > 0
+
+
+async def test_what_comes_before_the_last_claim_is_not_forgotten(
+    certificates: Certificates, database: TestDatabase
+) -> None:
+    """Full claims go on one behind the other; one that finds less takes what is left, or was queued, before it, each
+    request once and in the order of the serial numbers."""
+    day = datetime.now(UTC)
+    early, middle, late = (sorted(serial_number(day, bytes((first,)) + os.urandom(15)) for _ in range(4))
+                           for first in (1, 80, 160))
+    await certificates.add(0, serials=middle + late)
+    queue = Queue(store.claim_new)
+    pool = await create_pool(database.settings, "ocsp_signer", process="test", max_size=3)
+    async with pool, pool.acquire() as one, one.transaction():
+        first = await queue.claim(one, [1, 2], 4)
+        async with pool.acquire() as two, two.transaction():
+            second = await queue.claim(two, [1, 2], 3)
+            await certificates.add(0, serials=early)
+        # The second one's requests, which it did not end, and the early ones lie before the place.
+        async with pool.acquire() as three, three.transaction():
+            third = await queue.claim(three, [1, 2], 9)
+    assert [status.serial for status in first.statuses] == middle
+    assert [status.serial for status in second.statuses] == late[:3]
+    assert ([status.serial for status in third.statuses], third.count) == (early + late, 8)
 
 
 async def test_no_lane_starves(softhsm_token: SoftHsm) -> None:
