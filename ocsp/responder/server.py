@@ -187,6 +187,10 @@ class OcspServer:
             self._alarm("answers withheld: past nextUpdate", count=withheld)
             self._withheld_before = withheld
 
+    def say_fault(self, fault: Exception) -> None:
+        """A request met a fault of this program, or of what is stored; its connection has ended."""
+        self._alarm("a request could not be dealt with", fault=repr(fault), exc_info=fault)
+
     def _alarm(self, event: str, **values: object) -> None:
         """At most once a minute for each kind of event: a log must not fill because something is broken."""
         if monotonic() >= self._alarm_at.get(event, 0.0):

@@ -136,22 +136,24 @@ class EpollSockets:
         answers: list[tuple[EpollTransport, _Send, bytes]] = []
         for descriptor, events in self._epoll.poll(0, _EVENTS_AT_ONCE):
             connection, transport, receive, send = clients[descriptor]
-            if events != plain or not connection.is_quick:
-                transport.act(events)
-                continue
             try:
+                if events != plain or not connection.is_quick:
+                    transport.act(events)
+                    continue
                 data = receive(_RECEIVED_AT_ONCE)
+                answer = quick(data) if len(data) < _RECEIVED_AT_ONCE else None
+                if answer is None:
+                    transport.act(events, data)
+                else:
+                    connection.since_s = now_s
+                    answers.append((transport, send, answer))
             except BlockingIOError:
                 continue
             except OSError:
                 transport.abort()
-                continue
-            answer = quick(data) if len(data) < _RECEIVED_AT_ONCE else None
-            if answer is None:
-                transport.act(events, data)
-            else:
-                connection.since_s = now_s
-                answers.append((transport, send, answer))
+            except Exception as fault:      # of one client: the others have been woken for as well, and only once
+                server.say_fault(fault)
+                transport.abort()
         for transport, send, answer in answers:
             try:
                 sent = send(answer)

@@ -14,14 +14,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ocsp
 
+from ocsp.protocol.batch import encode_batch, split_batch
 from ocsp.protocol.response import MALFORMED_REQUEST, UNAUTHORIZED, HashName, ResponseTemplate
 from ocsp.responder import server as server_module
 from ocsp.responder.http_text import http_date, read_http_date
+from ocsp.responder.memory import Mark
 from ocsp.responder.sockets import listen_by_asyncio, listen_by_epoll
 from tests.ca.pki.authority import authority
 from tests.ocsp.processes import until
 from tests.ocsp.protocol.test_request import FORMS
-from tests.ocsp.responder.serving import Serving, get, post, read_reply, request_for, serving
+from tests.ocsp.responder.serving import ISSUER_ID, Serving, get, post, read_reply, request_for, serving
 from tests.ocsp.signing import NOW_S, TIMES, serial_of, signed
 
 OWN = authority(ec.generate_private_key(ec.SECP256R1()))
@@ -371,6 +373,25 @@ async def test_nobody_waits_for_long_or_with_many_others(service: Serving, monke
     last.transport.abort()
     await until(lambda: not service.server._waiting)      # gone, or answered into nothing
     assert (await service.ask(get(REQUEST)))[0].body == BODY
+
+
+async def test_a_stored_value_that_cannot_be_read_ends_one_connection_only(service: Serving) -> None:
+    """Whoever asks for it gets no answer; who asks at the same moment for something else gets theirs."""
+    spoilt = signed(OWN, serial_of(5))
+    (key, value), = split_batch(encode_batch(TIMES, [spoilt]), ISSUER_ID)
+    service.memory.apply([(key, b"\0\1" + value[2:])], mark=Mark(5, 1))
+    service.server.refresh()
+    for make in (get, post):
+        await service.ask(make(REQUEST))        # so that its header is known
+        clients = [await service.connect() for _ in range(9)]
+        for number, (_, writer) in enumerate(clients):
+            writer.write(make(request_for(OWN, spoilt.serial) if number % 3 == 1 else REQUEST))
+        for number, (reader, writer) in enumerate(clients):
+            if number % 3 == 1:
+                assert await asyncio.wait_for(reader.read(), 30) == b""
+            else:
+                assert (await read_reply(reader)).body == BODY
+            writer.close()
 
 
 async def test_there_is_a_limit_to_connections(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
