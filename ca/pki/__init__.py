@@ -6,4 +6,5 @@ what is signed  tbs, crl, ca_certificate, ocsp_responder (with der); checking it
                 lint_dispatch: how pkilint is asked; lint_rules: our own), lint_ocsp
 transparency    sct, precertificate, ct_log_list, ct_policy
 numbers         serial, object_id                      revoking        revocation
+stored small    packed
 """

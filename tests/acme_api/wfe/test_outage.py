@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from ca.admin.embedded_postgres import SUPERUSER, EmbeddedPostgres
 from ca.admin.migrate import make_embedded_database, make_password, migrate
@@ -85,6 +86,27 @@ async def own(tmp_path: Path) -> AsyncIterator[_OwnServer]:
         stack.push_async_callback(asyncio.to_thread, postgres.stop)
         wfe = await start_wfe(stack, make_settings(database, tmp_path), clock)
         yield _OwnServer(postgres, database, password, wfe, OtherProcesses(database, clock))
+
+
+async def test_a_stop_interrupts_nothing_that_needs_a_session(database: TestDatabase, tmp_path: Path) -> None:
+    """A server that is stopped while it reads the overrides of limits ends that first, and logs nothing of sessions
+    that are gone."""
+    locker = await database.connect()
+    with capture_logs() as logs:
+        async with AsyncExitStack() as stack:
+            wfe = await start_wfe(stack, make_settings(database, tmp_path), Clock())
+            async with locker.transaction():
+                await locker.execute("LOCK TABLE limit_overrides IN ACCESS EXCLUSIVE MODE")
+                wfe.context.limits.changed("")
+                while not await locker.fetchval(  # noqa: ASYNC110 - nothing tells
+                        "SELECT EXISTS (SELECT FROM pg_locks"
+                        " WHERE relation = 'limit_overrides'::regclass AND NOT granted)"):
+                    await asyncio.sleep(0.01)
+                await stack.aclose()
+        await asyncio.sleep(0)
+    await locker.close()
+    assert [each["event"] for each in logs if each["log_level"] in ("warning", "error")] == []
+    assert [each for each in asyncio.all_tasks() if "keep_fresh" in repr(each)] == []
 
 
 async def test_p8_a_database_that_is_away(own: _OwnServer) -> None:
