@@ -1,5 +1,6 @@
 """Key checks: one vector per rule of spec/pki.md 2, and honest keys pass."""
 
+import itertools
 import math
 
 import pytest
@@ -79,6 +80,20 @@ def test_honest_keys_pass(honest_keys: list[rsa.RSAPublicKey]) -> None:
             accepted = require_acceptable(_spki(point))
             assert (accepted.kind, accepted.bits) == ("ec", curve.key_size)
             require_acceptable_account_key(point)
+
+
+def test_ten_thousand_honest_keys_pass() -> None:
+    """Spec 2: no check takes a good key for a bad one. Each two primes of OpenSSL's make another modulus, so that nine
+    thousand RSA keys need a hundred and thirty-six primes; the others are EC keys of both curves."""
+    numbers = [rsa.generate_private_key(65_537, 2048).private_numbers() for _ in range(68)]
+    primes = [prime for each in numbers for prime in (each.p, each.q)]
+    moduli = [p * q for p, q in itertools.islice(itertools.combinations(primes, 2), 9_000)]
+    assert len(set(moduli)) == 9_000
+    for modulus in moduli:
+        assert require_acceptable(_rsa_spki(modulus)).bits == 2048
+    for curve, bits in ((ec.SECP256R1(), 256), (ec.SECP384R1(), 384)):
+        for _ in range(500):
+            assert require_acceptable(_spki(ec.generate_private_key(curve).public_key())).bits == bits
 
 
 def test_modulus_sizes_are_a_closed_list(prime: int, far_prime: int) -> None:
