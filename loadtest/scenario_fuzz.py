@@ -26,7 +26,7 @@ from loadtest.targets import FUZZ_MEMORY_MB
 _SCENARIO = "fuzz"
 _CERTIFICATES = 20
 _PER_CONNECTION = 25
-_AT_ONCE = 16
+_AT_ONCE = 64
 _CHECKED_EVERY = 400            # connections
 _TIMEOUT_S = 30.0
 _ERRORS = {bytes.fromhex(f"30030a01{code:02x}") for code in (1, 2, 3, 6)}

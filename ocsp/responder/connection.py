@@ -174,7 +174,8 @@ class OcspConnection(asyncio.Protocol):
 
     def _wait_no_more(self) -> None:
         if self._waits:
-            self._waits = self._waits_no_more = False
+            # Who has waited in vain does not wait again: made-up serial numbers behind each other would hold a place.
+            self._waits = False
             self._server.release(self)
             if self._transport is not None and not self._paused:
                 self._transport.resume_reading()

@@ -23,7 +23,7 @@ _ALARM_EVERY_S: Final = 60.0
 # An order becomes valid when the first response is published. Some milliseconds later it is here, and a server that
 # staples asks at once. The bound keeps made-up serial numbers from costing more than a few looks at the memory.
 MAX_WAITING: Final = 64
-_WAITING_LIMIT_S: Final = 1.0
+_WAITING_LIMIT_S: Final = 0.5
 
 
 class Client(Protocol):

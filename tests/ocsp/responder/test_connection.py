@@ -17,6 +17,7 @@ from cryptography.x509 import ocsp
 from ocsp.protocol.batch import encode_batch, split_batch
 from ocsp.protocol.response import MALFORMED_REQUEST, UNAUTHORIZED, HashName, ResponseTemplate
 from ocsp.responder import server as server_module
+from ocsp.responder.connection import OcspConnection
 from ocsp.responder.http_text import http_date, read_http_date
 from ocsp.responder.memory import Mark
 from ocsp.responder.sockets import listen_by_asyncio, listen_by_epoll
@@ -348,9 +349,13 @@ async def test_who_asks_for_a_certificate_of_this_moment_waits_for_its_response(
     writer.close()
 
 
+def _nobody(_connection: OcspConnection) -> bool:
+    raise AssertionError("it waits once more")
+
+
 async def test_nobody_waits_for_long_or_with_many_others(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A serial number of today that is none is `unauthorized` after a second, of another day at once, and at once when
-    as many wait as may."""
+    """A serial number of today that is none is `unauthorized` after half a second, of another day at once, and at once
+    when as many wait as may, or on a connection that has waited in vain before."""
     made_up = get(request_for(OWN, serial_of(10, day=TODAY)))
     for day in (TODAY - 1, TODAY + 1):
         reply, = await service.ask(get(request_for(OWN, serial_of(10, day=day))))
@@ -364,7 +369,12 @@ async def test_nobody_waits_for_long_or_with_many_others(service: Serving, monke
     gone.write(made_up)
     assert (await read_reply(gone_reader)).body == UNAUTHORIZED
     assert service.server._waiting      # the first waits still
+    assert (await read_reply(reader)).body == UNAUTHORIZED
+    monkeypatch.setattr(server_module, "MAX_WAITING", 64)
+    monkeypatch.setattr(service.server, "hold", _nobody)
+    writer.write(made_up)
     assert [(await read_reply(reader)).body for _ in range(2)] == [UNAUTHORIZED] * 2
+    monkeypatch.undo()
     for one in (writer, gone):
         one.close()
     _, last = await service.connect()
