@@ -1,6 +1,9 @@
 """A resolver that takes questions and never answers: what a name with dead name servers looks like from outside."""
 
 import asyncio
+from typing import Final
+
+_TRIES: Final = 20
 
 
 class MuteDns:
@@ -15,10 +18,19 @@ class MuteDns:
     async def start(self) -> None:
         """Listens. Raises OSError when no port is free for both."""
         loop = asyncio.get_running_loop()
-        self._udp, _ = await loop.create_datagram_endpoint(lambda: _Sink(self), local_addr=("127.0.0.1", 0))
-        port = self._udp.get_extra_info("sockname")[1]
-        self._tcp = await loop.create_server(asyncio.Protocol, "127.0.0.1", port)
-        self.address = f"127.0.0.1:{port}"
+        for tries_left in reversed(range(_TRIES)):
+            self._udp, _ = await loop.create_datagram_endpoint(lambda: _Sink(self), local_addr=("127.0.0.1", 0))
+            port = self._udp.get_extra_info("sockname")[1]
+            try:
+                self._tcp = await loop.create_server(asyncio.Protocol, "127.0.0.1", port)
+            except OSError:
+                # What is free for UDP may be somebody's for TCP.
+                self._udp.close()
+                if not tries_left:
+                    raise
+            else:
+                self.address = f"127.0.0.1:{port}"
+                return
 
     def stop(self) -> None:
         """Closes both sockets."""
