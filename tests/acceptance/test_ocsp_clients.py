@@ -235,10 +235,9 @@ frontend site
         assert "Cert Status: good" in said, said
         assert site.serial.hex().upper() in said
         assert "Verify return code: 0 (ok)" in said
-        newer = times_now(life_s=86_400)
+        newer, old = times_now(life_s=86_400), answer(site)
         await publish(responder.database, [signed(site.own, site.serial, times=newer, version=1,
                                                   not_after_s=4_000_000_000)], newer)
-        old = answer(site)
         await until(lambda: answer(site) != old, patience_s=30, every_s=0.05)
         command = "set ssl ocsp-response "
         assert "OCSP Response updated" in tell(command + base64.b64encode(answer(site)).decode("ascii"))
