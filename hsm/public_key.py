@@ -52,7 +52,7 @@ def spki_of_object(item: Any) -> bytes | None:
     try:
         return spki(public_key_of_object(item))
     except (KeyUnsuitableError, pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, pkcs11.FunctionFailed,
-            NotImplementedError):
+            NotImplementedError):       # the last is python-pkcs11's own, for an attribute that it cannot decode
         return None
 
 
