@@ -2,9 +2,8 @@
 
 import asyncio
 import dataclasses
-import json
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from hypothesis import given
-from hypothesis import strategies as st
 
-from acme_api.protocol.challenge import key_authorization
-from acme_api.va.evidence import Evidence
 from acme_api.va.methods import Question
 from acme_api.va.perspective_client import LOOK_PATH, PerspectiveAway
 from acme_api.va.perspective_message import (
     MAX_QUESTION_BYTES,
-    MessageError,
-    decode_finding,
-    decode_question,
     encode,
     message_of,
-    question_of,
 )
 from acme_api.va.perspective_tls import client_context, server_context
 from acme_api.va.remotes import make_perspectives
-from acme_api.va.store import ClaimedRequest
 from ca.pki.corroboration import ALONE, CorroborationRule, rule_at
 from ca.pki.identifier import Identifier
 from ca.process.ambient import Ambient, system_ambient
@@ -42,17 +32,12 @@ from ca.process.lifecycle import StartupError
 from ca.process.settings import PerspectivesSettings, RemotePerspective
 from tests.acme_api.va.hostile import HostileServer, black_hole, serve, serve_bytes, until
 from tests.acme_api.va.perspective_hosts import RIRS, Identity, client, identity, run_host, world
+from tests.acme_api.va.queue_rows import THUMBPRINT, TOKEN
+from tests.acme_api.va.test_check import REQUEST, SERVED
 from tests.acme_api.va.test_main import NO_DATABASE, settings_for
 
-TOKEN = "t" * 42 + "s"
-EXPECTED = key_authorization(TOKEN, b"\x07" * 32)
-RIGHT = f"HTTP/1.1 200 OK\r\n\r\n{EXPECTED}".encode()
-REQUEST = ClaimedRequest(
-    id=b"r", kind="challenge", authorization_id=b"z", account_id=b"\x01" * 22, identifier_type="dns",
-    identifier_value="a.example", wildcard=False, challenge_type="http-01", token=TOKEN, thumbprint=b"\x07" * 32,
-    attempts=1, obsolete=None)
 QUESTION = Question(identifier=Identifier(type="dns", value="a.example"), wildcard=False, method="http-01", token=TOKEN,
-                    thumbprint=b"\x07" * 32, account_url="https://ca.example/1", persist=False,
+                    thumbprint=THUMBPRINT, account_url="https://ca.example/1", persist=False,
                     now=datetime(2026, 11, 25, tzinfo=UTC))
 BODY = encode(message_of("challenge", QUESTION))
 
@@ -65,7 +50,7 @@ def public(_moment: datetime) -> CorroborationRule:
 @pytest.fixture
 async def right() -> AsyncIterator[HostileServer]:
     """The subscriber's server, at 127.0.0.1."""
-    async with serve_bytes(RIGHT) as server:
+    async with serve_bytes(SERVED) as server:
         yield server
 
 
@@ -410,52 +395,3 @@ async def test_mp1_who_starts(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="where 5 are needed"):
         make_perspectives(settings, at(2026, 12, 15))
     assert make_perspectives(settings_for(NO_DATABASE), at(2026, 12, 15)) is None
-
-
-@given(value=st.text(min_size=1, max_size=253), wildcard=st.booleans(), token=st.none() | st.text(max_size=128),
-       thumbprint=st.binary(max_size=64), kind=st.sampled_from(["challenge", "caa"]),
-       type_=st.sampled_from(["dns", "ip"]))
-def test_a_question_survives_the_way(
-    value: str, wildcard: bool, token: str | None, thumbprint: bytes, kind: Any, type_: str
-) -> None:
-    """What is asked there is what was asked here."""
-    question = Question(identifier=Identifier(type=type_, value=value), wildcard=wildcard, method="dns-01", token=token,
-                        thumbprint=thumbprint, account_url="https://ca.example/1", persist=wildcard, now=QUESTION.now,
-                        subdomains=token is None)
-    sent = encode(message_of(kind, question))
-    message = decode_question(sent)
-    # A host of an older version knows no such member, and answers what it does know.
-    assert ("subdomains" in json.loads(sent)) == question.subdomains
-    assert (message.kind, question_of(message, QUESTION.now)) == (kind, question)
-
-
-_JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-                     | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=30)
-
-
-@given(evidence=st.dictionaries(st.text(max_size=20), _JSON, max_size=20), detail=st.text())
-def test_what_a_remote_host_says_can_always_be_stored(evidence: dict[str, Any], detail: str) -> None:
-    """Whoever the other end has become: evidence is stored printable and bounded, a detail is refused or printable."""
-    kept = Evidence(lambda: QUESTION.now)
-    kept.set_perspectives([{"began_at": evidence, "facts": [evidence, evidence]}])
-    stored = msgspec.json.encode(kept.to_json())
-    assert b"\\u0000" not in stored
-    assert len(stored) < 100_000
-    failure = {"type": "dns", "detail": detail, "transient": False}
-    body = msgspec.json.encode({"version": 1, "perspective": "p", "failure": failure, "evidence": {}})
-    try:
-        finding = decode_finding(body)
-    except MessageError:
-        return
-    assert finding.failure is not None
-    assert detail.isascii()
-    assert detail.isprintable()
-
-
-@given(body=st.binary(max_size=200) | st.builds(lambda cut: BODY[:cut], st.integers(0, len(BODY) - 1)))
-def test_garbage_is_no_message(body: bytes) -> None:
-    """Truncated or random bytes are a MessageError for both sides, nothing else."""
-    decoders: tuple[Callable[[bytes], object], ...] = (decode_question, decode_finding)
-    for decode in decoders:
-        with pytest.raises(MessageError):
-            decode(body)

@@ -10,11 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from acme_api.protocol.directory import account_url, finalize_url
 from ca.issuing.cycle import issue_batch
-from tests.acme_client import SigningKey, b64, flatten
+from tests.acme_client import URN, SigningKey, b64, flatten
 from tests.ca.issuing.world import BASE, Subscriber, TestOrder, World
 from tests.ca.pki.csr_maker import request as make_csr
-
-URN = "urn:ietf:params:acme:error:"
 
 
 async def _refused(world: World, order: TestOrder, kind: str) -> str:

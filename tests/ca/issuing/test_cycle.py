@@ -1,41 +1,26 @@
-"""The cycle: what is issued, what is refused and with which words, what waits. Real PostgreSQL, real SoftHSM."""
+"""The cycle: what is issued, in which order it is stored and signed, what breaks. Real PostgreSQL, real SoftHSM."""
 
 import os
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from ca.issuing import cycle, evidence, queue_store
-from ca.issuing.__main__ import IssuanceTurns
-from ca.issuing.authorities import choose
 from ca.issuing.cycle import issue_batch
-from ca.issuing.issuer_store import Switches
 from ca.issuing.signer import SignatureFault
-from ca.pki.domain_control import PerspectivePolicy
 from ca.pki.identifier import Identifier, NamePolicy
-from ca.pki.issuer import read_issuer
 from ca.pki.profile import offered_profiles
-from ca.pki.refusal import Refusal
 from ca.pki.serial import serial_from_int
-from ca.pki.validity import Validity
 from ca.process.audit_log import AuditLog, AuditLogError
 from ca.process.audit_reader import read_chain, summarize
-from tests.acme_client import b64
-from tests.ca.issuing.world import EC_ISSUER, POLICY, RSA_ISSUER, SHARDS, TestOrder, World, spki_sha256
-from tests.ca.pki.csr_maker import extension
-from tests.ca.pki.csr_maker import request as make_csr
-
-URN = "urn:ietf:params:acme:error:"
+from tests.acme_client import URN
+from tests.ca.issuing.world import EC_ISSUER, POLICY, RSA_ISSUER, World
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
@@ -115,22 +100,6 @@ async def test_the_names_of_an_external_account(world: World) -> None:
     problem = await world.refusal(outside.id) or {}
     assert problem["type"] == URN + "rejectedIdentifier"
     assert [each["identifier"]["value"] for each in problem["subproblems"]] == ["www.example.org"]
-
-
-@pytest.mark.parametrize("profile", ["classic", "tlsserver"])
-@pytest.mark.parametrize(("leaf", "issuer_id"), [
-    (ec.generate_private_key(ec.SECP256R1()), EC_ISSUER), (ec.generate_private_key(ec.SECP384R1()), EC_ISSUER),
-    (rsa.generate_private_key(65_537, 2048), RSA_ISSUER)], ids=["p256", "p384", "rsa"])
-async def test_the_issuer_follows_the_key(
-    world: World, leaf: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, issuer_id: int, profile: str
-) -> None:
-    """RSA signs RSA, EC signs EC; the key in the certificate is the CSR's."""
-    order = await world.ordered("www.example.com", leaf=leaf, profile=profile)
-    await issue_batch(world.process(), 8)
-    certificate = await world.issued(order.id)
-    assert certificate.public_key() == leaf.public_key()
-    assert await world.owner.fetchval("SELECT issuer_id FROM certificates") == issuer_id
-    assert await world.owner.fetchval("SELECT spki_sha256 FROM certificates") == spki_sha256(leaf)
 
 
 async def test_urls_lead_to_the_shard_of_the_serial(world: World) -> None:
@@ -254,336 +223,6 @@ async def test_a_public_ca_has_no_service_certificates(world: World) -> None:
     assert "certifies no name without validation" in problem["detail"]
 
 
-_Arrange = Callable[[World], Awaitable[bytes]]
-
-
-async def _closed_account(world: World, column: str, role: str) -> bytes:
-    order = await world.ordered("www.example.com")
-    await world.run(role, f"UPDATE accounts SET {column} = now() WHERE id = $1", order.subscriber.id)
-    return order.id
-
-
-async def _deactivated_authorization(world: World) -> bytes:
-    order = await world.ordered("www.example.com")
-    await world.run("acme_wfe", "UPDATE authorizations SET deactivated_at = now() WHERE id = $1",
-                    order.authorization_ids[0])
-    return order.id
-
-
-async def _expired_validation(world: World) -> bytes:
-    subscriber = await world.subscriber()
-    order = await world.order(subscriber, "www.example.com", validated=False)
-    await world.validate(order.authorization_ids[0], subscriber, "www.example.com",
-                         valid_until=world.now() - timedelta(seconds=1))
-    await world.finalize(order)
-    return order.id
-
-
-async def _failed_validation(world: World) -> bytes:
-    subscriber = await world.subscriber()
-    order = await world.order(subscriber, "www.example.com", validated=False)
-    await world.validate(order.authorization_ids[0], subscriber, "www.example.com", valid_until=None,
-                         caa_checked_at=None, problem={"type": URN + "dns", "detail": "no"})
-    await world.finalize(order)
-    return order.id
-
-
-async def _caa_forbids(world: World) -> bytes:
-    subscriber = await world.subscriber()
-    order = await world.order(subscriber, "www.example.com", validated=False)
-    await world.validate(order.authorization_ids[0], subscriber, "www.example.com",
-                         caa_checked_at=world.now() - timedelta(hours=9))
-    await world.finalize(order)
-    await world.run("acme_va", "INSERT INTO caa_checks VALUES ($1, $2, $3, '{}')", order.authorization_ids[0],
-                    world.now(), {"type": URN + "caa", "detail": "CAA says no", "status": 403})
-    return order.id
-
-
-async def _bad_csr(world: World, **parts: Any) -> bytes:
-    order = await world.order(await world.subscriber(), "www.example.com")
-    leaf = ec.generate_private_key(ec.SECP256R1())
-    csr = make_csr(leaf, **{"names": ["www.example.com"], **parts})
-    await world.finalize(order, leaf, parts=world.signed_finalize(order, leaf, payload={"csr": b64(csr)}))
-    return order.id
-
-
-async def _account_key(world: World) -> bytes:
-    subscriber = await world.subscriber()
-    order = await world.order(subscriber, "www.example.com")
-    await world.finalize(order, subscriber.key.private)
-    return order.id
-
-
-async def _too_many_names(world: World) -> bytes:
-    return (await world.ordered(*(f"n{number}.example.com" for number in range(26)))).id
-
-
-async def _past_date(world: World) -> bytes:
-    start = world.now().replace(microsecond=0)
-    return (await world.ordered("www.example.com", not_before=start, not_after=start + timedelta(days=46))).id
-
-
-_REFUSALS: dict[str, tuple[_Arrange, str, int, str]] = {
-    "account-deactivated": (lambda world: _closed_account(world, "deactivated_at", "acme_wfe"),
-                            "unauthorized", 403, "the account was closed"),
-    "account-revoked": (lambda world: _closed_account(world, "revoked_at", "ca_admin"),
-                        "unauthorized", 403, "the account was closed"),
-    "authorization-deactivated": (_deactivated_authorization, "unauthorized", 403, "no valid authorization"),
-    "validation-expired": (_expired_validation, "unauthorized", 403, "no valid authorization"),
-    "validation-failed": (_failed_validation, "unauthorized", 403, "no valid authorization"),
-    "caa-forbids": (_caa_forbids, "caa", 403, "CAA says no"),
-    "csr-other-name": (lambda world: _bad_csr(world, names=["www.example.com", "evil.example.com"]),
-                       "badCSR", 400, "also asks for evil.example.com"),
-    "csr-ca": (lambda world: _bad_csr(world, extensions=[extension("2.5.29.19", bytes.fromhex("30030101ff"))]),
-               "badCSR", 400, "CA certificate"),
-    "csr-signature": (lambda world: _bad_csr(world, signature=b""), "badCSR", 400, "signature"),
-    "csr-no-key": (lambda world: _bad_csr(world, spki=bytes.fromhex("3003020100")), "badPublicKey", 400, "public key"),
-    "account-key": (_account_key, "badPublicKey", 400, "an account's"),
-    "too-many-names": (_too_many_names, "invalidProfile", 400, "1 to 25 names"),
-    "too-long": (_past_date, "malformed", 400, "would be valid for"),
-}
-
-
-@pytest.mark.parametrize("case", sorted(_REFUSALS))
-async def test_refusals(world: World, case: str) -> None:
-    """E77: each rule that says no ends the order with its problem document, and nothing is signed."""
-    arrange, kind, status, said = _REFUSALS[case]
-    request_id = await arrange(world)
-    assert await issue_batch(world.process(), 8)
-    problem = await world.refusal(request_id) or {}
-    assert (problem["type"], problem["status"]) == (URN + kind, status)
-    assert said in problem["detail"]
-    assert await world.owner.fetchval("SELECT count(*) FROM issuances") == 0
-    assert await world.queued() == 0
-    assert [event["reason"] for event in world.events if event["event"] == "refused"]
-    await world.check()
-
-
-async def test_refusals_name_the_identifiers(world: World) -> None:
-    """RFC 8555 6.7.1: a subproblem for each name that is not covered."""
-    subscriber = await world.subscriber()
-    order = await world.order(subscriber, "a.example.com", "b.example.com", "c.example.com", validated=False)
-    await world.validate(order.authorization_ids[0], subscriber, "a.example.com")
-    await world.finalize(order)
-    await issue_batch(world.process(), 8)
-    problem = await world.refusal(order.id) or {}
-    assert [part["identifier"]["value"] for part in problem["subproblems"]] == ["b.example.com", "c.example.com"]
-    assert {part["type"] for part in problem["subproblems"]} == {URN + "unauthorized"}
-
-
-async def test_the_name_policy_of_today(world: World) -> None:
-    """FI11, E77: a name that is no longer permitted is refused at signing, however ready its order is."""
-    order = await world.ordered("www.corp.internal", "www.example.com")
-    policy = replace(POLICY, names=NamePolicy(internal_suffixes=("example.com",), public=False))
-    await issue_batch(world.process(policy=policy), 8)
-    problem = await world.refusal(order.id) or {}
-    assert problem["type"] == URN + "rejectedIdentifier"
-    assert [part["identifier"]["value"] for part in problem["subproblems"]] == ["www.corp.internal"]
-
-
-async def test_lint_stops_a_certificate(world: World) -> None:
-    """Under the public policy the URLs of this CA are internal names: nothing is signed, there never is an intent."""
-    order = await world.ordered("www.example.com")
-    await issue_batch(world.process(policy=replace(
-        POLICY, names=NamePolicy(internal_suffixes=(), public=True))), 8)
-    problem = await world.refusal(order.id) or {}
-    assert (problem["type"], problem["status"]) == (URN + "serverInternal", 500)
-    assert "cabf.internal_domain_name" in problem["detail"]
-    assert await world.owner.fetchval("SELECT count(*) FROM certificates") == 0
-
-
-async def test_issuers_are_switched_off_by_the_operator(world: World) -> None:
-    """`issuers.active` counts within a second: no restart is needed to stop an issuer."""
-    ca = world.process()
-    first = await world.ordered("a.example.com")
-    await issue_batch(ca, 8)
-    await world.issued(first.id)
-    await world.run("ca_admin", "UPDATE issuers SET active = false WHERE id = $1", EC_ISSUER)
-    world.clock_s = 1
-    second = await world.ordered("b.example.com")
-    await issue_batch(ca, 8)
-    problem = await world.refusal(second.id) or {}
-    assert problem["type"] == URN + "badPublicKey"
-    assert "no active issuer for EC keys" in problem["detail"]
-
-
-async def test_kill_switches(world: World) -> None:
-    """Within a second: a disabled issuer certifies nothing, also not what was begun, and finishes that when it is
-    enabled; a disabled profile is refused, others are not."""
-    ca = world.process()
-
-    async def stop(number: int) -> None:
-        if number == 4:
-            raise InterruptedError
-
-    begun = await world.ordered("a.example.com")
-    ca.after_step = stop
-    with pytest.raises(InterruptedError):
-        await issue_batch(ca, 8)
-    serial = await world.serial(begun.id)
-    await world.run("ca_admin", "UPDATE issuers SET disabled_at = now() WHERE id = $1", EC_ISSUER)
-    await world.owner.execute("UPDATE issuance_requests SET leased_until = '-infinity'")
-    world.clock_s = 1
-    ca = world.process()
-    fresh = await world.ordered("b.example.com")
-    await issue_batch(ca, 8)
-    assert await world.certificate(begun.id) is None
-    assert "no active issuer" in (await world.refusal(fresh.id) or {})["detail"]
-    rsa_order = await world.ordered("c.example.com", leaf=rsa.generate_private_key(65_537, 2048))
-    await issue_batch(ca, 8)
-    await world.issued(rsa_order.id)
-    await world.run("ca_admin", "UPDATE issuers SET disabled_at = NULL")
-    await world.run("ca_admin", "INSERT INTO disabled_profiles VALUES ('tlsserver', now(), 'ada', '')")
-    await world.owner.execute("UPDATE issuance_requests SET leased_until = '-infinity'")
-    world.clock_s = 2
-    of_profile, other = await world.ordered("d.example.com"), await world.ordered("e.example.com", profile="classic")
-    await issue_batch(ca, 8)
-    assert (await world.issued(begun.id)).serial_number == int.from_bytes(serial, "big")
-    assert (await world.refusal(of_profile.id) or {})["type"] == URN + "invalidProfile"
-    await world.issued(other.id)
-    await world.check()
-
-
-def test_which_issuer_certifies() -> None:
-    """The newest that works; one that ends before the certificate would only when there is no other."""
-    now = datetime(2026, 11, 24, tzinfo=UTC)
-
-    def authority(number: int, days: int, kind: str = "ec") -> Any:
-        return SimpleNamespace(id=number, issuer=SimpleNamespace(
-            key_type=kind, validity=Validity(not_before=now, not_after=now + timedelta(days=days))))
-
-    issuers = {1: authority(1, 400), 2: authority(2, 50), 3: authority(3, 1000, "rsa"), 4: authority(4, 1000)}
-    until = now + timedelta(days=90)
-
-    def chosen(*active: int, disabled: frozenset[int] = frozenset()) -> int:
-        return choose(issuers, Switches(active=frozenset(active), disabled=disabled), "ec", until=until).id
-
-    assert chosen(1, 2, 3, 4) == 4
-    assert chosen(1, 2, 3) == 1
-    assert chosen(2) == 2
-    assert chosen(1, 4, disabled=frozenset({4})) == 1
-    with pytest.raises(Refusal, match="no active issuer for EC keys"):
-        chosen(3)
-    with pytest.raises(Refusal):
-        chosen(4, disabled=frozenset({4}))
-
-
-async def test_stale_caa_waits_for_the_validation_authority(world: World) -> None:
-    """CA9: the CA asks for a new look, once, leaves the request in the queue, and issues when the answer is there."""
-    subscriber = await world.subscriber()
-    order = await world.order(subscriber, "a.example.com", "b.example.com", validated=False)
-    for authorization_id, name in zip(order.authorization_ids, order.names, strict=True):
-        await world.validate(authorization_id, subscriber, name,
-                             caa_checked_at=world.now() - timedelta(hours=8, seconds=1))
-    await world.finalize(order)
-    other = await world.ordered("c.example.com")
-    ca = world.process()
-    for _ in range(2):
-        await issue_batch(ca, 8)
-        assert await world.queued() == 1
-        asked = await world.owner.fetch("SELECT * FROM validation_requests")
-        assert {row["authorization_id"] for row in asked} == set(order.authorization_ids)
-        assert {(row["kind"], row["account_id"], row["thumbprint"], row["challenge_type"]) for row in asked} == {
-            ("caa", subscriber.id, subscriber.key.thumbprint, "dns-01")}
-        await world.owner.execute("UPDATE issuance_requests SET leased_until = '-infinity'")
-    await world.issued(other.id)
-    for authorization_id in order.authorization_ids:
-        await world.run("acme_va", "INSERT INTO caa_checks VALUES ($1, $2, NULL, '{}')", authorization_id, world.now())
-    await issue_batch(ca, 8)
-    await world.issued(order.id)
-    await world.check()
-
-
-async def test_ca9_the_last_look_at_caa_wakes_the_request(world: World) -> None:
-    """CA9: an order for two names goes on when both looks are stored, and not before; what the pause would be does not
-    matter. Orders that wait for the same look are woken together, other payloads wake nobody."""
-    subscriber = await world.subscriber()
-    first = await world.ordered("a.example.com", "b.example.com", subscriber=subscriber)
-    ca = world.process()
-    turns = IssuanceTurns(ca)
-    assert await turns.step()
-    a, b = first.authorization_ids
-    orders = []
-    for names, ids in ((first.names, (a, b)), (("b.example.com",), (b,))):
-        orders.append(await world.order(subscriber, *names, authorization_ids=ids))
-        await world.finalize(orders[-1])
-    assert await turns.step()
-    assert await world.owner.fetchval("SELECT count(*) FROM validation_requests WHERE kind = 'caa'") == 2
-    await world.owner.execute("UPDATE issuance_requests SET leased_until = now() + interval '1 hour'")
-    for payload, ended in (("", []), ("no hexadecimal digits ", []), (f"{a.hex()} www.a.example.com", []),
-                           (f"{b.hex()} ", orders[1:]), (f"{b.hex()} ", orders[1:]), (f"{a.hex()} ", orders)):
-        if payload in (f"{a.hex()} ", f"{b.hex()} "):
-            await world.run("acme_va", "INSERT INTO caa_checks VALUES ($1, $2, NULL, '{}')",
-                            bytes.fromhex(payload), world.now())
-        ca.caa_waits.looked(payload)
-        await turns.step()
-        assert [order for order in orders if await world.certificate(order.id)] == ended
-    assert await world.queued() == 0
-    await world.check()
-
-
-async def test_ca9_an_order_that_reuses_an_authorization_looks_at_caa_for_itself(world: World) -> None:
-    """CA9: the look of the first order, seconds old, does not count for the second one; a new look does, and one that
-    forbids ends the order with caa."""
-    subscriber = await world.subscriber()
-    first = await world.ordered("a.example.com", subscriber=subscriber)
-    await issue_batch(world.process(), 8)
-    await world.issued(first.id)
-    for problem in (None, {"type": "urn:ietf:params:acme:error:caa", "detail": "no", "status": 403}):
-        order = await world.order(subscriber, "a.example.com", authorization_ids=first.authorization_ids)
-        await world.finalize(order)
-        await issue_batch(world.process(), 8)
-        assert await world.certificate(order.id) is None
-        assert await world.owner.fetchval("SELECT count(*) FROM validation_requests WHERE kind = 'caa'") == 1
-        await world.run("acme_va", "DELETE FROM validation_requests")
-        await world.run("acme_va", "INSERT INTO caa_checks VALUES ($1, $2, $3, '{}')", first.authorization_ids[0],
-                        world.now(), problem)
-        await world.owner.execute("UPDATE issuance_requests SET leased_until = '-infinity'")
-        await issue_batch(world.process(), 8)
-        if problem is None:
-            await world.issued(order.id)
-        else:
-            assert (await world.refusal(order.id) or {})["type"] == problem["type"]
-    await world.check()
-
-
-async def test_mp1_a_va_that_was_configured_down_shows(world: World) -> None:
-    """MP1: the CA counts the perspectives by its own configuration: what too few of them saw is refused, validation and
-    later look at CAA alike, and what enough of them saw is issued."""
-    ca = world.process(policy=replace(POLICY, perspectives=PerspectivePolicy(least_corroborated=4)))
-    subscriber = await world.subscriber()
-    four = {"remotes_asked": 5, "remotes_corroborated": 4, "remote_rirs": 3}
-    long_ago = world.now() - timedelta(hours=9)
-    orders: list[TestOrder] = []
-    for counts in (four, {"remotes_asked": 5, "remotes_corroborated": 3, "remote_rirs": 3}, {}):
-        order = await world.order(subscriber, f"n{len(orders)}.example.com", validated=False)
-        await world.validate(order.authorization_ids[0], subscriber, order.names[0], **counts)
-        orders.append(order)
-    for again in (4, 0):
-        order = await world.order(subscriber, f"n{len(orders)}.example.com", validated=False)
-        await world.validate(order.authorization_ids[0], subscriber, order.names[0], caa_checked_at=long_ago, **four)
-        await world.run("acme_va", "INSERT INTO caa_checks (authorization_id, checked_at, evidence, remotes_asked,"
-                        " remotes_corroborated, remote_rirs) VALUES ($1, $2, '{}', 5, $3, 3)",
-                        order.authorization_ids[0], world.now() + timedelta(seconds=1), again)
-        orders.append(order)
-    for order in orders:
-        await world.finalize(order)
-    world.clock_s = 2
-    await issue_batch(ca, 8)
-    for order in (orders[0], orders[3]):
-        await world.issued(order.id)
-    said = {1: "was corroborated by 3 of 5 remote perspectives, where 4 are needed",
-            2: "was corroborated by 0 of 0 remote perspectives, where 4 are needed",
-            4: "the look at the CAA records of n4.example.com was corroborated by 0 of 5"}
-    for number, words in said.items():
-        problem = await world.refusal(orders[number].id) or {}
-        assert (problem["type"], problem["status"]) == (URN + "unauthorized", 403)
-        assert words in problem["detail"]
-    assert await world.queued() == 0
-    assert await world.owner.fetchval("SELECT count(*) FROM validation_requests") == 0
-    await world.check()
-
-
 async def test_what_nobody_asked_for_is_dropped(world: World) -> None:
     """An entry of the queue without a finalize request or a CSR behind it: nothing is signed, nothing waits."""
     order = await world.order(await world.subscriber(), "www.example.com")
@@ -596,58 +235,6 @@ async def test_what_nobody_asked_for_is_dropped(world: World) -> None:
     assert await world.queued() == 0
     assert await world.owner.fetchval("SELECT count(*) FROM issuances") == 1
     assert await world.owner.fetchval("SELECT count(*) FROM refusals") == 0
-
-
-async def test_an_issuer_that_ends_too_soon(world: World) -> None:
-    """Nothing is signed past the issuer's own notAfter."""
-    order = await world.ordered("www.example.com")
-    # Most of the issuer's three years later; the order's evidence is renewed to that day.
-    world.clock_s = 1060 * 86_400.0
-    await world.owner.execute("UPDATE validations SET validated_at = $1, valid_until = $2, caa_checked_at = $1",
-                              world.now(), world.now() + timedelta(days=30))
-    await issue_batch(world.process(), 8)
-    problem = await world.refusal(order.id) or {}
-    assert "outlive its issuer" in problem["detail"]
-
-
-def _reissued(certificate: x509.Certificate, common_name: str, ends: datetime) -> bytes:
-    """The same CA with another name and end, signed by some root."""
-    builder = (x509.CertificateBuilder().subject_name(x509.Name([*list(certificate.subject)[:-1], x509.NameAttribute(
-        NameOID.COMMON_NAME, common_name)])).issuer_name(certificate.issuer).serial_number(77)
-        .public_key(certificate.public_key()).not_valid_before(certificate.not_valid_before_utc).not_valid_after(ends))
-    for each in certificate.extensions:
-        builder = builder.add_extension(each.value, each.critical)
-    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
-
-
-async def test_the_successor_of_an_issuer_that_ends_too_soon(world: World) -> None:
-    """An issuer with 30 days left certifies what ends before it and refuses the rest; its successor, as soon as it is
-    active, takes over all new orders, and what the old one certified stays what it is."""
-    certificate, successor = x509.load_der_x509_certificate(world.issuers[EC_ISSUER]), 3
-    end = world.now().replace(microsecond=0) + timedelta(days=30)
-    world.issuers |= {EC_ISSUER: _reissued(certificate, "Old", end),
-                      successor: _reissued(certificate, "Successor", certificate.not_valid_after_utc)}
-    await world.run(
-        "ca_admin", "INSERT INTO issuers (id, name, key_type, certificate, crl_shards, active, created_at)"
-        " VALUES ($1, 'Successor', 'ec', $2, $3, false, now())", successor, world.issuers[successor], SHARDS)
-    for number, name in ((EC_ISSUER, "Old"), (successor, "Successor")):
-        world.authorities[number] = replace(world.authorities[EC_ISSUER], id=number, name=name,
-                                            issuer=read_issuer(world.issuers[number]))
-    ca = world.process()
-    late, short = await world.ordered("late.example.com"), await world.ordered("short.example.com",
-                                                                               profile="shortlived")
-    await issue_batch(ca, 8)
-    problem = await world.refusal(late.id) or {}
-    assert "outlive its issuer" in problem["detail"]
-    assert (await world.issued(short.id)).issuer.rfc4514_string().startswith("CN=Old,")
-    await world.run("ca_admin", "UPDATE issuers SET active = true WHERE id = $1", successor)
-    world.clock_s = 1
-    orders = [await world.ordered("after.example.com"), await world.ordered("x.example.com", profile="shortlived")]
-    await issue_batch(ca, 8)
-    for order in orders:
-        assert (await world.issued(order.id)).issuer.rfc4514_string().startswith("CN=Successor,")
-    assert (await world.issued(orders[0].id)).not_valid_after_utc > end
-    assert (await world.issued(short.id)).issuer.rfc4514_string().startswith("CN=Old,")
 
 
 async def test_a_hundred_names(world: World) -> None:

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.issuing.cycle import issue_batch
 from ca.pki.object_id import ObjectId
+from tests.acme_client import URN
 from tests.ca.issuing.world import POLICY, Subscriber, TestOrder, World
 
-URN = "urn:ietf:params:acme:error:"
 ON = replace(POLICY, subdomains=True)
 
 
