@@ -3,6 +3,6 @@ per resource (`accounts`, `key_change`, `orders`, `authorizations`, `pre_authori
 `revocations`, `renewals`); `store`, `account_store`, `authorization_store`, `certificate_store` and `renewal_store`
 are its SQL; `finalizing` is what a finalize request is read with, `prospects` and `wishes` what a new order is read
 with, and `coverage` says which authorizations would stand for a name; `limits` and `limit_store` are rate limits,
-`flood` those in memory; `waiters` and `notifier` are NOTIFY in and out; `accept`, `proxy_protocol` and
-`client_address` say whose a connection and a request is; `server` is the HTTP connection; `tls` and
-`service_certificate` keep the server's own certificate."""
+`flood` those in memory; `waiters` and `notifier` are NOTIFY in and out; `accept` and
+`proxy_protocol` say whose a connection is; `server` is the HTTP connection; `tls` and `service_certificate` keep the
+server's own certificate."""

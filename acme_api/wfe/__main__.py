@@ -25,7 +25,6 @@ from acme_api.wfe.account_store import AccountStore
 from acme_api.wfe.app import App
 from acme_api.wfe.authorization_store import AuthorizationStore
 from acme_api.wfe.certificate_store import CertificateStore
-from acme_api.wfe.client_address import parse_networks
 from acme_api.wfe.context import Context, ForwardedHeader
 from acme_api.wfe.limit_store import LimitStore
 from acme_api.wfe.limits import LIMITS_CHANNEL, Limits, limit_policy, limits_page
@@ -39,6 +38,7 @@ from ca.pki.domain_control import PerspectivePolicy
 from ca.pki.identifier import Identifier, NamePolicy, registered_domain, require_permitted
 from ca.pki.profile import offered_profiles
 from ca.process.ambient import Ambient, system_ambient
+from ca.process.client_address import parse_networks
 from ca.process.http import inherited_or_bound
 from ca.process.lifecycle import StartupError, ready, run_process
 from ca.process.postgres import Listener, Pool, create_pool

@@ -16,8 +16,8 @@ from typing import Final
 
 import structlog
 
-from acme_api.wfe.client_address import IpAddress, IpNetwork, is_trusted, parse_address
 from acme_api.wfe.proxy_protocol import MAX_BYTES, ProxyHeaderError, parse_header
+from ca.process.client_address import IpAddress, IpNetwork, is_trusted, parse_address
 
 _PAUSE_S: Final = 0.05
 _LAST_HANDSHAKES_S: Final = 2.0

@@ -25,12 +25,12 @@ from acme_api.wfe import (
     renewals,
     revocations,
 )
-from acme_api.wfe.client_address import behind_proxies
 from acme_api.wfe.context import Context
 from acme_api.wfe.flood import Flood
 from acme_api.wfe.request import Post, RequestAborted, Signer, authenticate, read_body
 from acme_api.wfe.response import JSON, TEXT, Frame, Reply, render, render_preflight, render_problem
 from ca.pki.object_id import to_text
+from ca.process.client_address import behind_proxies
 from ca.process.postgres import UNAVAILABLE
 
 _Handler = Callable[[Context, Post], Awaitable[Reply]]

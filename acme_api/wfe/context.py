@@ -11,7 +11,6 @@ from acme_api.protocol.order import Lives
 from acme_api.wfe.account_store import AccountStore
 from acme_api.wfe.authorization_store import AuthorizationStore
 from acme_api.wfe.certificate_store import CertificateStore
-from acme_api.wfe.client_address import IpNetwork
 from acme_api.wfe.limits import Limits
 from acme_api.wfe.notifier import Notifier
 from acme_api.wfe.renewal_store import RenewalStore
@@ -19,6 +18,7 @@ from acme_api.wfe.store import Store
 from acme_api.wfe.waiters import Waiters
 from ca.pki.domain_control import PerspectivePolicy
 from ca.process.ambient import Ambient
+from ca.process.client_address import IpNetwork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

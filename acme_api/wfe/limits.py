@@ -34,11 +34,11 @@ from acme_api.protocol.rate_limit import (
     take_of,
     wait_s,
 )
-from acme_api.wfe.client_address import IpNetwork
 from acme_api.wfe.limit_store import LimitStore, Override
 from ca.pki.identifier import Identifier
 from ca.pki.object_id import object_id, to_text
 from ca.pki.serial import serial_number
+from ca.process.client_address import IpNetwork
 from ca.process.settings import Settings
 
 LIMITS_CHANNEL: Final = "limits"

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from acme_api.wfe.client_address import IpAddress, parse_address
+from ca.process.client_address import IpAddress, parse_address
 
 SIGNATURE_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _PREFIX_V1: Final = b"PROXY "

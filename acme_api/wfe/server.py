@@ -17,7 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 from acme_api.protocol.problem import Problem, malformed
 from acme_api.wfe.accept import Acceptor, ProxyProtocol
 from acme_api.wfe.app import MAX_HEADER_BYTES, App
-from acme_api.wfe.client_address import IpAddress, parse_address
+from ca.process.client_address import IpAddress, parse_address
 
 _KEEP_ALIVE_S: Final = 75.0
 _LINGER_S: Final = 1.0

@@ -13,9 +13,9 @@ from pathlib import Path
 import aiohttp
 
 from acme_api.wfe.accept import ProxyProtocol
-from acme_api.wfe.client_address import parse_networks
 from acme_api.wfe.server import Listening
 from acme_api.wfe.tls import TlsFiles
+from ca.process.client_address import parse_networks
 from tests.acceptance.demo_process import REPOSITORY
 from tests.acceptance.server_program import find, nginx_main, server
 from tests.acme_api.wfe.running import RunningWfe
