@@ -25,7 +25,7 @@ GRANT UPDATE (deactivated_at) ON authorizations TO acme_wfe;
 GRANT INSERT (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at, caa_name)
     ON validation_requests TO acme_wfe;
 GRANT INSERT (id, kind, requested_at) ON issuance_requests TO acme_wfe;
-GRANT INSERT ON revocation_requests TO acme_wfe;
+GRANT INSERT ON revocation_requests, exposed_keys TO acme_wfe;
 GRANT SELECT, INSERT, UPDATE (full_at) ON rate_limits TO acme_wfe;
 GRANT SELECT ON limit_overrides, limit_unpauses, certificate_names TO acme_wfe;
 
@@ -39,11 +39,11 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON perspective_health TO acme_va;
 GRANT SELECT ON accounts, key_changes, orders, authorizations, validations, caa_checks, validation_requests,
     finalizations, service_requests, issuance_requests, issuances, certificates, certificate_names,
     certificate_signatures, refusals, revocation_requests, revocations, issuers, crls, blocked_keys, blocked_names,
-    operator_acts, incident_serials, mass_revocations, disabled_profiles, weak_keys
+    operator_acts, incident_serials, mass_revocations, disabled_profiles, weak_keys, exposed_keys
     TO ca_issuer;
 GRANT SELECT (kid, allowed_names) ON eab_credentials TO ca_issuer;
 GRANT UPDATE (leased_by, leased_until, attempts), DELETE ON issuance_requests TO ca_issuer;
-GRANT DELETE ON revocation_requests TO ca_issuer;
+GRANT DELETE ON revocation_requests, exposed_keys TO ca_issuer;
 GRANT INSERT ON issuances, certificates, certificate_names, certificate_signatures, refusals, crls TO ca_issuer;
 GRANT INSERT, UPDATE (reason, version, evidence) ON revocations TO ca_issuer;
 GRANT INSERT (serial, version, issuer_id, request_id, requested_at) ON ocsp_requests TO ca_issuer;

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from acme_api.protocol import base64url
-from acme_api.protocol.problem import bad_public_key, malformed
+from acme_api.protocol.problem import Problem, bad_public_key, malformed
 
 ALGORITHMS: Final = ("ES256", "ES384", "ES512", "RS256", "EdDSA")
 """What a JWS may be signed with, ours to advertise in badSignatureAlgorithm (row J5)."""
@@ -29,6 +29,15 @@ class KeyForm(NamedTuple):
 
     text: str
     kind: str
+
+
+class PrivateKeyShown(Problem):
+    """badPublicKey: the JWK has private members. `jwk` is neither repeated nor logged; exposed_key.py judges whether
+    the key is really lost (row J17)."""
+
+    def __init__(self, jwk: Mapping[str, Any]) -> None:
+        super().__init__("badPublicKey", "the jwk holds private members; this key is compromised now, use another")
+        self.jwk = jwk
 
 
 def thumbprint(jwk: str) -> bytes:
@@ -68,8 +77,7 @@ def key_form(jwk: Mapping[str, Any]) -> KeyForm:
     """The canonical text and the kind. Raises Problem like `canonical_jwk`."""
     key_type = _text(jwk, "kty")
     if not _PRIVATE_MEMBERS.isdisjoint(jwk):
-        # The value is neither repeated nor logged (row J17).
-        raise bad_public_key("the jwk holds private members; this key is compromised now, use another")
+        raise PrivateKeyShown(jwk)
     match key_type:
         case "RSA":
             return _rsa(jwk)

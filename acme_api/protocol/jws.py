@@ -22,7 +22,7 @@ from josepy.jwk import JWK, JWKEC, JWKRSA
 
 from acme_api.protocol import base64url
 from acme_api.protocol.json_strict import JsonError, JsonObject, decode_object
-from acme_api.protocol.jwk import ALGORITHMS, key_form, kind_of, require_consistent, require_fit
+from acme_api.protocol.jwk import ALGORITHMS, PrivateKeyShown, key_form, kind_of, require_consistent, require_fit
 from acme_api.protocol.jwk import canonical_jwk as canonical_jwk
 from acme_api.protocol.jwk import thumbprint as thumbprint
 from acme_api.protocol.problem import Problem, bad_public_key, malformed
@@ -121,6 +121,8 @@ def parse_key_change(outer: SignedRequest) -> KeyChange:
         raise malformed('the payload of the inner JWS is not {"account": URL, "oldKey": JWK}')
     try:
         old_jwk = canonical_jwk(old_key)
+    except PrivateKeyShown:
+        raise
     except Problem as fault:
         raise malformed(f"oldKey: {fault.detail}") from None
     return KeyChange(new_jwk=inner.jwk, old_jwk=old_jwk, account_url=account_url)

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from acme_api.protocol import nonce, problem
 from acme_api.protocol.directory import Resource, Target, parse_path
+from acme_api.protocol.jwk import PrivateKeyShown
 from acme_api.protocol.problem import Problem
 from acme_api.protocol.rate_limit import IpAddress, LimitName, limited
 from acme_api.wfe import (
@@ -26,6 +27,7 @@ from acme_api.wfe import (
     revocations,
 )
 from acme_api.wfe.context import Context
+from acme_api.wfe.exposed_keys import ExposedKeys
 from acme_api.wfe.flood import Flood
 from acme_api.wfe.request import Post, RequestAborted, Signer, authenticate, read_body
 from acme_api.wfe.response import JSON, TEXT, Frame, Reply, render, render_preflight, render_problem
@@ -84,6 +86,7 @@ class App:
         self._in_flight = 0
         self._closing = False
         self._flood = Flood()
+        self._exposed = ExposedKeys(context)
 
     def close_with_answers(self) -> None:
         """From now on every answer is the last of its connection."""
@@ -189,16 +192,24 @@ class App:
                       changed: asyncio.Event | None = None) -> web.Response:
         signer, handler = _HANDLERS[target.resource]
         body = await read_body(http, self._context.max_body_bytes, timeout_s=self._context.read_timeout_s)
-        post = await authenticate(self._context, body, target=target, path=path, signer=signer, client=client)
+        try:
+            post = await authenticate(self._context, body, target=target, path=path, signer=signer, client=client)
+            reply = await self._handled(http, post, handler, changed)
+        except PrivateKeyShown as shown:
+            await self._exposed.take_up(shown, client)
+            raise
+        index = target.resource is not Resource.DIRECTORY
+        return render(reply, self._frame(http, with_nonce=True, index=index))
+
+    async def _handled(self, http: web.BaseRequest, post: Post, handler: _Handler,
+                       changed: asyncio.Event | None) -> Reply:
         if changed is not None:
             post = replace(post, changed=changed)
-        if target.resource is Resource.CERTIFICATE:
+        if post.target.resource is Resource.CERTIFICATE:
             post = replace(post, accept=", ".join(http.headers.getall("Accept", [])))
         if post.account is not None:
             http[_ACCOUNT] = to_text(post.account.id)
-        reply = await handler(self._context, post)
-        index = target.resource is not Resource.DIRECTORY
-        return render(reply, self._frame(http, with_nonce=True, index=index))
+        return await handler(self._context, post)
 
     def _frame(self, http: web.BaseRequest, *, with_nonce: bool, index: bool = True) -> Frame:
         return Frame(base_url=self._context.base_url, nonce=self._make_nonce() if with_nonce else None,

@@ -106,6 +106,11 @@ _INSERT_REVOCATION_REQUEST: Final = """
 INSERT INTO revocation_requests (id, serial, reason, authority, evidence, requested_at)
 VALUES ($1, $2, $3, $4, $5, $6)
 """
+_EXPOSE_KEY: Final = """
+INSERT INTO exposed_keys (spki_sha256, proof, shown_at)
+SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM blocked_keys WHERE spki_sha256 = $1)
+ON CONFLICT DO NOTHING
+"""
 _REQUEST_SERVICE_CERTIFICATE: Final = """
 WITH requested AS (
     INSERT INTO service_requests (id, requested_at, csr) VALUES ($1, $2, $3) RETURNING id
@@ -255,6 +260,10 @@ class CertificateStore:
             plan = decide(known["reason"], known["key_is_blocked"])
             await connection.execute(_INSERT_REVOCATION_REQUEST, request_id, serial, plan.reason, plan.authority,
                                      evidence, now)
+
+    async def expose_key(self, spki_sha256: bytes, proof: bytes, *, now: datetime) -> None:
+        """Asks the CA to block a key, which has signed the certification request that proves its loss (row J17)."""
+        await self._writes.fetch(_EXPOSE_KEY, spki_sha256, proof, now)
 
     async def request_service_certificate(self, request_id: bytes, csr: bytes, *, now: datetime) -> None:
         """Queues the issuance of a certificate for our own server."""

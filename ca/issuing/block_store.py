@@ -39,6 +39,8 @@ CLOSE_ACCOUNTS: Final = "SELECT id FROM close_accounts_with_blocked_keys() AS t 
 TBS_WITH_KEYS: Final = """
 SELECT DISTINCT ON (spki_sha256) spki_sha256, tbs FROM certificates WHERE spki_sha256 = ANY($1)
 """
+EXPOSED: Final = "SELECT spki_sha256, proof FROM exposed_keys ORDER BY shown_at LIMIT $1"
+END_EXPOSED: Final = "DELETE FROM exposed_keys WHERE spki_sha256 = ANY($1)"
 OPEN_ACTS: Final = """
 SELECT id, acted_at, operator, act, subject, detail FROM operator_acts WHERE recorded_at IS NULL ORDER BY id LIMIT $1
 """
@@ -115,6 +117,16 @@ async def close_accounts(connection: Connection) -> list[bytes]:
 async def tbs_with_keys(connection: Connection, spki_hashes: Sequence[bytes]) -> dict[bytes, bytes]:
     """A TBSCertificate for each of the keys that we have certified, by SPKI hash."""
     return {row["spki_sha256"]: row["tbs"] for row in await connection.fetch(TBS_WITH_KEYS, list(spki_hashes))}
+
+
+async def exposed(connection: Connection, limit: int) -> dict[bytes, bytes]:
+    """Proofs that keys are lost, by SPKI hash, as the front end says; the oldest first."""
+    return {row["spki_sha256"]: row["proof"] for row in await connection.fetch(EXPOSED, limit)}
+
+
+async def end_exposed(connection: Connection, spki_hashes: Sequence[bytes]) -> None:
+    """These are dealt with."""
+    await connection.execute(END_EXPOSED, list(spki_hashes))
 
 
 async def open_acts(connection: Connection, limit: int) -> list[OperatorAct]:

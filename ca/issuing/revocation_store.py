@@ -13,7 +13,7 @@ from ca.process.postgres import Connection, Pool
 LOCK_REVOCATIONS: Final = "SELECT pg_try_advisory_xact_lock(hashtext('chancery revocations'))"
 ANY_WORK: Final = """
 SELECT EXISTS (SELECT FROM revocation_requests) OR EXISTS (SELECT FROM operator_acts WHERE recorded_at IS NULL)
-    OR EXISTS (SELECT FROM blocked_keys WHERE sweep_at <= $1)
+    OR EXISTS (SELECT FROM exposed_keys) OR EXISTS (SELECT FROM blocked_keys WHERE sweep_at <= $1)
     OR EXISTS (SELECT FROM mass_revocations WHERE finished_at IS NULL AND NOT halted AND (
         worked_at IS NULL OR worked_at <= $2
         OR (SELECT count(*) < $3 FROM (SELECT FROM ocsp_requests WHERE version > 0 LIMIT $3))))

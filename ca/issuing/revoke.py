@@ -1,12 +1,13 @@
 """Carries out revocations (BR 4.9.1.1, RFC 8555 7.6). Nothing here signs: OCSP and CRLs follow from the rows.
 
 Idempotent: what is revoked stays as it is, unless the reason becomes keyCompromise. A proof that a key is lost (the
-certificate's key signed the request, or an operator saw the proof) blocks the key in the same transaction, so that it
-is never certified again; then every unexpired certificate with that key is revoked, and every account that has it is
-closed (row RV6), in batches: the sweep. A certificate whose intent was being committed when the key was blocked is
-found by a second sweep some time later.
+certificate's key signed the request, a client sent us its private part, or an operator saw the proof) blocks the key in
+the same transaction, so that it is never certified again; then every unexpired certificate with that key is revoked,
+and every account that has it is closed (row RV6), in batches: the sweep. A certificate whose intent was being committed
+when the key was blocked is found by a second sweep some time later.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from ca.issuing.audit import AuditTrail
 from ca.issuing.block_store import BlockedKey, OperatorAct
 from ca.issuing.queue_store import LEASE_S, notify
 from ca.issuing.revocation_store import IssuedCertificate, RevocationRequest, StoredRevocation
+from ca.pki.key_loss import NoProofError, NoRequestError, proven_loss
 from ca.pki.object_id import to_text
 from ca.pki.public_key import spki_of_tbs
 from ca.pki.revocation import (
@@ -88,6 +90,7 @@ async def revoke_requested(
             now = ambient.now()
             plan = _Plan(now=now.replace(microsecond=0))
             await _carry_out_acts(connection, audit, log, now)
+            await _take_up_exposed(connection, audit, log, now)
             requests = await _take_up_requests(connection, plan, audit, log, now)
             await _sweep(connection, plan, audit, now)
             await _revoke_en_masse(connection, plan, audit, now)
@@ -132,6 +135,26 @@ def _blocked_by_operator(act: OperatorAct) -> BlockedKey:
                       thumbprint=_thumbprint(spki),
                       evidence={"operator": act.operator, **{name: act.detail[name] for name in ("comment", "proof")
                                                              if act.detail.get(name)}})
+
+
+async def _take_up_exposed(connection: Connection, audit: AuditTrail, log: FilteringBoundLogger, now: datetime) -> None:
+    """Blocks keys whose private part a client has shown to the front end (row J17), by their own word alone."""
+    exposed = await block_store.exposed(connection, BATCH)
+    lost = []
+    for spki_sha256, proof in exposed.items():
+        try:
+            loss = proven_loss(proof)
+        except (NoRequestError, NoProofError) as fault:
+            log.error("exposed key not blocked", spki_sha256=spki_sha256.hex(), why=str(fault))
+            continue
+        lost.append(BlockedKey(
+            spki_sha256=hashlib.sha256(loss.spki).digest(), thumbprint=_thumbprint(loss.spki),
+            authority="certificate_key", evidence={"comment": "its private part was sent in a JWK",
+                                                   "proof": f"a certification request says: {loss.sentence}",
+                                                   "request": proof.hex()}))
+    await _block(connection, audit, lost, now)
+    if exposed:
+        await block_store.end_exposed(connection, list(exposed))
 
 
 async def _take_up_requests(

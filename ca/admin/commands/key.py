@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -15,7 +14,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
     load_pem_private_key,
 )
-from cryptography.x509.oid import NameOID
 
 from acme_api.protocol.directory import account_url
 from acme_api.protocol.jws import jwk_of_public_key, thumbprint
@@ -25,14 +23,13 @@ from ca.admin.context import AdminContext, CommandError, ExitCode, admin_command
 from ca.admin.output import Column, moment, moment_json, print_json, print_line, print_table
 from ca.admin.reference import key_of_file, parse_key
 from ca.admin.revoke import operator_name
+from ca.pki.key_loss import NoProofError, NoRequestError, ProvenLoss, proven_loss
 from ca.pki.public_key import spki_of_tbs
 from ca.pki.weak_list import FORMS, WeakListError, parse_list
 from ca.process.postgres import Connection
 
 BLOCK: Final = "block key"
 UNBLOCK: Final = "unblock key"
-# What a CSR may have as its common name to prove the loss of its key: sentences that nobody signs by mistake.
-PROOF_SENTENCES: Final = ("This key is compromised", "The key that signed this CSR has been publicly disclosed")
 _POLL_S: Final = 0.1
 _IMPORTED_AT_ONCE: Final = 50_000
 
@@ -215,9 +212,9 @@ def _given(spki: str | None, key_file: Path | None, csr: Path | None) -> GivenKe
         shown = _spki_of_private_key(key_file)
         return GivenKey(spki_sha256=hashlib.sha256(shown).digest(), spki=shown, proof="the private key was shown")
     if csr is not None:
-        shown, sentence = _spki_of_proof(csr)
-        return GivenKey(spki_sha256=hashlib.sha256(shown).digest(), spki=shown,
-                        proof=f"a certification request says: {sentence}")
+        loss = _proven_loss(csr)
+        return GivenKey(spki_sha256=hashlib.sha256(loss.spki).digest(), spki=loss.spki,
+                        proof=f"a certification request says: {loss.sentence}")
     assert spki is not None  # noqa: S101 - one of the three is given
     found = key_of_file(spki)
     return GivenKey(spki_sha256=parse_key(spki), spki=found)
@@ -235,23 +232,13 @@ def _spki_of_private_key(path: Path) -> bytes:
     raise CommandError(f"{path} holds no private key in PEM or DER", ExitCode.USAGE)
 
 
-def _spki_of_proof(path: Path) -> tuple[bytes, str]:
-    data = _read(path)
+def _proven_loss(path: Path) -> ProvenLoss:
     try:
-        load = x509.load_pem_x509_csr if data.lstrip().startswith(b"-----") else x509.load_der_x509_csr
-        request = load(data)
-        names = [str(name.value) for name in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-        spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        signed = request.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm) as fault:
+        return proven_loss(_read(path))
+    except NoRequestError as fault:
         raise CommandError(f"{path} holds no certification request", ExitCode.USAGE) from fault
-    if not signed:
-        raise CommandError(f"the signature of {path} is not the key's: it proves nothing", ExitCode.REFUSED)
-    for name in names:
-        if name in PROOF_SENTENCES:
-            return spki, name
-    raise CommandError(f"the common name of {path} is not one of the sentences that prove the loss of a key: "
-                       + ", ".join(repr(sentence) for sentence in PROOF_SENTENCES), ExitCode.REFUSED)
+    except NoProofError as fault:
+        raise CommandError(f"{path}: {fault}", ExitCode.REFUSED) from fault
 
 
 def _read(path: Path) -> bytes:

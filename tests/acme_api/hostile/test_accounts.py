@@ -1,6 +1,7 @@
 """Rows E28 to E31 and E36 to E52: keys, contacts, external accounts, account objects, key changes, lists of orders."""
 
 import asyncio
+import hashlib
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ca.pki.key_loss import proven_loss
 from ca.pki.weak_list import FORMS, digests
 from tests.acme_api.hostile.ground import Ground, watched
 from tests.acme_api.wfe.running import BASE, OtherProcesses, RunningWfe, issued, ready_order
@@ -31,7 +33,8 @@ def _rsa(n: int, e: int = 65537) -> dict[str, str]:
 
 
 async def test_e28_to_e31_keys(ground: Ground) -> None:
-    """Rows E28 to E31: weak, broken and private keys are badPublicKey; other spellings of a key are one account."""
+    """Rows E28 to E31, J17: weak, broken and private keys are badPublicKey, a private one is put on record for the CA;
+    other spellings of a key are one account."""
     client = ground.attacker
     async with ground.row("E28", stores=("weak_keys",)):
         good = rsa.generate_private_key(65537, 2048).public_key().public_numbers().n
@@ -71,6 +74,19 @@ async def test_e28_to_e31_keys(ground: Ground) -> None:
             answer = await ground.wfe.client(lost).post(_NEW, _AGREED, jwk=lost.jwk | extra)
             answer.require(400, "badPublicKey")
         assert private not in ground.log
+    async with ground.row("E30", stores=("exposed_keys",)):
+        # `d` of another key is no loss; its own is one, and the CA has the proof.
+        shown = SigningKey.make()
+        secret = b64(shown.private.private_numbers().private_value.to_bytes(32, "big"))
+        await ground.refused(_NEW, _AGREED, "badPublicKey", jwk=client.key.jwk | {"d": secret})
+        assert await ground.others.count("exposed_keys") == 0
+        await ground.refused(_NEW, _AGREED, "badPublicKey", jwk=shown.jwk | {"d": secret})
+        row = await ground.others.value("SELECT to_jsonb(e) FROM exposed_keys e")
+        assert row["spki_sha256"] == "\\x" + hashlib.sha256(_spki(shown)).hexdigest()
+        assert proven_loss(bytes.fromhex(row["proof"][2:])).spki == _spki(shown)
+        ground.log += "".join(ground.capsys.readouterr())
+        assert secret not in ground.log
+        assert unb64(secret).hex() not in str(row)
     async with ground.row("E31", stores=("accounts", "rate_limits")):
         by_rsa = await watched(ground.wfe, key=SigningKey.make("RS256"))
         spelled = {"zz": 1, "n": b64(b"\0" + unb64(by_rsa.key.jwk["n"])), "e": b64(b"\0\1\0\1"), "kty": "RSA"}

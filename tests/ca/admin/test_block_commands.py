@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from ca.admin.commands.key import PROOF_SENTENCES
 from ca.issuing.audit import AuditTrail
 from ca.issuing.revoke import revoke_requested
+from ca.pki.key_loss import SENTENCES
 from ca.process.ambient import system_ambient
 from ca.process.postgres import create_pool
 from tests.ca.admin.conftest import CommandLine
@@ -93,10 +93,10 @@ async def test_block_by_a_signed_sentence(authority: Seed, command_line: Command
     key, file = ec.generate_private_key(ec.SECP256R1()), tmp_path / "proof.csr"
     file.write_bytes(_csr(key, "www.example.com"))
     assert "sentences" in (await command_line.run("key", "block", "--csr", str(file), "--yes", exit_code=4)).stderr
-    good = x509.load_pem_x509_csr(_csr(key, PROOF_SENTENCES[0])).public_bytes(Encoding.DER)
+    good = x509.load_pem_x509_csr(_csr(key, SENTENCES[0])).public_bytes(Encoding.DER)
     file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     await command_line.run("key", "block", "--csr", str(file), "--yes", exit_code=4)
-    for sentence in PROOF_SENTENCES:
+    for sentence in SENTENCES:
         key = ec.generate_private_key(ec.SECP256R1())
         file.write_bytes(_csr(key, sentence))
         document = await command_line.json("key", "block", "--csr", str(file), "--yes")

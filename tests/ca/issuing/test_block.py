@@ -3,13 +3,17 @@
 import hashlib
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from acme_api.protocol.jws import jwk_of_public_key, thumbprint
 from ca.issuing.cycle import issue_batch
 from ca.issuing.revoke import BLOCK_KEY, UNBLOCK_KEY, revoke_requested
+from ca.pki.key_loss import SENTENCES
 from ca.pki.weak_list import digests
+from tests.acme_client import make_csr
 from tests.ca.issuing.world import Leaf, World, spki_sha256
 
 
@@ -106,6 +110,34 @@ async def test_the_account_of_a_blocked_key_is_closed(world: World) -> None:
     problem = await world.refusal(waiting.id)
     assert problem is not None
     assert problem["type"].endswith(":unauthorized")
+
+
+async def test_a_key_that_was_sent_to_us(world: World) -> None:
+    """Row J17: a private key in a JWK closes its account and revokes its certificates, by its own word and no other:
+    what the front end queues without a proof blocks nothing, and nothing stays queued."""
+    subscriber, victim = await world.subscriber(), await world.subscriber()
+    key = ec.generate_private_key(ec.SECP256R1())
+    serial = await _issue(world, key, "a.example.com")
+    spki = subscriber.key.private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    proofs = [_proof(subscriber.key.private), _proof(key)]
+    lies = {b"r" * 32: b"no request", b"w" * 32: make_csr("a.example.com"), b"v" * 32: proofs[0][:-1] + b"\0"}
+    for sha256, proof in [*((hashlib.sha256(proof).digest(), proof) for proof in proofs), *lies.items()]:
+        await world.run("acme_wfe", "INSERT INTO exposed_keys VALUES ($1, $2, now())", sha256, proof)
+    assert await _work(world) == 1
+    assert await _blocked(world) == dict.fromkeys((hashlib.sha256(spki).digest(), spki_sha256(key)), "certificate_key")
+    row = await world.owner.fetchrow("SELECT serial, reason FROM revocations")
+    assert row is not None
+    assert tuple(row) == (serial, 1)
+    closed = {row["id"]: row["revoked_at"] for row in await world.owner.fetch("SELECT id, revoked_at FROM accounts")}
+    assert closed[subscriber.id] is not None
+    assert closed[victim.id] is None
+    assert await world.owner.fetchval("SELECT count(*) FROM exposed_keys") == 0
+
+
+def _proof(key: Leaf) -> bytes:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, SENTENCES[0])])
+    return x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256()).public_bytes(
+        Encoding.DER)
 
 
 async def test_what_was_on_its_way_is_found_later(world: World) -> None:
