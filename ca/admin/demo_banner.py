@@ -1,12 +1,19 @@
 """What the demo prints when it serves: addresses, and lines that work when they are copied."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 from ca.process.settings import Settings
 
 
-def banner_text(settings: Settings, data_dir: Path) -> str:
+def program(called: str) -> str:
+    """How `chancery`, which was `called` so, is called again: by its name, or by its path where the name is not found,
+    as in the virtual environment of a clone."""
+    return "chancery" if shutil.which("chancery") else shlex.quote(str(Path(called).absolute()))
+
+
+def banner_text(settings: Settings, data_dir: Path, *, program: str = "chancery") -> str:
     """The text for the terminal. Every command line stands alone on lines of its own."""
     directory = f"{settings.acme.base_url}/directory"
     roots = shlex.quote(str(data_dir / "roots.pem"))
@@ -44,7 +51,7 @@ Is it still good?
 
 Look inside:
 
-  chancery status --config {config}
+  {program} status --config {config}
 
 Ctrl-C stops it; the next start on this directory goes on with the same CA.
 """

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+# Characters; a longer one is broken after all, and none of its kind moves everything else apart.
+_MAX_WORD = 150
 _STYLES = {
     "valid": "green", "good": "green", "ok": "green", "yes": "green", "active": "green",
     "pending": "yellow", "ready": "yellow", "processing": "yellow", "unsigned": "yellow",
@@ -55,13 +57,17 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Names and values below each other; a value of several lines stays in its column."""
+    """Names and values below each other; a value of several lines stays in its column. A value that is one word, a URL
+    or a hash, is not broken, so that it can be copied, also where the terminal is narrow."""
+    facts = list(facts)
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in facts:
         grid.add_row(name, styled(value))
-    _print(grid)
+    longest = max((len(value) for _, value in facts if len(plain(value).split()) == 1 and len(value) <= _MAX_WORD),
+                  default=0)
+    _print(grid, least_width=max((len(name) for name, _ in facts), default=0) + 2 + longest + 2)
 
 
 def print_line(text: str) -> None:
@@ -69,9 +75,10 @@ def print_line(text: str) -> None:
     _print(styled(text))
 
 
-def _print(what: Table | Text) -> None:
+def _print(what: Table | Text, *, least_width: int = 0) -> None:
     """Without the spaces that fill a line: they only disturb who copies from the terminal."""
     terminal = console()
+    terminal.width = max(terminal.width, least_width)
     with terminal.capture() as captured:
         terminal.print(what)
     for line in captured.get().splitlines():

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from ca.process.decoding import explain
 from ca.process.limit_settings import (
     LimitsSettings,
     RateSettings,
@@ -317,7 +318,7 @@ def _load(kind: type[_SettingsT], path: Path, environ: Mapping[str, str]) -> _Se
         raise SettingsError(f"{path}: cannot be read: {fault}") from fault
     except tomllib.TOMLDecodeError as fault:
         raise SettingsError(f"{path}: not TOML: {fault}") from fault
-    source = f"{path}"
+    overrides = []
     for name, value in sorted(environ.items()):
         keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         if name.startswith(ENVIRONMENT_PREFIX) and len(keys) == 2:
@@ -325,7 +326,8 @@ def _load(kind: type[_SettingsT], path: Path, environ: Mapping[str, str]) -> _Se
             if not isinstance(section, dict):
                 raise SettingsError(f"{name}: {keys[0]} is not a section of {path}")
             section[keys[1]] = _environment_value(value, section.get(keys[1]))
-            source = f"{path} with {name}"
+            overrides.append(name)
+    source = f"{path} with {', '.join(overrides)}" if overrides else f"{path}"
     base = path.resolve().parent
 
     def decode(wanted: type, value: Any) -> Any:
@@ -336,7 +338,7 @@ def _load(kind: type[_SettingsT], path: Path, environ: Mapping[str, str]) -> _Se
     try:
         return msgspec.convert(document, kind, dec_hook=decode, strict=True)
     except msgspec.ValidationError as fault:
-        raise SettingsError(f"{source}: {_explain(str(fault))}") from fault
+        raise SettingsError(f"{source}: {explain(fault, kind)}") from fault
 
 
 def _environment_value(text: str, in_file: object) -> object:
@@ -347,12 +349,6 @@ def _environment_value(text: str, in_file: object) -> object:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _explain(message: str) -> str:
-    """'acme.workers: Expected `int`, got `str`' of msgspec's 'Expected `int`, got `str` - at `$.acme.workers`'."""
-    text, separator, place = message.partition(" - at `$.")
-    return f"{place.rstrip('`')}: {text}" if separator else text
 
 
 def _requirement(path: Path) -> Callable[[bool, str, str], None]:

@@ -15,6 +15,7 @@ import msgspec
 
 from ca.admin.ceremony.errors import PlanError
 from ca.pki.crl import slug
+from ca.process.decoding import explain
 from ca.process.settings import HsmSettings
 
 DEMO_PLAN = "demo_plan.toml"
@@ -129,9 +130,7 @@ def parse_plan(text: bytes, source: str, base: Path) -> CeremonyPlan:
     try:
         plan = msgspec.convert(document, CeremonyPlan, dec_hook=decode, strict=True)
     except msgspec.ValidationError as fault:
-        text_of_fault, separator, place = str(fault).partition(" - at `$.")
-        where = f"{place.rstrip('`')}: " if separator else ""
-        raise PlanError(f"{source}: {where}{text_of_fault}") from fault
+        raise PlanError(f"{source}: {explain(fault, CeremonyPlan)}") from fault
     require_sensible(plan, source)
     return plan
 

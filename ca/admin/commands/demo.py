@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from ca.admin.demo import DemoRequest, run_demo
-from ca.admin.demo_banner import banner_text
+from ca.admin.demo_banner import banner_text, program
 from ca.process.lifecycle import StartupError, run_process
 from ca.process.settings import Settings, SettingsError
 
@@ -54,7 +54,7 @@ def demo(
 
         def on_ready(settings: Settings, directory: Path) -> None:
             status.stop()
-            click.echo(banner_text(settings, directory))
+            click.echo(banner_text(settings, directory, program=program(sys.argv[0])))
 
         async def run(stop: asyncio.Event) -> None:
             try:

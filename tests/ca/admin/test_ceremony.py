@@ -343,7 +343,7 @@ crl_shards = 128
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [
-    ('title = "Test"', 'titel = "Test"', "plan.toml: Object contains unknown field `titel`"),
+    ('title = "Test"', 'titel = "Test"', "plan.toml: there is no key titel; is title meant?"),
     ("crl_shards = 128", "crl_shards = 0", "intermediates: R1: crl_shards: expected a number from 1 to 32767, got 0"),
     ("crl_shards = 128", 'crl_shards = "8"', "intermediates[0].crl_shards: Expected `int`, got `str`"),
     ('key = "p-384"', 'key = "p-256"', "roots: X2: key: expected one of rsa-4096, p-384, got 'p-256'"),

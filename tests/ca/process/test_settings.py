@@ -49,13 +49,14 @@ def test_certificate_transparency_follows_the_policy(config: Path, policy: str, 
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [
-    ("workers = 1", "wrokers = 1", r"acme: Object contains unknown field `wrokers`"),
+    ("workers = 1", "wrokers = 1", r"acme: there is no key wrokers; is workers meant\?"),
+    ("workers = 1", "frobnicate = 1", r"acme: there is no key frobnicate; known are .*workers"),
     ("workers = 1", 'workers = "2"', r"acme\.workers: Expected `int`, got `str`"),
     ("workers = 1", "workers = 0", r"acme\.workers: expected a number of at least 1, got 0"),
     ("workers = 1", "authorization_life_s = 2592001", r"acme\.authorization_life_s: expected 1 to 2592000 seconds"),
     ('policy = "internal"', 'policy = "strict"', r"policy: Invalid enum value 'strict'"),
     ("http_01_port = 5002", "http_01_port = 70000", r"va\.http_01_port: expected a port number"),
-    ("[distribution]\n", "[distributions]\n", r"distribution"),
+    ("[distribution]\n", "[distributions]\n", r"toml: there is no key distributions; is distribution meant\?"),
     ('base_url = "https', 'base_url = "http', r"acme\.base_url: expected an https:// URL"),
     ('ocsp_url = "http:', 'ocsp_url = "https:', r"ca\.ocsp_url: expected an http:// URL"),
     ("enabled = false", "enabled = true", r"ct\.log_list: expected the path of a list of CT logs"),
@@ -82,9 +83,9 @@ def test_the_environment_overrides_one_key(config: Path) -> None:
 
 
 def test_an_override_with_the_wrong_type_names_its_variable(config: Path) -> None:
-    """The message leads to the environment, not only to the file."""
+    """The message leads to the environment, to each variable that was taken up, not only to the file."""
     with pytest.raises(SettingsError, match="CHANCERY_ACME__WORKERS"):
-        load_settings(config, {"CHANCERY_ACME__WORKERS": "many"})
+        load_settings(config, {"CHANCERY_ACME__WORKERS": "many", "CHANCERY_VA__RESOLVER": "10.0.0.1:53"})
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
