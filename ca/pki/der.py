@@ -4,9 +4,8 @@ What we sign is put together from byte strings that are copied (the issuer's Nam
 profile, so that nothing on the way re-encodes them. Whole structures are still parsed by `cryptography` and pkilint.
 """
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 BOOLEAN: Final = 0x01
 INTEGER: Final = 0x02
@@ -91,8 +90,7 @@ def read_time(time_der: bytes) -> datetime:
     return moment
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """Where one element lies in its buffer: `start` its tag, `content` its first content octet, `end` behind it."""
 
     tag: int

@@ -20,7 +20,7 @@ from ca.pki import der, lint_rules
 from ca.pki.issuer import Issuer
 from ca.pki.lint_dispatch import dispatching
 from ca.pki.lint_shape import ShapedLinter
-from ca.pki.precertificate import is_precertificate
+from ca.pki.precertificate import POISON, is_precertificate
 from ca.pki.profile import CLASSIC, Profile
 from ca.pki.refusal import Refusal, RefusalReason
 
@@ -147,6 +147,8 @@ def _crl_linter() -> Any:
 
 
 def _kind(certificate_der: bytes) -> CertificateType:
+    if POISON not in certificate_der:
+        return CertificateType.DV_FINAL_CERTIFICATE
     tbs = der.children(certificate_der, der.read_only(certificate_der, der.SEQUENCE))[0]
     return (CertificateType.DV_PRE_CERTIFICATE if is_precertificate(der.whole(certificate_der, tbs))
             else CertificateType.DV_FINAL_CERTIFICATE)

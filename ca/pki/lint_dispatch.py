@@ -12,9 +12,11 @@ import copy
 from collections.abc import Callable
 from typing import Any, Final
 
+from pkilint.common.alternative_name import GeneralNameUriInternalDomainNameValidator
 from pkilint.document import NodeVisitor, ValueDecoder, create_and_append_node_from_pdu
-from pkilint.pkix.general_name import GeneralNameUriSyntaxValidator, is_nameconstraints_child_node
+from pkilint.pkix.general_name import GeneralNameUriSyntaxValidator
 from pkilint.validation import DecodingValidator, ValidationResult, Validator, ValidatorContainer
+from pyasn1_alt_modules.rfc5280 import NameConstraints
 
 _MAX_REMEMBERED: Final = 20_000      # (path, class) pairs; certificates with 100 names have some hundreds
 _MAX_VALUES: Final = 1_000
@@ -26,6 +28,10 @@ def dispatching(validator: Validator) -> Validator:
         return DispatchingContainer(validator)
     if type(validator) is GeneralNameUriSyntaxValidator:
         return _RememberingUriValidator()
+    if type(validator) is GeneralNameUriInternalDomainNameValidator:
+        twin = copy.copy(validator)
+        twin.__class__ = _UriDomainValidator
+        return twin
     if isinstance(validator, DecodingValidator) and type(validator.decode_func) is ValueDecoder:
         twin = copy.copy(validator)
         twin.decode_func = _RememberingDecoder(validator.decode_func)
@@ -108,23 +114,55 @@ class _RememberingDecoder(ValueDecoder):  # type: ignore[misc] # pkilint has no 
         return create_and_append_node_from_pdu(value_node.document, decoded, value_node)
 
 
+class _Alone:
+    """A node of which its validator sees the value, and nothing above it."""
+
+    parents = ()
+
+    def __init__(self, node: Any) -> None:
+        self.pdu = node.pdu
+
+
 class _RememberingUriValidator(GeneralNameUriSyntaxValidator):  # type: ignore[misc] # pkilint has no type information
     """Looks at the syntax of each URL once; outside of name constraints it depends on nothing else."""
+
+    name = GeneralNameUriSyntaxValidator.__name__
 
     def __init__(self) -> None:
         super().__init__()
         self._well_formed: dict[str, bool] = {}
 
     def validate_value(self, node: Any) -> bool:
-        if is_nameconstraints_child_node(node):
+        if _in_name_constraints(node):
             return bool(super().validate_value(node))
         url = str(node.pdu)
         found = self._well_formed.get(url)
         if found is None:
-            found = bool(super().validate_value(node))
+            found = bool(super().validate_value(_Alone(node)))
             if len(self._well_formed) < _MAX_VALUES:
                 self._well_formed[url] = found
         return found
+
+
+class _UriDomainValidator(GeneralNameUriInternalDomainNameValidator):  # type: ignore[misc] # as above
+    """Looks at the value of a URL and, outside of name constraints, at no other."""
+
+    name = GeneralNameUriInternalDomainNameValidator.__name__
+
+    def extract_domain_name(self, node: Any) -> str:
+        return str(super().extract_domain_name(node if _in_name_constraints(node) else _Alone(node)))
+
+    def validate_with_value(self, node: Any, value: str) -> Any:
+        return super().validate_with_value(node if _in_name_constraints(node) else _Alone(node), value)
+
+
+def value_class(node: Any) -> type:
+    """The class of a node's value, without a look at the value (lint_shape.py notes those)."""
+    return node.__dict__["pdu"].__class__  # type: ignore[no-any-return]
+
+
+def _in_name_constraints(node: Any) -> bool:
+    return any(issubclass(value_class(each), NameConstraints) for each in node.parents)
 
 
 def always(validator: Validator) -> bool:

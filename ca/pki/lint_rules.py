@@ -6,7 +6,7 @@ Each rule gives (code, detail).
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -23,6 +23,7 @@ from ca.pki.serial import serial_from_int
 
 Fault = tuple[str, str]
 _ExtensionType = TypeVar("_ExtensionType", bound=x509.ExtensionType)
+_Extensions = dict[x509.ObjectIdentifier, x509.Extension[Any]]
 
 _SIGNATURE_ALGORITHMS: Final = (SHA256_WITH_RSA, ECDSA_WITH_SHA256, ECDSA_WITH_SHA384)
 _REASON: Final = der.object_identifier("2.5.29.21")
@@ -40,10 +41,11 @@ def certificate_faults(certificate_der: bytes, issuer: Issuer) -> Iterator[Fault
         yield "serial_form", "the serial number is not 18 bytes with a first byte from 01 to 7f"
     if der.whole(certificate_der, der.children(certificate_der, fields[6])[0]) not in KEY_ALGORITHMS:
         yield "public_key", "the key's AlgorithmIdentifier is not one of BR 7.1.3.1 that we certify"
+    extensions = _by_oid(certificate)
     yield from _validity_faults(certificate, issuer)
-    yield from _name_faults(certificate)
-    yield from _extension_faults(certificate, issuer)
-    yield from _transparency_faults(certificate)
+    yield from _name_faults(certificate, extensions)
+    yield from _extension_faults(certificate, extensions, issuer)
+    yield from _transparency_faults(extensions)
 
 
 def crl_faults(crl_der: bytes, issuer: Issuer, url: str) -> Iterator[Fault]:
@@ -57,13 +59,14 @@ def crl_faults(crl_der: bytes, issuer: Issuer, url: str) -> Iterator[Fault]:
     next_update = crl.next_update_utc
     if next_update is None or next_update - crl.last_update_utc > timedelta(seconds=LIFE_S):
         yield "crl_life", "nextUpdate is missing or more than nine days after thisUpdate"
-    point = _extension(crl, x509.IssuingDistributionPoint)
+    extensions = _by_oid(crl)
+    point = _extension(extensions, x509.IssuingDistributionPoint)
     if point is None or not point.critical:
         yield "crl_distribution_point", "a sharded CRL has a critical issuingDistributionPoint (RFC 5280 5.2.5)"
     elif ([name.value for name in point.value.full_name or ()] != [url] or not point.value.only_contains_user_certs
           or point.value.indirect_crl or point.value.only_some_reasons):
         yield "crl_distribution_point", f"the issuingDistributionPoint is not {url} for user certificates alone"
-    key_id = _extension(crl, x509.AuthorityKeyIdentifier)
+    key_id = _extension(extensions, x509.AuthorityKeyIdentifier)
     if key_id is None or key_id.value.key_identifier != issuer.key_id:
         yield "authority_key_identifier", "it is not the issuer's key identifier"
 
@@ -111,8 +114,8 @@ def _length_s(certificate: x509.Certificate) -> float:
     return (certificate.not_valid_after_utc - certificate.not_valid_before_utc).total_seconds() + 1
 
 
-def _name_faults(certificate: x509.Certificate) -> Iterator[Fault]:
-    found = _extension(certificate, x509.SubjectAlternativeName)
+def _name_faults(certificate: x509.Certificate, extensions: _Extensions) -> Iterator[Fault]:
+    found = _extension(extensions, x509.SubjectAlternativeName)
     if found is None:
         yield "names", "there is no subjectAltName"
         return
@@ -124,24 +127,24 @@ def _name_faults(certificate: x509.Certificate) -> Iterator[Fault]:
             parse_identifier("ip" if kind else "dns", value, single_label=True)
         except IdentifierError as fault:
             yield "names", fault.detail
-    if found.critical is not (len(certificate.subject.rdns) == 0):
+    subject = certificate.subject
+    if found.critical is not (len(subject.rdns) == 0):
         yield "names_criticality", "the subjectAltName is critical exactly when the subject is empty (BR 7.1.2.7.12)"
-    common_names = [attribute.value for attribute in certificate.subject]
-    if len(common_names) > 1 or certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME) != list(
-            certificate.subject):
+    common_names = [attribute.value for attribute in subject]
+    if len(common_names) > 1 or subject.get_attributes_for_oid(NameOID.COMMON_NAME) != list(subject):
         yield "subject", "a domain-validated subject has at most a common name"
     if not {(0, value) for value in common_names} <= set(names):
         yield "common_name", "the common name is not a name of the subjectAltName"
 
 
-def _extension_faults(certificate: x509.Certificate, issuer: Issuer) -> Iterator[Fault]:
-    usage = _extension(certificate, x509.ExtendedKeyUsage)
+def _extension_faults(certificate: x509.Certificate, extensions: _Extensions, issuer: Issuer) -> Iterator[Fault]:
+    usage = _extension(extensions, x509.ExtendedKeyUsage)
     if usage is None or list(usage.value) != [ExtendedKeyUsageOID.SERVER_AUTH]:
         yield "extended_key_usage", "serverAuth alone is certified"
-    key_id = _extension(certificate, x509.AuthorityKeyIdentifier)
+    key_id = _extension(extensions, x509.AuthorityKeyIdentifier)
     if key_id is None or key_id.value.key_identifier != issuer.key_id:
         yield "authority_key_identifier", "it is not the issuer's key identifier"
-    access = _extension(certificate, x509.AuthorityInformationAccess)
+    access = _extension(extensions, x509.AuthorityInformationAccess)
     locations = [] if access is None else [(item.access_method, str(item.access_location.value))
                                            for item in access.value]
     methods = [method for method, _ in locations]
@@ -156,23 +159,23 @@ def _extension_faults(certificate: x509.Certificate, issuer: Issuer) -> Iterator
             yield "authority_information_access", f"{url} is not a plain http URL"
         if method == AuthorityInformationAccessOID.OCSP and parts.path:
             yield "ocsp_url", f"{url} has a path: the URL of a GET request would grow (RFC 6960 A.1)"
-    points = _extension(certificate, x509.CRLDistributionPoints)
+    points = _extension(extensions, x509.CRLDistributionPoints)
     if points is None or len(points.value) != 1:
         yield "crl_distribution_points", "one CRL distribution point"
 
 
-def _transparency_faults(certificate: x509.Certificate) -> Iterator[Fault]:
+def _transparency_faults(extensions: _Extensions) -> Iterator[Fault]:
     """RFC 6962 3.1, 3.3: a precertificate has the critical poison and no SCTs, a certificate perhaps SCTs; both last,
     so that what a log has signed is the certificate without its last extension."""
-    poison = _extension(certificate, x509.PrecertPoison)
-    scts = _extension(certificate, x509.PrecertificateSignedCertificateTimestamps)
+    poison = _extension(extensions, x509.PrecertPoison)
+    scts = _extension(extensions, x509.PrecertificateSignedCertificateTimestamps)
     if poison is not None and (scts is not None or not poison.critical):
         yield "poison", "the poison is not critical, or stands beside an SCT list"
     if scts is not None and (scts.critical or not list(scts.value)
                              or len({sct.log_id for sct in scts.value}) != len(scts.value)):
         yield "sct_list", "the SCT list is critical, empty, or has two SCTs of one log"
     found = poison or scts
-    if found is not None and next(reversed(list(certificate.extensions))).oid != found.oid:
+    if found is not None and next(reversed(extensions.values())) is not found:
         yield "transparency_order", "poison and SCT list stand last"
 
 
@@ -208,11 +211,10 @@ def _is_allowed_reason(crl_der: bytes, extensions: der.Element) -> bool:
             and code[0] in ALLOWED_REASONS and code[0] != UNSPECIFIED)
 
 
-def _extension(
-    signed: x509.Certificate | x509.CertificateRevocationList, kind: type[_ExtensionType]
-) -> x509.Extension[_ExtensionType] | None:
-    try:
-        return signed.extensions.get_extension_for_class(kind)
-    except x509.ExtensionNotFound:
-        return None
+def _by_oid(signed: x509.Certificate | x509.CertificateRevocationList) -> _Extensions:
+    """The extensions, in their order."""
+    return {extension.oid: extension for extension in signed.extensions}
 
+
+def _extension(extensions: _Extensions, kind: type[_ExtensionType]) -> x509.Extension[_ExtensionType] | None:
+    return extensions.get(kind.oid)

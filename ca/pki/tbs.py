@@ -82,8 +82,10 @@ def assemble(tbs: bytes, signature: bytes) -> bytes:
 
     The outer AlgorithmIdentifier is copied from the TBS, where it is the first SEQUENCE in either kind of object.
     """
-    fields = der.children(tbs, der.read_only(tbs, der.SEQUENCE))
-    algorithm = next(field for field in fields if field.tag == der.SEQUENCE)
+    outer = der.read_only(tbs, der.SEQUENCE)
+    algorithm = der.read(tbs, outer.content, end=outer.end)
+    while algorithm.tag != der.SEQUENCE:
+        algorithm = der.read(tbs, algorithm.end, end=outer.end)
     return der.sequence(tbs, der.whole(tbs, algorithm), der.bit_string(signature))
 
 

@@ -49,16 +49,17 @@ Outcome = list[tuple[str, str, list[Any]]] | str
 
 
 def _issue(profile: Profile, *values: str, number: int, by: Authority = EC_AUTHORITY, key: str = "p256",
-           kind: str = "plain") -> bytes:
-    """A certificate of ours: serial number, times, key, names and shard go by its number."""
-    now = NOW + timedelta(minutes=number)
+           kind: str = "plain", turn: int | None = None) -> bytes:
+    """A certificate of ours: serial number, key and names go by its number; times and shard, too, or by the turn."""
+    turn = number if turn is None else turn
+    now = NOW + timedelta(minutes=turn)
     leaf = _KEYS[key][number % 2]
     tbs = tbs_certificate(
         profile=profile, issuer=by.issuer, serial=serial_number(now, number.to_bytes(16, "big")),
         validity=validity(now, length_s=profile.length_s, issuer=by.issuer.validity), identifiers=names(*values),
         key=certificate_key(leaf), urls=StatusUrls(ocsp="http://o.chancery.dev",
                                                    ca_issuers="http://i.chancery.dev/e1.crt",
-                                                   crl=f"http://c.chancery.dev/e1/{number}.crl"))
+                                                   crl=f"http://c.chancery.dev/e1/{turn}.crl"))
     if kind == "precertificate":
         tbs = with_poison(tbs)
     if kind == "logged":
@@ -75,7 +76,7 @@ def _plain_linter(kind: CertificateType) -> Validator:
 
 
 def _outcome(found: Any) -> Outcome:
-    return [(result.validator.name.replace("_RememberingUri", "GeneralNameUriSyntax"), result.node.path,
+    return [(result.validator.name, result.node.path,
              list(result.finding_descriptions)) for result in found if result.finding_descriptions]
 
 
@@ -291,15 +292,17 @@ def _looking(look: Callable[[Any], object], **where: Any) -> Validator:
                          ids=lambda looks: looks[0] if len(looks) == 1 else "all")
 def test_whatever_a_validator_looks_at(looks: list[str]) -> None:
     """Validators that tell what they see, by each way there is from a node to bytes that differ: each tells what is in
-    the certificate at hand, also when another one has made the document remember it before."""
+    the certificate at hand, also when another one has made the document remember it before, and when its validity and
+    CRL are another's."""
     container = certificate.create_pkix_certificate_validator_container(
         serverauth.create_decoding_validators(),
         [_looking(_LOOKS[look], **where) for look in looks
          for where in ({"path": "certificate.tbsCertificate.version"}, {"pdu_class": rfc5280.KeyUsage},
                        {"path": "certificate"}, {"predicate": lambda node: node.document.not_after.year > 2000})])
     linter = ShapedLinter(container)
-    for number in range(4):
-        each = _issue(TLSSERVER, *(f"n{count}.example.com" for count in range(number + 1)), number=number)
+    for number in range(8):
+        each = _issue(TLSSERVER, *(f"n{count}.example.com" for count in range(number + 1)), number=number,
+                      turn=number % 4 // 2)
         document = loader.load_certificate(each, "certificate")
         assert _shaped(linter, each) == _outcome(container.validate(document.root))
     assert len(linter._shapes) == 1
@@ -313,6 +316,65 @@ def test_what_the_kept_may_depend_on() -> None:
     for each in (base, other, base):
         assert _shaped(_SHARED, each) == _plain(each)
     assert _plain(other) != _plain(base)
+
+
+def _mixed() -> list[bytes]:
+    """Good and bad times, CRLs and names in every combination, so that each value comes again beside others."""
+    base = _BASES[0]
+    times = [der.tlv(der.UTC_TIME, text) for text in (b"261201000000Z", b"270101000000Z", b"2701010000Z")]
+    points = [_VALUE_OF_CRL, _VALUE_OF_CRL.replace(b"http:", b"ldap:"), b"\x30\x01"]
+    san = der.object_identifier("2.5.29.17")
+    return [_rebuilt(base, {"serial": der.integer(number + 1), "validity": der.sequence(*validities)},
+                     {_CRL_OID: point, san: der.sequence(der.tlv(0x82, name))})
+            for number, (validities, point, name) in enumerate(itertools.product(
+                itertools.permutations(times, 2), points, (b"a.example.com", b"b.corp")))]
+
+
+_CRL_OID = der.object_identifier("2.5.29.31")
+_VALUE_OF_CRL = der.sequence(der.sequence(der.tlv(0xA0, der.tlv(0xA0, der.tlv(0x86, b"http://c.chancery.dev/1.crl")))))
+
+
+@pytest.mark.parametrize(("values", "answers"), [(2, 4096), (16, 7), (16, 4096)])
+def test_values_that_come_again(monkeypatch: pytest.MonkeyPatch, values: int, answers: int) -> None:
+    """What is known by a validity or a CRL is said of every certificate that has it and of no other, in any order, and
+    also when the memory for such values is full again and again."""
+    for name, most in (("_MAX_VALIDITIES", values), ("_MAX_CRLS", values), ("_MAX_ANSWERS", answers)):
+        monkeypatch.setattr(lint_shape, name, most)
+    linter = ShapedLinter(_plain_linter(CertificateType.DV_FINAL_CERTIFICATE))
+    expected = {each: _plain(each) for each in _mixed()}
+    assert len({repr(outcome) for outcome in expected.values()}) > 20
+    for order in (list(expected), list(reversed(expected)), [*list(expected)[::5], *list(expected)[::3]]):
+        for each in order:
+            assert _shaped(linter, each) == expected[each]
+    assert len(linter._shapes) == 1
+
+
+def test_who_is_asked_again() -> None:
+    """A validator that looks at validity and CRL alone is asked once about each pair of them, and one that looks at the
+    serial number besides, about each certificate."""
+    asked: list[str] = []
+
+    def seen(what: str, *reads: Callable[[Any], object]) -> Validator:
+        def look(node: Any) -> None:
+            asked.append(what)
+            for read in reads:
+                read(node)
+        return _looking(look, path="certificate.tbsCertificate.version")
+
+    def times(node: Any) -> object:
+        return node.navigate(":certificate.tbsCertificate.validity.notBefore").pdu
+
+    def crl(node: Any) -> object:
+        return node.navigate(":certificate.tbsCertificate.extensions.7.extnValue").pdu
+
+    container = certificate.create_pkix_certificate_validator_container(
+        serverauth.create_decoding_validators(),
+        [seen("times and CRL", times, crl), seen("all three", times, crl, _LOOKS["a value by its path"])])
+    linter = ShapedLinter(container)
+    for number in range(12):
+        _shaped(linter, _issue(TLSSERVER, "www.example.com", number=number, turn=number % 3))
+    # The first certificate makes the shape known; what was read for it is not yet an answer.
+    assert (asked.count("times and CRL"), asked.count("all three")) == (1 + 3, 12)
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
