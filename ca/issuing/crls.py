@@ -243,10 +243,10 @@ class CrlPublisher:
         self, issuer: Issuer, url: str, number: int, this_update: datetime, next_update: datetime,
         entries: Sequence[CrlEntry],
     ) -> bytes:
-        """What is signed, after the linter has seen a copy under a throw-away key. Raises Refusal."""
+        """What is signed, after the linter has seen a copy whose signature proves nothing. Raises Refusal."""
         tbs = tbs_crl(issuer=issuer, url=url, number=number, this_update=this_update, next_update=next_update,
                       entries=entries)
-        require_clean(lint_crl(self._signer.sign_for_lint(tbs, issuer), issuer, url),
+        require_clean(lint_crl(self._signer.whole_for_lint(tbs, issuer), issuer, url),
                       crl_allowances(public=self._policy.names.public), "the CRL")
         return tbs
 

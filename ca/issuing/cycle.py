@@ -103,7 +103,7 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
         # 2. Derive the right to issue again, from what the front end cannot have made.
         verdicts = await _judge(ca, connection, fresh, evidence, now)
         await ca.after_step(2)
-        # 3. Serial number and TBSCertificate, with CT the precertificate's; sign a copy with a throw-away key; lint it.
+        # 3. Serial number and TBSCertificate, with CT the precertificate's; lint it; its signature proves nothing.
         drafts, unfit, unready = await _draft(ca, verdicts.grants, switches, now)
         await _settle(ca, connection, verdicts, unfit | _out_of_patience(ca, fresh, unready, now), unready, now)
         await ca.after_step(3)
@@ -296,7 +296,7 @@ def _draft_one(ca: IssuingProcess, grant: Grant, authority: Authority, now: date
     tbs = tbs_certificate(profile=grant.profile, issuer=authority.issuer, serial=serial, validity=period,
                           identifiers=grant.identifiers, key=grant.key, urls=urls)
     tbs = ca.transparency.first_tbs(tbs, authority.issuer, period, now)
-    findings = lint_certificate(ca.signer.sign_for_lint(tbs, authority.issuer), authority.issuer)
+    findings = lint_certificate(ca.signer.whole_for_lint(tbs, authority.issuer), authority.issuer)
     require_clean(findings, allowances(grant.profile, public=ca.policy.names.public), "the certificate")
     return NewIntent(
         request_id=grant.request_id, account_id=grant.account_id, serial=serial, issuer_id=authority.id,

@@ -101,7 +101,7 @@ class ResponderCertifier:
         serial = serial_number(now, self._ambient.random_bytes(16))
         period = responder_validity(now, authority.issuer)
         tbs = tbs_responder(issuer=authority.issuer, spki_der=spki, serial=serial, validity=period)
-        require_clean(lint_responder(self._signer.sign_for_lint(tbs, authority.issuer)), {}, "the certificate")
+        require_clean(lint_responder(self._signer.whole_for_lint(tbs, authority.issuer)), {}, "the certificate")
         return NewResponder(
             issuer_id=authority.id, key_label=key.label, serial=serial, not_before=period.not_before,
             not_after=period.not_after, tbs=tbs, profile=PROFILE_NAME, spki_sha256=spki_sha256(spki),

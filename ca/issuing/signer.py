@@ -1,7 +1,9 @@
-"""Signatures: first by a throw-away key, for the linter, then by the HSM over the very same bytes.
+"""Signatures: first one that proves nothing, for the linter, then the HSM's over the very same bytes.
 
 The issuer's key does not occur in a TBS, so the linted object and the real one share one byte string (spec/pki.md 3.3).
-The throw-away keys live in memory, one for each kind of issuer key, and certify nothing that anybody trusts.
+What the linter sees behind it is a static value, as BR 4.3.1.2 permits: of the form and size of the issuer's
+signatures, made once for each kind of issuer key, over bytes that are no certificate, by a key that nobody keeps. No
+linter looks whether a signature holds: it would need the issuer's key.
 """
 
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from hsm.key import sign_many
 from hsm.thread import HsmThread
 
 _PADDING = padding.PKCS1v15()
+_NO_TBS = b"nothing is certified here"
 
 
 class SignatureFault(Exception):
@@ -33,18 +36,16 @@ class Signer:
         self._thread = thread
         self._breaker = breaker
         self._audit = audit
-        self._throw_away: dict[tuple[str, int], rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey] = {}
+        self._for_lint: dict[tuple[str, int], bytes] = {}
 
     def prepare(self, issuer: Issuer) -> None:
-        """Makes the throw-away key for an issuer's kind of key; RSA takes its time, so not at the first certificate."""
-        self._throw_away_key(issuer)
+        """Makes what stands for a signature of an issuer's kind of key; an RSA key takes its time, so not at the first
+        certificate."""
+        self._signature_for_lint(issuer)
 
-    def sign_for_lint(self, tbs: bytes, issuer: Issuer) -> bytes:
+    def whole_for_lint(self, tbs: bytes, issuer: Issuer) -> bytes:
         """Certificate or CRL over `tbs` with a signature that proves nothing."""
-        key = self._throw_away_key(issuer)
-        if isinstance(key, rsa.RSAPrivateKey):
-            return assemble(tbs, key.sign(tbs, _PADDING, hashes.SHA256()))
-        return assemble(tbs, key.sign(tbs, ec.ECDSA(_hash_of(key.curve))))
+        return assemble(tbs, self._signature_for_lint(issuer))
 
     async def sign(self, authority: Authority, kind: SignedKind, messages: Sequence[bytes]) -> list[bytes]:
         """Signatures over the messages, each verified with the issuer's public key before it goes anywhere.
@@ -71,15 +72,15 @@ class Signer:
             self._audit.signed(kind, key=authority.name, tbs=message, signature=signature)
         return signatures
 
-    def _throw_away_key(self, issuer: Issuer) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+    def _signature_for_lint(self, issuer: Issuer) -> bytes:
         public = issuer.public_key
         kind = (issuer.key_type, public.key_size)
-        key = self._throw_away.get(kind)
-        if key is None:
-            key = (rsa.generate_private_key(65_537, public.key_size) if isinstance(public, rsa.RSAPublicKey)
-                   else ec.generate_private_key(public.curve))
-            self._throw_away[kind] = key
-        return key
+        if kind not in self._for_lint:
+            self._for_lint[kind] = (
+                rsa.generate_private_key(65_537, public.key_size).sign(_NO_TBS, _PADDING, hashes.SHA256())
+                if isinstance(public, rsa.RSAPublicKey)
+                else ec.generate_private_key(public.curve).sign(_NO_TBS, ec.ECDSA(_hash_of(public.curve))))
+        return self._for_lint[kind]
 
 
 def _verify(key: PublicKey, signature: bytes, message: bytes) -> None:

@@ -89,7 +89,7 @@ async def commit_finals(
     new, missing = [], []
     refusals = {}
     for intent in waiting:
-        # 11. Verify the SCTs; the final TBS; lint a copy under a throw-away key; it corresponds to the precertificate.
+        # 11. Verify the SCTs; the final TBS; lint it, with a signature that proves nothing; compare the precertificate.
         try:
             new.append(NewFinal(intent=intent, tbs=_final_tbs(ca, intent, scts.get(intent.serial, ()), now)))
         except Refusal as refusal:
@@ -154,7 +154,7 @@ def _final_tbs(ca: "IssuingProcess", intent: StoredIntent, scts: Sequence[bytes]
     if chosen is None:
         raise LogsUnavailable(f"{len(found)} SCTs that count are not yet the {wanted.scts_needed} that browsers want")
     final = with_sct_list(tbs, sct_list_value([each.data for each in chosen]))
-    findings = lint_certificate(ca.signer.sign_for_lint(final, authority.issuer), authority.issuer)
+    findings = lint_certificate(ca.signer.whole_for_lint(final, authority.issuer), authority.issuer)
     require_clean(findings, allowances(PROFILES[intent.profile], public=ca.policy.names.public), "the certificate")
     require_correspondence(intent.tbs, final)
     return final

@@ -230,7 +230,7 @@ def _without_token(ct: TransparentWorld, call: int) -> IssuingProcess:
             return signatures
 
     ca.signer = Away(ct.world.thread, ca.audit)
-    ca.signer._throw_away = signer._throw_away
+    ca.signer._for_lint = signer._for_lint
     return ca
 
 

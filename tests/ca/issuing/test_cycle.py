@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from ca.issuing import cycle, evidence, queue_store
 from ca.issuing.cycle import issue_batch
 from ca.issuing.signer import SignatureFault
 from ca.pki.identifier import Identifier, NamePolicy
+from ca.pki.lint import lint_certificate
 from ca.pki.profile import offered_profiles
 from ca.pki.serial import serial_from_int
 from ca.process.audit_log import AuditLog, AuditLogError
@@ -155,6 +158,28 @@ async def test_signing_is_recorded_before_and_after(world: World) -> None:
     rows = await world.owner.fetch("SELECT encode(sha256(tbs), 'hex') AS tbs FROM certificates")
     for kind in ("signing", "signed"):
         assert {event["tbs_sha256"] for event in trail if event["event"] == kind} == {row["tbs"] for row in rows}
+
+
+async def test_what_is_linted_is_signed_by_nobody(world: World) -> None:
+    """BR 4.3.1.2: the linter sees the very TBS behind a static value of the form of the issuer's signatures, which does
+    not hold, and finds what it finds in the certificate itself."""
+    ca = world.process()
+    orders = [await world.ordered("www.example.com"),
+              await world.ordered("www.example.com", leaf=rsa.generate_private_key(65_537, 2048))]
+    await issue_batch(ca, 8)
+    for order, issuer_id in zip(orders, (EC_ISSUER, RSA_ISSUER), strict=True):
+        certificate, issuer = await world.issued(order.id), world.authorities[issuer_id].issuer
+        tbs = certificate.tbs_certificate_bytes
+        shown = x509.load_der_x509_certificate(ca.signer.whole_for_lint(tbs, issuer))
+        assert shown.tbs_certificate_bytes == tbs
+        assert shown.signature_algorithm_oid == certificate.signature_algorithm_oid
+        assert shown.signature == x509.load_der_x509_certificate(
+            ca.signer.whole_for_lint(tbs.replace(b"www.", b"xyz."), issuer)).signature
+        assert abs(len(shown.signature) - len(certificate.signature)) <= 6     # ECDSA's two numbers may be shorter
+        with pytest.raises(InvalidSignature):
+            shown.verify_directly_issued_by(x509.load_der_x509_certificate(world.issuers[issuer_id]))
+        real = certificate.public_bytes(Encoding.DER)
+        assert lint_certificate(shown.public_bytes(Encoding.DER), issuer) == lint_certificate(real, issuer)
 
 
 async def test_intents_are_on_disk_before_the_hsm_is_asked(world: World, tmp_path: Path) -> None:
