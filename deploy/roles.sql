@@ -20,7 +20,7 @@ GRANT INSERT (id, created_at, thumbprint, jwk, contacts, terms_agreed_at, eab_ki
 GRANT SELECT ON eab_credentials TO acme_wfe;
 GRANT UPDATE (thumbprint, jwk, contacts, deactivated_at) ON accounts TO acme_wfe;
 GRANT INSERT ON key_changes, orders, authorizations, finalizations, service_requests TO acme_wfe;
-GRANT SELECT, INSERT ON spent_nonces TO acme_wfe;
+GRANT SELECT, INSERT ON spent_nonces, database_timelines TO acme_wfe;
 GRANT UPDATE (deactivated_at) ON authorizations TO acme_wfe;
 GRANT INSERT (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at, caa_name)
     ON validation_requests TO acme_wfe;

@@ -41,7 +41,7 @@ from ca.process.ambient import Ambient, system_ambient
 from ca.process.client_address import parse_networks
 from ca.process.http import inherited_or_bound
 from ca.process.lifecycle import StartupError, ready, run_process
-from ca.process.postgres import Listener, Pool, create_pool
+from ca.process.postgres import UNAVAILABLE, Listener, Pool, PostgresError, create_pool
 from ca.process.sessions import Sessions
 from ca.process.settings import AcmeSettings, Settings
 from ca.process.worker import wait_any
@@ -203,21 +203,34 @@ def warm_up() -> None:
 def on_change(context: Context) -> Callable[[str], None]:
     """What a notification on `changed` does. The first "" says that we listen, a later one that we did not."""
     listening = False
+    noting: set[asyncio.Task[None]] = set()
 
     def callback(payload: str) -> None:
         nonlocal listening
         if not payload and listening:
             context.store.refuse_nonces_before(context.ambient.now())
+            task = asyncio.create_task(_note_timeline(context))
+            noting.add(task)
+            task.add_done_callback(noting.discard)
         listening = True
         context.waiters.wake(payload)
 
     return callback
 
 
+async def _note_timeline(context: Context) -> None:
+    """The database was away: it may be another one now."""
+    try:
+        await context.store.note_timeline(context.ambient.now())
+    except (PostgresError, *UNAVAILABLE) as fault:
+        # Whoever starts next does it.
+        context.log.warning("the timeline of the database was not noted", fault=str(fault) or type(fault).__name__)
+
+
 async def until_nonces_hold(context: Context) -> None:
     """Returns when a nonce that is made now will be taken. Nonces count whole seconds, and those of the second in which
     the database started are refused, so that a first request right after a start would be."""
-    start = (await context.store.no_nonce_before()).replace(microsecond=0) + timedelta(seconds=1)
+    start = (await context.store.no_nonce_before(context.ambient.now())).replace(microsecond=0) + timedelta(seconds=1)
     await asyncio.sleep(min(max((start - context.ambient.now()).total_seconds(), 0), 1))
 
 

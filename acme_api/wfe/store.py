@@ -45,7 +45,15 @@ SELECT EXISTS (SELECT FROM spent) AS fresh, {SIGNER}%s
 FROM (VALUES (1)) AS one (row) LEFT JOIN accounts AS signer ON signer.%s = $3%s
 """  # noqa: S608 - of constants
 
-_NO_NONCE_BEFORE: Final = "SELECT greatest(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_wal))"
+# Which timeline the server is on tells a promoted standby and a restored database from what they were before.
+_TIMELINE: Final = "('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::integer"
+_NOTE_TIMELINE: Final = f"""
+INSERT INTO database_timelines (timeline, noticed_at) VALUES ({_TIMELINE}, $1) ON CONFLICT DO NOTHING
+"""  # noqa: S608 - of constants
+_NO_NONCE_BEFORE: Final = f"""
+SELECT greatest(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_wal),
+    (SELECT noticed_at FROM database_timelines WHERE timeline = {_TIMELINE}))
+"""  # noqa: S608 - of constants
 
 # Every fact that an order's status depends on, in one statement; authorizations as arrays in the identifiers' order.
 _ORDER: Final = """
@@ -139,9 +147,16 @@ class Store:
         seen the last nonces being spent."""
         self._no_nonce_before = moment
 
-    async def no_nonce_before(self) -> datetime:
-        """The database's last start or recovery: older nonces are refused."""
+    async def note_timeline(self, now: datetime) -> None:
+        """Records when a promoted standby or a restored database was first seen, unless somebody has: servers that
+        start later cannot tell by themselves."""
+        await self._writes.fetch(_NOTE_TIMELINE, now)
+
+    async def no_nonce_before(self, now: datetime) -> datetime:
+        """The database's last start, recovery or failover: older nonces are refused, by this server from now on."""
+        await self.note_timeline(now)
         moment: datetime = await self._reads.fetchval(_NO_NONCE_BEFORE)
+        self._no_nonce_before = moment
         return moment
 
     async def spend_nonce(
