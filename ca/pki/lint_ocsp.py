@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from cryptography.x509 import ReasonFlags, ocsp
+from cryptography.x509.oid import OCSPExtensionOID
 from pkilint import loader, pkix
 from pkilint.pkix import extension, name
 from pkilint.pkix import ocsp as pkilint_ocsp
@@ -28,14 +29,17 @@ _REASONS: Final = frozenset({
     ReasonFlags.cessation_of_operation, ReasonFlags.privilege_withdrawn})
 
 
-def lint_ocsp_response(response_der: bytes, signer: Issuer, *, delegated: bool) -> list[Finding]:
+def lint_ocsp_response(
+    response_der: bytes, signer: Issuer, *, delegated: bool, live: bool = False
+) -> list[Finding]:
     """What is wrong with a response of this signer, the issuer or its delegated responder; its signature is not looked
-    at."""
+    at. `live`: it was made for one request, so it may have a nonce, say `unknown`, and be about several certificates.
+    """
     findings: list[Finding] = []
     linters: tuple[Callable[[], Iterable[Finding]], ...] = (
         lambda: _pkilint(response_der),
         lambda: (Finding(severity=Severity.ERROR, code=f"chancery.{code}", detail=detail)
-                 for code, detail in ocsp_faults(response_der, signer, delegated=delegated)))
+                 for code, detail in ocsp_faults(response_der, signer, delegated=delegated, live=live)))
     for linter in linters:
         try:
             findings += linter()
@@ -45,7 +49,7 @@ def lint_ocsp_response(response_der: bytes, signer: Issuer, *, delegated: bool) 
     return findings
 
 
-def ocsp_faults(response_der: bytes, signer: Issuer, *, delegated: bool) -> Iterator[Fault]:
+def ocsp_faults(response_der: bytes, signer: Issuer, *, delegated: bool, live: bool = False) -> Iterator[Fault]:
     """What our rules have against a response, read by `cryptography` and not by who wrote it."""
     response = ocsp.load_der_ocsp_response(response_der)
     if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
@@ -57,23 +61,28 @@ def ocsp_faults(response_der: bytes, signer: Issuer, *, delegated: bool) -> Iter
         yield "ocsp_responder_id", "the responder is named by its key (RFC 9919)"
     if bool(response.certificates) is not delegated:
         yield "ocsp_certificates", "the certificate of a delegated responder is there, and no other ever is"
-    if list(response.extensions):
+    if live:
+        if any(one.oid != OCSPExtensionOID.NONCE or one.critical for one in response.extensions):
+            yield "ocsp_extensions", "a response has no extension but the nonce, which is not critical"
+    elif list(response.extensions):
         yield "ocsp_extensions", "a response that is made before it is asked for has no extensions"
-    if sum(1 for _ in response.responses) != 1:
+    singles = list(response.responses)
+    if len(singles) != 1 and not (live and singles):
         yield "ocsp_responses", "a response is about one certificate"
-    yield from _single_faults(response)
+    elif len(singles) == 1 and list(response.single_extensions):
+        yield "ocsp_single_extensions", "a single response has no extensions"
+    if any(response.produced_at_utc < single.this_update_utc for single in singles):
+        yield "ocsp_produced_at", "producedAt is before thisUpdate"
+    for single in singles:
+        yield from _single_faults(single, live=live)
 
 
-def _single_faults(response: ocsp.OCSPResponse) -> Iterator[Fault]:
+def _single_faults(response: ocsp.OCSPSingleResponse, *, live: bool) -> Iterator[Fault]:
     this_update, next_update = response.this_update_utc, response.next_update_utc
     if next_update is None or not _SHORTEST <= next_update - this_update + _SECOND <= _LONGEST:
         yield "ocsp_life", "nextUpdate is not eight hours to ten days after thisUpdate (BR 4.9.9)"
-    if response.produced_at_utc < this_update:
-        yield "ocsp_produced_at", "producedAt is before thisUpdate"
-    if list(response.single_extensions):
-        yield "ocsp_single_extensions", "a single response has no extensions"
-    if response.certificate_status is ocsp.OCSPCertStatus.UNKNOWN:
-        yield "ocsp_certificate_status", "the status unknown is never signed"
+    if response.certificate_status is ocsp.OCSPCertStatus.UNKNOWN and not live:
+        yield "ocsp_certificate_status", "the status unknown is never signed before it is asked for"
     revoked_at: datetime | None = response.revocation_time_utc
     if revoked_at is not None and response.revocation_reason not in (*_REASONS, None):
         yield "ocsp_reason", f"{response.revocation_reason} is not a reason of BR 7.2.2"

@@ -1,7 +1,8 @@
 """OCSP requests (RFC 6960 4.1): a strict parser that takes what clients send and keeps one CertID of it.
 
 Clients differ: the hash's parameters are NULL or absent, there may be a nonce, a requestor's name, a signature. All of
-that is walked and ignored; what would change the meaning (a critical extension that we do not know) is malformed.
+that is walked and, but for the nonce, ignored; what would change the meaning (a critical extension that we do not know)
+is malformed.
 """
 
 import base64
@@ -21,9 +22,9 @@ _EXPLICIT_0: Final = 0xA0
 _EXPLICIT_1: Final = 0xA1
 _EXPLICIT_2: Final = 0xA2
 _NULL: Final = bytes.fromhex("0500")
-_NONCE: Final = der.object_identifier("1.3.6.1.5.5.7.48.1.2")
+NONCE: Final = der.object_identifier("1.3.6.1.5.5.7.48.1.2")
 _ACCEPTABLE_RESPONSES: Final = der.object_identifier("1.3.6.1.5.5.7.48.1.4")
-_KNOWN_EXTENSIONS: Final = frozenset({_NONCE, _ACCEPTABLE_RESPONSES})
+_KNOWN_EXTENSIONS: Final = frozenset({NONCE, _ACCEPTABLE_RESPONSES})
 _HASHES: Final = {
     der.object_identifier("1.3.14.3.2.26"): HashName.SHA1,
     der.object_identifier("2.16.840.1.101.3.4.2.1"): HashName.SHA256,
@@ -47,9 +48,11 @@ class CertId:
 
 @dataclass(frozen=True, slots=True)
 class OcspRequest:
-    """The CertIDs of a request, in order; at least one."""
+    """The CertIDs of a request, in order; at least one. `nonce`: the value of that extension, as it came; it is echoed
+    by responses that are made for this request (RFC 9654)."""
 
     cert_ids: tuple[CertId, ...]
+    nonce: bytes | None = None
 
 
 def parse_request(data: bytes) -> OcspRequest:
@@ -75,14 +78,15 @@ def _parse(data: bytes) -> OcspRequest:
         parts = parts[1:]
     if not parts or parts[0].tag != der.SEQUENCE or len(parts) > 2:
         raise MalformedRequest("a TBSRequest has a list of requests")
+    nonce = None
     if len(parts) == 2:
         if parts[1].tag != _EXPLICIT_2:
             raise MalformedRequest("the extensions of a request are tagged [2]")
-        _require_ignorable(data, parts[1])
+        nonce = _nonce(data, parts[1])
     requests = der.children(data, parts[0])
     if not 1 <= len(requests) <= _MAX_REQUESTS:
         raise MalformedRequest("no request, or too many")
-    return OcspRequest(tuple(_cert_id(data, request) for request in requests))
+    return OcspRequest(tuple(_cert_id(data, request) for request in requests), nonce)
 
 
 def _cert_id(data: bytes, request: der.Element) -> CertId:
@@ -94,7 +98,7 @@ def _cert_id(data: bytes, request: der.Element) -> CertId:
     if len(parts) == 2:
         if parts[1].tag != _EXPLICIT_0:
             raise MalformedRequest("the extensions of a single request are tagged [0]")
-        _require_ignorable(data, parts[1])
+        _nonce(data, parts[1])
     fields = der.children(data, parts[0])
     if [field.tag for field in fields] != [der.SEQUENCE, der.OCTET_STRING, der.OCTET_STRING, der.INTEGER]:
         raise MalformedRequest("a CertID has algorithm, two hashes and a serial number")
@@ -108,8 +112,10 @@ def _cert_id(data: bytes, request: der.Element) -> CertId:
     return CertId(hash_name, name_hash, key_hash, serial)
 
 
-def _require_ignorable(data: bytes, tagged: der.Element) -> None:
-    """Extensions that are not critical are ignored; a nonce must have a length that RFC 9654 knows."""
+def _nonce(data: bytes, tagged: der.Element) -> bytes | None:
+    """Of extensions, which are ignored unless they are critical, the value of the nonce, whose length RFC 9654 must
+    know."""
+    nonce = None
     wrapper = der.children(data, tagged)
     if len(wrapper) != 1 or wrapper[0].tag != der.SEQUENCE:
         raise MalformedRequest("extensions are one SEQUENCE")
@@ -123,8 +129,12 @@ def _require_ignorable(data: bytes, tagged: der.Element) -> None:
                 raise MalformedRequest("the criticality of an extension is a BOOLEAN")
             if data[parts[1].content] and oid not in _KNOWN_EXTENSIONS:
                 raise MalformedRequest("an unknown extension is critical")
-        if oid == _NONCE:
-            _require_nonce(der.contents(data, parts[-1]))
+        if oid == NONCE:
+            if nonce is not None:
+                raise MalformedRequest("there are two nonces")
+            nonce = der.contents(data, parts[-1])
+            _require_nonce(nonce)
+    return nonce
 
 
 def _require_nonce(value: bytes) -> None:

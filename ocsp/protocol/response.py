@@ -74,13 +74,13 @@ class ResponseTemplate:
     """The bytes around serial number and signature for one issuer and one CertID hash.
 
     `responder` is the certificate of a delegated responder of this issuer, read; without it the issuer signs. `tail` is
-    what stands behind the signature.
+    what stands behind the signature, `responder_id` how the signer is named.
     """
 
     def __init__(self, issuer: Issuer, name: HashName, responder: Issuer | None = None) -> None:
         signer = responder or issuer
-        self._algorithm = signer.signature_algorithm
-        self._responder = der.tlv(_BY_KEY, der.tlv(der.OCTET_STRING, _hash(HashName.SHA1, signer.key_bits)))
+        self.algorithm = signer.signature_algorithm
+        self.responder_id = der.tlv(_BY_KEY, der.tlv(der.OCTET_STRING, _hash(HashName.SHA1, signer.key_bits)))
         self.tail = b"" if responder is None else der.tlv(_EXPLICIT_0, der.sequence(responder.certificate_der))
         self.name_hash = _hash(name, issuer.subject_der)
         self.key_hash = _hash(name, issuer.key_bits)
@@ -89,10 +89,13 @@ class ResponseTemplate:
         self._tbs_bytes = _TBS_BYTES[name]
         self._fixed: dict[tuple[int | None, int | None], tuple[bytes, ...]] = {}
 
+    def cert_id(self, serial: bytes) -> bytes:
+        """CertID with the contents of the serial number's INTEGER."""
+        return der.sequence(self._cert_id, der.tlv(der.INTEGER, serial))
+
     def canonical_request(self) -> bytes:
         """The request without nonce or other options that clients send for serial number zero."""
-        cert_id = der.sequence(self._cert_id, der.tlv(der.INTEGER, _PLACEHOLDER))
-        return der.sequence(der.sequence(der.sequence(der.sequence(cert_id))))
+        return der.sequence(der.sequence(der.sequence(der.sequence(self.cert_id(_PLACEHOLDER)))))
 
     def tbs(self, serial: bytes, status: CertStatus, times: Times) -> bytes:
         """ResponseData, the bytes that are signed."""
@@ -112,6 +115,12 @@ class ResponseTemplate:
         """Of the whole response, everything before the serial number, and between it and the signature."""
         return self._fill(status, times, signature_bytes)
 
+    def enclose(self, data: bytes, signature: bytes) -> bytes:
+        """The whole OCSPResponse of any ResponseData that this signer has signed."""
+        basic = der.sequence(data, self.algorithm, der.bit_string(signature), self.tail)
+        return der.sequence(_SUCCESSFUL, der.tlv(_EXPLICIT_0, der.sequence(
+            _OCSP_BASIC, der.tlv(der.OCTET_STRING, basic))))
+
     def _fill(self, status: CertStatus, times: Times, signature_bytes: int | None) -> tuple[bytes, bytes]:
         reason = None if status.revoked_at_s is None else status.reason
         fixed = self._fixed.get((reason, signature_bytes))
@@ -129,16 +138,13 @@ class ResponseTemplate:
         """
         produced, revoked, this, following = (mark * _TIME_BYTES for mark in (b"P", b"R", b"T", b"N"))
         serial = b"S" * SERIAL_BYTES
-        single = der.sequence(der.sequence(self._cert_id, der.tlv(der.INTEGER, serial)), _cert_status(reason, revoked),
-                              _time(this), der.tlv(_EXPLICIT_0, _time(following)))
-        data = der.sequence(self._responder, _time(produced), der.sequence(single))
+        single = single_response(self.cert_id(serial), cert_status(reason, revoked), this, following)
+        data = der.sequence(self.responder_id, _time(produced), der.sequence(single))
         expected = self._tbs_bytes[0 if reason is None else 1 if reason == UNSPECIFIED_REASON else 2]
         if len(data) != expected:
             raise ValueError(f"ResponseData has {len(data)} octets where {expected} are expected")
         if signature_bytes is not None:
-            basic = der.sequence(data, self._algorithm, der.bit_string(b"Z" * signature_bytes), self.tail)
-            whole = der.sequence(_SUCCESSFUL, der.tlv(_EXPLICIT_0, der.sequence(
-                _OCSP_BASIC, der.tlv(der.OCTET_STRING, basic))))
+            whole = self.enclose(data, b"Z" * signature_bytes)
             data = whole[:len(whole) - signature_bytes - len(self.tail)]
         found, rest = [], data
         for marker in (produced, serial, b"" if reason is None else revoked, this, following):
@@ -153,7 +159,13 @@ def _hash(name: HashName, data: bytes) -> bytes:
     return hashlib.new(name.value, data, usedforsecurity=False).digest()
 
 
-def _cert_status(reason: int | None, revoked_at: bytes) -> bytes:
+def single_response(cert_id: bytes, status: bytes, this_update: bytes, next_update: bytes) -> bytes:
+    """SingleResponse of DER and of times as `generalized_time` writes them."""
+    return der.sequence(cert_id, status, _time(this_update), der.tlv(_EXPLICIT_0, _time(next_update)))
+
+
+def cert_status(reason: int | None, revoked_at: bytes) -> bytes:
+    """CertStatus good (no reason), or revoked. Raises ValueError for a reason that OCSP does not tell."""
     if reason is None:
         return _GOOD
     if reason not in ALLOWED_REASONS:
