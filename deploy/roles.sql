@@ -84,9 +84,13 @@ GRANT INSERT ON ocsp_batches TO ocsp_signer;
 GRANT USAGE ON SEQUENCE ocsp_batch_id TO ocsp_signer;
 GRANT EXECUTE ON FUNCTION end_ocsp_requests(bytea[], smallint[]), publish_ocsp_batch(smallint, timestamptz, integer,
     timestamptz, bytea, bytea[], boolean, bytea[], smallint[], bytea[], smallint[]) TO ocsp_signer;
+GRANT SELECT, UPDATE (answered_at, response) ON ocsp_live_requests TO ocsp_signer;
 
--- OCSP responder: reads published batches, writes nothing.
+-- OCSP responder: reads published batches, writes nothing. In live mode it asks for responses, through functions that
+-- keep the queue short.
 GRANT SELECT ON issuers, ocsp_batches, ocsp_responders TO ocsp_reader;
+GRANT EXECUTE ON FUNCTION ask_for_live_ocsp(bytea, smallint, smallint[], bytea[], bytea, integer, integer),
+    take_live_ocsp(bytea) TO ocsp_reader;
 
 -- Operators' CLI and page: reads everything but secrets (the HMAC keys of external accounts, which it writes), asks for
 -- revocations, revokes accounts, blocks names and keys, records what a ceremony made, keeps partitions, drops old CRLs,

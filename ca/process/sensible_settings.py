@@ -8,7 +8,7 @@ from ca.process.limit_settings import require_sensible_limits
 from ca.process.public_settings import require_public
 
 if TYPE_CHECKING:
-    from ca.process.settings import AcmeSettings, PerspectivesSettings, Settings, VaSettings
+    from ca.process.settings import AcmeSettings, OcspSettings, PerspectivesSettings, Settings, VaSettings
 
 Require: TypeAlias = Callable[[bool, str, str], None]
 """Takes whether something holds, its key, and the form that was expected; raises SettingsError when it does not."""
@@ -37,6 +37,7 @@ def require_sensible(settings: "Settings", require: Require) -> None:
             "expected 28800 to 864000 seconds (8 hours to 10 days, BR 4.9.9)")
     require(0 <= settings.ocsp.max_age_s <= 43_200, "ocsp.max_age_s",
             "expected 0 to 43200 seconds (12 hours, when the caches in front are purged at a revocation; else 1 to 4)")
+    _require_live(settings.ocsp, require)
     require(not settings.ct_enabled or settings.ct.log_list is not None, "ct.log_list",
             "expected the path of a list of CT logs, because Certificate Transparency is on (ct.enabled)")
     for key, number in (("ct.patience_s", settings.ct.patience_s), ("ct.log_timeout_ms", settings.ct.log_timeout_ms),
@@ -49,6 +50,18 @@ def require_sensible(settings: "Settings", require: Require) -> None:
     _require_perspectives(settings.perspectives, require)
     if settings.policy == "public":
         require_public(settings, require)
+
+
+def _require_live(ocsp: "OcspSettings", require: Require) -> None:
+    require(100 <= ocsp.live_wait_ms <= 5_000, "ocsp.live_wait_ms",
+            f"expected 100 to 5000 milliseconds, got {ocsp.live_wait_ms}")
+    require(1 <= ocsp.live_queue <= 20, "ocsp.live_queue", f"expected 1 to 20 places, got {ocsp.live_queue}")
+    for key, rate in (("ocsp.live_per_s", ocsp.live_per_s), ("ocsp.live_client_per_s", ocsp.live_client_per_s)):
+        require(0 < rate <= 10_000, key, f"expected a number above 0, up to 10000, got {rate}")
+    for key, burst in (("ocsp.live_burst", ocsp.live_burst), ("ocsp.live_client_burst", ocsp.live_client_burst)):
+        require(1 <= burst <= 100_000, key, f"expected 1 to 100000 requests, got {burst}")
+    for network in ocsp.live_trusted_proxies:
+        require(_is_network(network), "ocsp.live_trusted_proxies", f"expected an address or a network, got {network!r}")
 
 
 def _require_front_end(acme: "AcmeSettings", require: Require) -> None:

@@ -202,6 +202,13 @@ class OcspSettings(_Section, frozen=True, kw_only=True):
     which issuers a P-256 responder key of the pre-signer's signs ("slow": RSA above 2048 and P-384); issuers that are
     named are always, or never, delegated. `database_url`: where responders read, for example a streaming replica near
     them; empty: `[database] url`.
+
+    `live`: requests with a nonce, and about serial numbers that were never given out, get a response that the
+    pre-signer makes at once; responders ask it through `[database] url`, and wait for `live_wait_ms`. At most
+    `live_queue` (20) wait anywhere. A machine's responders together ask `live_per_s` times a second, and one worker for
+    one client (an address, or a /64 prefix) `live_client_per_s` times, in both cases after a burst. Requests from
+    `live_trusted_proxies` are of the client that X-Forwarded-For names. Beyond a limit, requests get what they get
+    without live mode.
     """
 
     listen: list[str]
@@ -217,6 +224,14 @@ class OcspSettings(_Section, frozen=True, kw_only=True):
     delegation: Literal["slow", "all", "none"] = "slow"
     delegated_issuers: list[str] = []
     direct_issuers: list[str] = []
+    live: bool = False
+    live_wait_ms: int = 1_000
+    live_queue: int = 20
+    live_per_s: float = 50.0
+    live_burst: int = 50
+    live_client_per_s: float = 1.0
+    live_client_burst: int = 10
+    live_trusted_proxies: list[str] = []
 
 
 class DistributionSettings(_Section, frozen=True, kw_only=True):

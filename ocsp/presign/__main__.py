@@ -21,7 +21,8 @@ from hsm.errors import HsmError, PinRefusedError
 from hsm.thread import HsmThread
 from ocsp.presign import store
 from ocsp.presign.gate import SigningGate
-from ocsp.presign.round import Presigner
+from ocsp.presign.live import LiveRound
+from ocsp.presign.round import Lane, Presigner
 from ocsp.presign.signers import Signers, living
 from ocsp.presign.tell import tell
 from ocsp.protocol.schedule import ScheduleError, require_lawful
@@ -32,6 +33,10 @@ _DUE_POLL_S = 5.0
 _ISSUERS_EVERY_S = 30.0
 # Three lanes with two rounds each, the issuers, the audit log's head, and what is told of this process.
 _CONNECTIONS = 9
+# One lane more.
+_LIVE_CONNECTIONS = 2
+# Who asks waits for a second: only what a notification was lost for is found by this.
+_LIVE_POLL_S = 5.0
 # A round whose process hangs gives its rows back after this time; it signs for seconds.
 _ROUND_LIMIT_MS = 300_000
 # How long one thread may keep the interpreter from the other: the token's thread needs it between two signatures.
@@ -57,7 +62,8 @@ async def _presign(settings: Settings, stop: asyncio.Event) -> None:
     token = settings.ocsp_hsm or settings.hsm
     delegation = Delegation(rule=settings.delegation_rule(), delegated=settings.ocsp.delegated_issuers,
                             direct=settings.ocsp.direct_issuers)
-    pool = await create_pool(settings.database, _ROLE, process="presign", max_size=_CONNECTIONS,
+    pool = await create_pool(settings.database, _ROLE, process="presign",
+                             max_size=_CONNECTIONS + (_LIVE_CONNECTIONS if settings.ocsp.live else 0),
                              options={"idle_in_transaction_session_timeout": str(_ROUND_LIMIT_MS)})
     async with pool:
         try:
@@ -94,9 +100,13 @@ async def _sign(
         if payload != "changed":
             presigner.new.wake.set()
 
-    lanes = ((presigner.changed, presigner.changed.full_step, _POLL_S),
-             (presigner.new, presigner.new.full_step, _POLL_S), (presigner.due, presigner.due.step, _DUE_POLL_S))
+    lanes = [(presigner.changed, presigner.changed.full_step, _POLL_S),
+             (presigner.new, presigner.new.full_step, _POLL_S), (presigner.due, presigner.due.step, _DUE_POLL_S)]
     channels = {"ocsp_due": wake, "ocsp_responder": lambda _: certified.set(), "ocsp_resign": lambda _: again.set()}
+    if settings.ocsp.live:
+        live = Lane(pool, lambda: LiveRound(presigner))
+        lanes.append((live, live.full_step, _LIVE_POLL_S))
+        channels["ocsp_live"] = lambda _: live.wake.set()
     async with Listener(settings.database, _ROLE, "presign", channels), asyncio.TaskGroup() as tasks:
         for lane, step, poll_s in lanes:
             tasks.create_task(run_claim_loop(wake=lane.wake, poll_s=poll_s, stop=stop, step=step, log=log))

@@ -28,10 +28,15 @@ _TURN_S: Final = 0.25
 
 
 class LaneName(Enum):
-    """What is signed for, with its weight: revocations before new certificates before what is due again."""
+    """What is signed for, with its weight: revocations before new certificates before what is due again.
+
+    Answers to single clients (live mode) need little, and get the next slice as long as it is little; however many are
+    asked for, less than a tenth of the token's time is theirs while others want it.
+    """
 
     CHANGED = 64
     NEW = 16
+    LIVE = 8
     DUE = 4
 
 

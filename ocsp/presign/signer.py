@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from ca.pki.issuer import Issuer, PublicKey, read_issuer
+from ca.pki.lint import Finding
 from ca.pki.lint_ocsp import lint_ocsp_response
 from ca.pki.revocation import ALLOWED_REASONS
 from ca.pki.serial import SERIAL_BYTES
@@ -18,12 +19,14 @@ from hsm.thread import HsmThread
 from ocsp.presign.gate import LaneName, SigningGate
 from ocsp.presign.store import StatusOfCertificate, StoredIssuer, StoredResponder
 from ocsp.protocol.batch import HASHES, SignedStatus
+from ocsp.protocol.live import live_tbs
 from ocsp.protocol.response import GOOD, CertStatus, ResponseTemplate, Times
 from ocsp.protocol.schedule import response_times
 
 _SAMPLE_SERIAL: Final = b"\x01" * SERIAL_BYTES
 _SAMPLE_SIGNATURE_BYTES: Final = 64
 _SAMPLE_TIMES: Final = Times(this_update_s=1_800_000_000, produced_at_s=1_800_000_000, next_update_s=1_800_604_799)
+_SAMPLE_NONCE: Final = bytes.fromhex("0410") + bytes(16)
 _SAMPLE_STATUSES: Final = (GOOD, *(CertStatus(revoked_at_s=1_799_999_999, reason=reason)
                                    for reason in sorted(ALLOWED_REASONS)))
 
@@ -88,10 +91,19 @@ def _require_clean(template: ResponseTemplate, signer: Issuer, name: str, *, del
     """A sample of each form, with a signature that is none, under the linters (spec/pki.md 4). Raises TemplateFault."""
     for status in _SAMPLE_STATUSES:
         sample = template.response(_SAMPLE_SERIAL, status, _SAMPLE_TIMES, bytes(_SAMPLE_SIGNATURE_BYTES))
-        findings = lint_ocsp_response(sample, signer, delegated=delegated)
-        if findings:
-            raise TemplateFault(f"OCSP responses of issuer {name} would break a rule and are not signed: "
-                                + "; ".join(str(finding) for finding in findings))
+        _require_no_findings(lint_ocsp_response(sample, signer, delegated=delegated), name)
+    # And of what live mode signs, whose other parts are the same.
+    cert_id = template.cert_id(_SAMPLE_SERIAL)
+    for singles in ([(cert_id, None)], [(cert_id, GOOD), (cert_id, _SAMPLE_STATUSES[-1])]):
+        data = live_tbs(template, singles, _SAMPLE_TIMES, _SAMPLE_NONCE)
+        sample = template.enclose(data, bytes(_SAMPLE_SIGNATURE_BYTES))
+        _require_no_findings(lint_ocsp_response(sample, signer, delegated=delegated, live=True), name)
+
+
+def _require_no_findings(findings: Sequence[Finding], name: str) -> None:
+    if findings:
+        raise TemplateFault(f"OCSP responses of issuer {name} would break a rule and are not signed: "
+                            + "; ".join(str(finding) for finding in findings))
 
 
 async def sign_batch(
@@ -114,7 +126,7 @@ async def sign_batch(
     messages = _messages(signer, statuses, shown, times)
     signatures = await gate.sign(lane, signer.key, messages)
     for index in {0, len(messages) - 1}:
-        _require_signature(signer, signatures[index], messages[index])
+        require_signature(signer, signatures[index], messages[index])
     records = [SignedStatus(status.serial, status.version, cert_status, status.not_after_s, pair)
                for status, cert_status, pair in zip(
                    statuses, shown, zip(signatures[0::2], signatures[1::2], strict=True), strict=True)]
@@ -137,7 +149,8 @@ def _messages(signer: IssuerSigner, statuses: Sequence[StatusOfCertificate], sho
     return messages
 
 
-def _require_signature(signer: IssuerSigner, signature: bytes, message: bytes) -> None:
+def require_signature(signer: IssuerSigner, signature: bytes, message: bytes) -> None:
+    """Raises SignatureFault when it does not verify."""
     key = signer.public_key
     try:
         if isinstance(key, rsa.RSAPublicKey):

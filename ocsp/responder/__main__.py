@@ -11,6 +11,7 @@ from ca.process.http import bind_sockets
 from ca.process.lifecycle import StartupError, ready, run_process
 from ca.process.settings import Settings
 from ca.process.worker import wait_any
+from ocsp.responder.live import LiveDesk
 from ocsp.responder.memory import MemoryFault, ResponseMemory
 from ocsp.responder.server import OcspServer
 from ocsp.responder.sockets import listen
@@ -51,17 +52,26 @@ async def respond(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> 
             memory.distrust()
     if not stop.is_set():
         # Not earlier: the kernel would hand this worker its share of the connections while it cannot answer.
-        server = OcspServer(memory, now=ambient.now, max_age_s=settings.ocsp.max_age_s, log=log)
+        live = LiveDesk(settings.ocsp, ambient=ambient, log=log) if settings.ocsp.live else None
+        asking = None if live is None else asyncio.create_task(live.run(settings.database, stop))
+        server = OcspServer(memory, now=ambient.now, max_age_s=settings.ocsp.max_age_s, log=log, live=live)
         await server.start(bind_sockets(settings.ocsp.listen), listen)
         ready()
         warming = asyncio.create_task(asyncio.to_thread(memory.warm_up, stop.is_set))
         await stop.wait()
         await warming
         await server.stop()
-    await asyncio.wait([tailing], timeout=_STOP_PATIENCE_S)     # it may be waiting for a database that is away
-    tailing.cancel()
+        if asking is not None:
+            await _end(asking)
     try:
-        with suppress(asyncio.CancelledError):
-            await tailing
+        await _end(tailing)
     finally:
         memory.close()
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    """Waits for what has been told to stop, not for long: it may be waiting for a database that is away."""
+    await asyncio.wait([task], timeout=_STOP_PATIENCE_S)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

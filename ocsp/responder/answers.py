@@ -45,13 +45,14 @@ Form = tuple[int, bytes, bytes, bytes, bytes, slice, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An OCSPResponse; with times it is a success and may be cached."""
+    """An OCSPResponse; with times it is a success and may be cached. `is_live`: it was made for this request alone."""
 
     body: bytes
     times: Times | None
     status: bytes = b"200 OK"
     headers: bytes = b""
     signature: bytes = b""
+    is_live: bool = False
 
     @property
     def etag(self) -> bytes:
@@ -78,6 +79,11 @@ class Asked:
     templates: dict[int, ResponseTemplate]
     forms: dict[bytes, Form]
     hot: tuple[bytes, slice, dict[bytes, Form]]     # where the value is, what of it names its form, the forms
+
+    @property
+    def issuer_id(self) -> int:
+        """In the database."""
+        return int.from_bytes(self.key_prefix, "big")
 
 
 class _SignerUnknown(Exception):
@@ -138,6 +144,11 @@ class Answers:
             asked.templates[responder_id] = found
         return found
 
+    def asked(self, cert_id: CertId) -> Asked | None:
+        """The issuer that a CertID names; None for another CA's, and for a hash that is not answered."""
+        return None if cert_id.hash_name is None else self._by_hashes.get(
+            (cert_id.hash_name, cert_id.name_hash, cert_id.key_hash))
+
     def answer(self, request: bytes) -> Answer:
         """The response to any request; an error response when there is none to give."""
         try:
@@ -155,8 +166,7 @@ class Answers:
         first = cert_ids[0]
         if any(other.serial != first.serial for other in cert_ids):
             return NOT_AUTHORIZED
-        asked = None if first.hash_name is None else self._by_hashes.get(
-            (first.hash_name, first.name_hash, first.key_hash))
+        asked = self.asked(first)
         if asked is None or len(first.serial) != SERIAL_BYTES:
             return NOT_AUTHORIZED
         value = self.memory.get(asked.key_prefix + first.serial)

@@ -10,16 +10,20 @@ from time import monotonic
 from typing import Final, cast
 
 from ocsp.protocol.request import MAX_PATH_BYTES, MAX_REQUEST_BYTES, decode_path
-from ocsp.responder.answers import MALFORMED, NOT_YET_KNOWN, SUCCESS_LINES, Answer
+from ocsp.responder.answers import LATER, MALFORMED, NOT_YET_KNOWN, SUCCESS_LINES, Answer
 from ocsp.responder.head import MAX_HEAD_BYTES, BadHead, Head, read_head
 from ocsp.responder.http_text import read_http_date
+from ocsp.responder.live import LiveDesk, Refusal, Ticket
 from ocsp.responder.server import OcspServer
 
 _IDLE_LIMIT_S: Final = 60
 _REQUEST_LIMIT_S: Final = 10
+# Of what a client sends behind a request whose answer is being signed.
+_MOST_BEHIND_BYTES: Final = 65_536
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _REQUEST_TYPE: Final = b"application/ocsp-request"
 _ERROR_HEADERS: Final = b"Content-Type: application/ocsp-response\r\nCache-Control: max-age=0, no-cache\r\n"
+_LIVE_HEADERS: Final = b"Content-Type: application/ocsp-response\r\nCache-Control: no-store\r\n"
 _ALLOW: Final = b"Allow: GET, HEAD, POST\r\n"
 _PREFIX: Final = b"/ocsp/"
 
@@ -33,18 +37,19 @@ class OcspConnection(asyncio.Protocol):
     `is_quick` says that nothing of it is waiting, so that what comes next may be answered without this object.
     """
 
-    __slots__ = ("_closing", "_continued", "_paused", "_pending", "_server", "_transport", "_waits", "_waits_no_more",
-                 "_write", "is_quick", "since_s")
+    __slots__ = ("_closing", "_continued", "_has_ended", "_paused", "_pending", "_server", "_ticket", "_transport",
+                 "_waits", "_waits_no_more", "_write", "is_quick", "since_s")
 
     def __init__(self, server: OcspServer) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._pending = b""
         self.since_s = server.second.now_s
-        self._closing = False
+        self._closing = self._has_ended = False
         self._continued = False
         self._paused = False
         self._waits = self._waits_no_more = False
+        self._ticket: Ticket | None = None      # of the first pending request, while it is asked of the live signer
         self.is_quick = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -59,6 +64,8 @@ class OcspConnection(asyncio.Protocol):
         """Forgets the connection."""
         self._server.forget(self)
         self._transport = None
+        if self._ticket is not None and self._server.live is not None:
+            self._server.live.give_up(self._ticket)
 
     def data_received(self, data: bytes) -> None:
         """Answers every whole request."""
@@ -72,10 +79,18 @@ class OcspConnection(asyncio.Protocol):
                 self._write(answer)
                 return
         self._pending += data
-        self._serve()
+        if self._ticket is None:
+            self._serve()
+        elif len(self._pending) > _MOST_BEHIND_BYTES and self._transport is not None:
+            self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """The client has sent all; what was whole has been answered."""
+        """The client has sent all; what was whole has been answered. Who waits for a signature may have left, and is
+        answered without one."""
+        self._has_ended = True
+        if self._ticket is not None and self._server.live is not None:
+            self._server.live.give_up(self._ticket)
+            self._serve()
         return False
 
     def pause_writing(self) -> None:
@@ -162,17 +177,56 @@ class OcspConnection(asyncio.Protocol):
         self._remember(head, pending[:body_at])
         return True
 
-    def _ask(self, request: bytes) -> Answer:
-        """The answer, for which a client has to wait if the certificate may be new. Raises _NotYet."""
+    def _ask(self, head: Head, request: bytes) -> Answer:
+        """The answer, for which a client has to wait if the certificate may be new, or if it has to be signed. Raises
+        _NotYet."""
         answer = self._server.answer(request)
-        if answer is NOT_YET_KNOWN and not self._waits_no_more and (self._waits or self._server.hold(self)):
+        if answer is NOT_YET_KNOWN and not (self._waits_no_more or self._ticket) and (
+                self._waits or self._server.hold(self)):
             if not self._waits and self._transport is not None:
                 self._transport.pause_reading()
             self._waits = True
             raise _NotYet
-        return answer
+        live = self._server.live
+        if live is None or head.method == b"HEAD" or (self._has_ended and self._ticket is None):
+            return answer
+        return self._ask_live(live, head, request, answer)
+
+    def _ask_live(self, live: LiveDesk, head: Head, request: bytes, answer: Answer) -> Answer:
+        """A response that is made for this request, or, where there is none, `answer`. Raises _NotYet."""
+        if self._ticket is None:
+            question = self._server.question(request, answer)
+            if question is None or self._transport is None:
+                return answer
+            peer = self._transport.get_extra_info("peername")
+            client = live.client(peer[0], head.forwarded_for) if isinstance(peer, tuple) else None
+            ticket = live.ask(question, client, self._serve_live)
+            if isinstance(ticket, Refusal):
+                return LATER if ticket is Refusal.QUEUE else answer
+            if self._waits:
+                self._waits = False
+                self._server.release(self)
+            self._ticket = ticket
+            self._transport.resume_reading()    # so that it is seen when the client leaves
+        if not self._ticket.is_done:
+            raise _NotYet
+        if self._ticket.response is not None:
+            return Answer(self._ticket.response, None, is_live=True)
+        return LATER if self._ticket.refusal is Refusal.QUEUE else answer
+
+    def _serve_live(self) -> None:
+        try:
+            self._serve()
+        except Exception as fault:
+            self._server.say_fault(fault)
+            if self._transport is not None:
+                self._transport.abort()
 
     def _wait_no_more(self) -> None:
+        if self._ticket is not None:
+            self._ticket = None
+            if self._transport is not None and not (self._paused or self._waits):
+                self._transport.resume_reading()
         if self._waits:
             # Who has waited in vain does not wait again: made-up serial numbers behind each other would hold a place.
             self._waits = False
@@ -191,7 +245,7 @@ class OcspConnection(asyncio.Protocol):
         if head.method == b"POST":
             if not _is_request_type(head.content_type):
                 raise BadHead(b"415 Unsupported Media Type")
-            text, content = self._render(head, self._ask(body))
+            text, content = self._render(head, self._ask(head, body))
         else:
             path = head.target.partition(b"?")[0]
             if path == b"/healthz":
@@ -204,7 +258,7 @@ class OcspConnection(asyncio.Protocol):
                 if len(path) - 1 > MAX_PATH_BYTES:
                     raise BadHead(b"414 URI Too Long")
                 request = decode_path(path[1:])
-                text, content = self._render(head, MALFORMED if request is None else self._ask(request))
+                text, content = self._render(head, MALFORMED if request is None else self._ask(head, request))
         if head.method == b"HEAD":
             content = b""
         if not head.persistent:
@@ -223,7 +277,8 @@ class OcspConnection(asyncio.Protocol):
         second = self._server.second
         if answer.times is None:
             return b"HTTP/1.1 %b\r\n%b%b%bContent-Length: %d\r\n" % (
-                answer.status, _ERROR_HEADERS, second.date, answer.headers, len(answer.body)), answer.body
+                answer.status, _LIVE_HEADERS if answer.is_live else _ERROR_HEADERS, second.date, answer.headers,
+                len(answer.body)), answer.body
         etag = answer.etag
         validators = b"%b%bETag: %b\r\n" % (second.cache_headers(answer.times), second.date, etag)
         if head.method != b"POST" and _is_known(head, etag, answer.times.this_update_s):

@@ -35,6 +35,7 @@ class Head:
     if_none_match: bytes | None
     if_modified_since: bytes | None
     expects_continue: bool
+    forwarded_for: bytes | None = None  # X-Forwarded-For, its lines joined
 
     @property
     def is_plain(self) -> bool:
@@ -66,7 +67,7 @@ def read_head(head: bytes) -> Head:
         persistent=b"close" not in options and (minor_version == 1 or b"keep-alive" in options),
         content_length=_content_length(fields.get(b"content-length")), content_type=fields.get(b"content-type"),
         if_none_match=fields.get(b"if-none-match"), if_modified_since=fields.get(b"if-modified-since"),
-        expects_continue=bool(expected) and minor_version == 1)
+        expects_continue=bool(expected) and minor_version == 1, forwarded_for=fields.get(b"x-forwarded-for"))
 
 
 def _fields(lines: list[bytes]) -> dict[bytes, bytes]:

@@ -9,9 +9,12 @@ from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
+from ocsp.protocol.live import Question
 from ocsp.responder.answers import Answer, Answers
 from ocsp.responder.http_text import Second
+from ocsp.responder.live import LiveDesk
 from ocsp.responder.memory import MemoryFault, ResponseMemory, decode_issuers
+from ocsp.responder.question import question_of
 from ocsp.responder.quick import KnownHeads, make_quick
 from ocsp.responder.store import StoredIssuer
 
@@ -60,10 +63,11 @@ class OcspServer:
     """
 
     def __init__(self, memory: ResponseMemory, *, now: Callable[[], datetime], max_age_s: int,
-                 log: FilteringBoundLogger) -> None:
+                 log: FilteringBoundLogger, live: LiveDesk | None = None) -> None:
         self._memory = memory
         self._now = now
         self._log = log
+        self.live = live
         self._connections: set[Client] = set()
         self._waiting: dict[Client, float] = {}     # until when
         self._encoded_issuers = b""
@@ -92,6 +96,10 @@ class OcspServer:
         """The response to a DER request."""
         return self._answers.answer(request)
 
+    def question(self, request: bytes, answer: Answer) -> Question | None:
+        """What the live signer could say better than this answer."""
+        return question_of(self._answers, request, answer)
+
     def health(self) -> tuple[bytes, bytes]:
         """For load balancers: header lines and content; 503 while the log has not been read to its end."""
         complete = self._memory.complete
@@ -106,7 +114,10 @@ class OcspServer:
             "complete": float(self._memory.complete), "batch_id": float(mark.batch_id),
             "lag_seconds": max(0.0, self._now().timestamp() - read_at_s), "held": float(self._memory.entries()),
             "withheld_total": float(self._answers.past_next_update), "connections": float(len(self._connections))}
-        content = "".join(f"chancery_ocsp_responder_{name} {value:.10g}\n" for name, value in values.items()).encode()
+        lines = [f"chancery_ocsp_responder_{name} {value:.10g}" for name, value in values.items()]
+        if self.live is not None:
+            lines += self.live.metrics.lines("chancery_ocsp_responder_live_")
+        content = "".join(f"{line}\n" for line in lines).encode()
         return (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
                 b"Cache-Control: no-store\r\n%bContent-Length: %d\r\n") % (self.second.date, len(content)), content
 

@@ -267,6 +267,7 @@ class EpollTransport(asyncio.Transport):
                     return
                 data = data + more if data else more
             if not data:
+                self._connection.eof_received()
                 self.close()
                 return
             self._connection.data_received(data)

@@ -97,6 +97,11 @@ _ACTS = {
     "say how a perspective is": (
         "INSERT INTO perspective_health (worker, perspective, position, rir, seen_at, failures) VALUES ('x', 'x', 1,"
         " '', now(), 0)", "acme_va"),
+    "ask for a live OCSP response": (
+        f"SELECT ask_for_live_ocsp({_ID}, 1::smallint, '{{0}}'::smallint[], '{{x}}'::bytea[], NULL, 20, 1)",
+        "ocsp_reader"),
+    "take a live OCSP response": (f"SELECT take_live_ocsp({_ID})", "ocsp_reader"),
+    "answer a live OCSP question": ("UPDATE ocsp_live_requests SET response = '', answered_at = now()", "ocsp_signer"),
     "drop expired partitions": ("SELECT drop_expired_partitions(now())", "ca_admin"),
 }
 # Nobody but the owner: facts are never rewritten or deleted.
@@ -136,6 +141,11 @@ _NEVER = {
     "change a mass revocation's reason": "UPDATE mass_revocations SET reason = 1",
     "forget what was taken from a limit": "DELETE FROM rate_limits",
     "delete a CRL": "DELETE FROM crls",
+    "put a live OCSP question in by hand": (
+        f"INSERT INTO ocsp_live_requests VALUES ({_ID}, 1, '{{0}}', '{{x}}', NULL, now())"),
+    "change the nonce of a live OCSP question": "UPDATE ocsp_live_requests SET nonce = ''",
+    "ask for another certificate than the live OCSP question": "UPDATE ocsp_live_requests SET serials = '{}'",
+    "delete live OCSP questions": "DELETE FROM ocsp_live_requests",
     "rewrite an OCSP batch": "UPDATE ocsp_batches SET payload = ''",
     "change an issuer's key type from another role": "DELETE FROM issuers",
     "edit the migrations' record": "UPDATE schema_migrations SET sha256 = ''",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -85,6 +86,7 @@ def _print(found: Outlook, names: dict[int, str], responders: list[ResponderStat
                 [(one.address, one.state, "-" if one.batch_id is None else f"{one.batch_id:,}",
                   "-" if one.lag_s is None else f"{one.lag_s:.1f} s") for one in responders])
     print_line("")
+    _print_live(responders)
     backlog = found.forecast
     print_facts([
         ("certificates answered for", f"{found.certificates:,} in {found.ranges - found.uncounted:,} ranges" + (
@@ -97,6 +99,22 @@ def _print(found: Outlook, names: dict[int, str], responders: list[ResponderStat
         ("rule broken", "never, at this speed" if backlog.breach_at is None else relative(backlog.breach_at, now)),
         ("newest batch", "-" if found.last_batch_at is None
          else f"{found.last_batch_id:,}, {relative(found.last_batch_at, now)}")])
+
+
+def _print_live(responders: list[ResponderState]) -> None:
+    live = [(one.address, one.live) for one in responders if one.live is not None]
+    if not live:
+        return
+    print_line("LIVE MODE, of the worker that answered, since its start")
+    print_table((Column(title="address", whole=True), Column(title="asked", right=True),
+                 Column(title="signed", right=True), Column(title="mean wait", right=True),
+                 Column(title="99 % within", right=True), Column(title="answered without it")),
+                [(address, f"{counts.requests:,}", f"{counts.signed:,}",
+                  f"{counts.mean_wait_s * 1e3:.1f} ms" if counts.signed else "-",
+                  f"{counts.p99_wait_s * 1e3:.0f} ms" if counts.signed and counts.p99_wait_s is not None else "-",
+                  ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.refused.items()
+                            if count) or "-") for address, counts in live])
+    print_line("")
 
 
 def _signed_by(found: Outlook, issuer_id: int, responder_id: int, now: datetime) -> str:
@@ -122,8 +140,8 @@ def _document(found: Outlook, names: dict[int, str], responders: list[ResponderS
                                for issuer_id, seconds in certificate_seconds(found.signers).items()},
         "signers": [{"issuer": names.get(one.issuer_id), "process": one.worker, "responder_id": one.responder_id,
                      "certificate_s": one.certificate_s, "seen_at": moment_json(one.seen_at)} for one in found.signers],
-        "responders": [{"address": one.address, "state": one.state, "batch_id": one.batch_id, "lag_s": one.lag_s}
-                       for one in responders],
+        "responders": [{"address": one.address, "state": one.state, "batch_id": one.batch_id, "lag_s": one.lag_s,
+                        "live": None if one.live is None else asdict(one.live)} for one in responders],
         "last_batch_id": found.last_batch_id, "last_batch_at": moment_json(found.last_batch_at),
     }
 

@@ -132,12 +132,17 @@ def test_limits_are_of_the_policy_unless_the_file_says(config: Path, policy: str
     ("acme", "read_timeout_s = 0.0", "acme.read_timeout_s"),
     ("acme", "max_in_flight = 0", "acme.max_in_flight"),
     ("acme", "validation_wait_ms = 60000", "acme.validation_wait_ms"),
+    ("ocsp", "live_queue = 21", r"ocsp\.live_queue: expected 1 to 20 places, got 21"),
+    ("ocsp", "live_wait_ms = 50", r"ocsp\.live_wait_ms: expected 100 to 5000 milliseconds"),
+    ("ocsp", "live_per_s = 0.0", r"ocsp\.live_per_s: expected a number above 0"),
+    ("ocsp", "live_client_burst = 0", r"ocsp\.live_client_burst: expected 1 to"),
+    ("ocsp", 'live_trusted_proxies = ["proxy"]', r"ocsp\.live_trusted_proxies: expected an address or a network"),
 ])
 def test_limits_and_proxies_that_cannot_be(config: Path, section: str, text: str, message: str) -> None:
     """Each names its key and what was expected."""
     before = config.read_text("utf-8")
-    if section == "acme":
-        config.write_text(before.replace("[acme]", f"[acme]\n{text}"), "utf-8")
+    if section != "limits":
+        config.write_text(before.replace(f"[{section}]", f"[{section}]\n{text}"), "utf-8")
     else:
         config.write_text(f"{before}\n[limits]\n{text}\n", "utf-8")
     with pytest.raises(SettingsError, match=message):

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 import structlog
 
 from ca.process.ambient import Ambient, system_ambient
-from ca.process.postgres import create_pool
+from ca.process.postgres import Pool, create_pool
 from ca.process.settings import OcspSettings
 from hsm.key import HsmPrivateKey
 from hsm.thread import HsmThread
 from ocsp.presign import store
 from ocsp.presign.gate import LaneName, SigningGate
+from ocsp.presign.live import LiveRound
 from ocsp.presign.round import Lane, Presigner
 from ocsp.presign.signer import open_signer
 from tests.fixtures_hsm import SoftHsm
@@ -38,9 +39,10 @@ class HeldGate(SigningGate):
 class Bench:
     """A pre-signer inside the test, with a clock that can be moved."""
 
-    def __init__(self, presigner: Presigner, gate: HeldGate) -> None:
+    def __init__(self, presigner: Presigner, gate: HeldGate, pool: Pool) -> None:
         self.presigner = presigner
         self.gate = gate
+        self.live = Lane(pool, lambda: LiveRound(presigner))
 
     async def run(self, lane: Lane) -> int:
         """Rounds of one lane until there is nothing to do; returns how many did something."""
@@ -67,7 +69,7 @@ async def bench(database: TestDatabase, softhsm: SoftHsm, *, thread: HsmThread |
         try:
             signers = {stored.id: await open_signer(own, stored) for stored in await store.issuers(pool)}
             yield Bench(Presigner(pool=pool, gate=gate, signers=signers, settings=settings, log=structlog.get_logger(),
-                                  ambient=ambient or system_ambient()), gate)
+                                  ambient=ambient or system_ambient()), gate, pool)
         finally:
             if thread is None:
                 await own.close()

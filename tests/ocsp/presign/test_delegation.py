@@ -33,6 +33,7 @@ from tests.ocsp.processes import add_issuer, openssl_ocsp, port_of, running, unt
 from tests.ocsp.responder.serving import request_for
 from tests.ocsp.responder.test_process import ask, status_of
 
+_LIVE = "live = true\nlive_wait_ms = 5000"
 _SPECS = {"Slow E1": KeySpec.P_384, "Slow R1": KeySpec.RSA_3072, "Quick E1": KeySpec.P_256}
 
 
@@ -79,10 +80,10 @@ async def test_slow_issuers_are_answered_for_by_certified_responders(
 ) -> None:
     """The pre-signer makes the key, the CA certifies it, openssl verifies what it signs, a revocation shows.
 
-    Without a token of its own the pre-signer signs for the quick issuer with its key; with one it has no CA key at all.
-    A second start makes no second key.
+    What openssl asks with its nonce is signed live, by the same responders. Without a token of its own the pre-signer
+    signs for the quick issuer with its key; with one it has no CA key at all. A second start makes no second key.
     """
-    config = write_config(tmp_path, database.settings, hsm=place.online.settings,
+    config = write_config(tmp_path, database.settings, hsm=place.online.settings, ocsp=_LIVE,
                           ocsp_hsm=place.empty.settings if own_token else None)
     for issuer_id, (name, own) in enumerate(place.issuers.items(), 1):
         await add_issuer(database, own, issuer_id=issuer_id, name=name)
@@ -105,6 +106,7 @@ async def test_slow_issuers_are_answered_for_by_certified_responders(
                     said = await asyncio.to_thread(openssl_ocsp, tmp_path, own, serials[name], port, *options)
                     assert "Response verify OK" in said, said
                     assert f"0x{serials[name].hex()}: good" in said
+                    assert "no nonce" not in said
                 await certificates.revoke([serials[name]], issuer_id=list(place.issuers).index(name) + 1)
                 await until(lambda own=own, serial=serials[name]:
                             status_of(port, own, serial) is ocsp.OCSPCertStatus.REVOKED, patience_s=30)

@@ -14,6 +14,7 @@ import structlog
 
 from ocsp.protocol.batch import SignedStatus, encode_batch, split_batch
 from ocsp.protocol.response import Times
+from ocsp.responder.live import LiveDesk
 from ocsp.responder.memory import Mark, ResponseMemory, encode_issuers
 from ocsp.responder.server import Listen, OcspServer
 from ocsp.responder.sockets import listen_by_epoll
@@ -99,7 +100,8 @@ async def read_reply(reader: asyncio.StreamReader, *, head_only: bool = False) -
 
 
 @asynccontextmanager
-async def serving(directory: Path, *authorities: Authority, listen: Listen = listen_by_epoll) -> AsyncIterator[Serving]:
+async def serving(directory: Path, *authorities: Authority, listen: Listen = listen_by_epoll,
+                  live: LiveDesk | None = None) -> AsyncIterator[Serving]:
     """A server of these issuers, numbered from ISSUER_ID, with an empty and complete memory."""
     clock = Clock()
     memory = ResponseMemory(directory, map_size_gib=1)
@@ -107,7 +109,7 @@ async def serving(directory: Path, *authorities: Authority, listen: Listen = lis
                                        for index, own in enumerate(authorities)]))
     memory.apply((), mark=Mark(), complete=True)
     memory.renew()
-    server = OcspServer(memory, now=clock.now, max_age_s=3_600, log=structlog.get_logger())
+    server = OcspServer(memory, now=clock.now, max_age_s=3_600, log=structlog.get_logger(), live=live)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
