@@ -21,7 +21,7 @@ from tests.acceptance.demo_process import CHANCERY
 from tests.acceptance.internet import NAMES, SHOP, Client, Internet
 from tests.acceptance.openssl import names_of, verify
 from tests.acceptance.public_ca import AtAddress, PublicCa, edited, run_public_ca
-from tests.ct_log import listed_logs, verify_embedded
+from tests.ct_embedded import listed_logs, verify_embedded
 
 _URN = "urn:ietf:params:acme:error:"
 _PATIENCE_S = 90.0

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ca.pki.serial import serial_from_int
 from tests.ca.issuing.transparent import Killed, transparent
 from tests.ca.issuing.world import EC_ISSUER, World
-from tests.ct_log import Log, personalities, verify_embedded
+from tests.ct_embedded import verify_embedded
+from tests.ct_log import Log, personalities
 
 
 async def test_a_certificate_with_two_scts(world: World) -> None:

@@ -7,7 +7,8 @@ from cryptography import x509
 from ca.pki.serial import serial_from_int
 from tests.ca.issuing.running import ca_process, until, write_settings
 from tests.ca.issuing.world import World
-from tests.ct_log import CtLogs, personalities, verify_embedded
+from tests.ct_embedded import verify_embedded
+from tests.ct_log import CtLogs, personalities
 
 
 def _settings(tmp_path: Path, world: World, logs: CtLogs) -> Path:
