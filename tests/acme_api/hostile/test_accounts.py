@@ -181,8 +181,8 @@ async def test_e42_to_e44_external_accounts(start: Callable[..., Awaitable[Runni
     await ground.end()
 
 
-async def test_e45_to_e52_account_objects(ground: Ground) -> None:
-    """Rows E45 to E52: other people's accounts, updates, deactivation, key changes, cursors."""
+async def test_e45_e46_account_objects(ground: Ground) -> None:
+    """Rows E45, E46: other people's accounts, updates, ten deactivations at once."""
     client, other = ground.attacker, await watched(ground.wfe)
     async with ground.row("E45"):
         await ground.refused(other.kid, None, "unauthorized", 403)
@@ -203,6 +203,11 @@ async def test_e45_to_e52_account_objects(ground: Ground) -> None:
                      closing.kid, closing.kid + "/orders", order.location, *order.json["authorizations"],
                      order.json["finalize"]):
             (await closing.post(path)).require(401, "unauthorized")
+
+
+async def test_e47_to_e52_key_changes_and_lists(ground: Ground) -> None:
+    """Rows E47 to E52: key changes, races for keys, cursors."""
+    client, other = ground.attacker, await watched(ground.wfe)
     async with ground.row("E47"):
         await _key_changes(ground, other.kid, other.key)
     async with ground.row("E48"):

@@ -25,16 +25,12 @@ def _leaf(chain: Answer) -> x509.Certificate:
     return x509.load_pem_x509_certificates(chain.body)[0]
 
 
-async def test_e97_to_e102_certificates(ground: Ground, clock: Clock) -> None:
-    """Rows E97 to E102: whatever is asked for is PEM or nobody's; what is not ours or not theirs is never revoked."""
+async def test_e97_e98_downloads_and_no_certificates(ground: Ground) -> None:
+    """Rows E97, E98: whatever is asked for is PEM or DER or nobody's; what is not ours is never revoked."""
     client, others = ground.attacker, ground.others
-    key = SigningKey.make()
-    order, chain = await issued(client, others, "a.example.com", key=key.private)
+    order, chain = await issued(client, others, "a.example.com")
     url, leaf = order.json["certificate"], _leaf(chain)
     der = leaf.public_bytes(Encoding.DER)
-    serial = await others.value("SELECT serial FROM certificates")
-    _, foreign_chain = await issued(ground.bystander, others, "own.bystander.example", "*.d.bystander.example")
-    foreign = _leaf(foreign_chain).public_bytes(Encoding.DER)
     other_order = await ready_order(client, others, "later.example.com")
     async with ground.row("E97"):
         for accept in ("text/html", "*/*;q=0", "application/pkix-cert", "", "x" * 5_000):
@@ -59,6 +55,18 @@ async def test_e97_to_e102_certificates(ground: Ground, clock: Clock) -> None:
             await ground.refused(_PATH, {"certificate": b64(forged)}, status=404)
         own_issuer = (await others.make_issuer()).public_bytes(Encoding.DER)
         await ground.refused(_PATH, {"certificate": b64(own_issuer)}, status=404)
+    assert await others.count("revocation_requests") == await others.count("revocations") == 0
+
+
+async def test_e99_to_e101_revocation(ground: Ground, clock: Clock) -> None:
+    """Rows E99 to E101: what is not theirs is never revoked, reasons, and one of ten at once."""
+    client, others = ground.attacker, ground.others
+    key = SigningKey.make()
+    _, chain = await issued(client, others, "a.example.com", key=key.private)
+    der = _leaf(chain).public_bytes(Encoding.DER)
+    serial = await others.value("SELECT serial FROM certificates")
+    _, foreign_chain = await issued(ground.bystander, others, "own.bystander.example", "*.d.bystander.example")
+    foreign = _leaf(foreign_chain).public_bytes(Encoding.DER)
     async with ground.row("E99", stores=("orders", "authorizations", "rate_limits", "validations")):
         await ground.refused(_PATH, {"certificate": b64(foreign)}, "unauthorized", 403)
         await ready_order(client, others, "own.bystander.example")
@@ -91,11 +99,15 @@ async def test_e97_to_e102_certificates(ground: Ground, clock: Clock) -> None:
         by_key = ground.wfe.client(key)
         (await by_key.post(_PATH, {"certificate": b64(der), "reason": 1}, jwk=key.jwk)).require(200)
         carrying.cancel()
+
+
+async def test_e102_renewal_information(ground: Ground) -> None:
+    """Row E102: whatever is no certificate's identifier is malformed."""
     async with ground.row("E102"):
         for name, statuses in (("a", {400}), ("a.b.c", {400}), (".", {400, 404}), ("a==.b", {400}), ("", {404}),
                                ("%2e%2e%2f", {400, 404}), ("A" * 5_000, {400, 404}), ("%C3%9C", {400}),
                                (f"{b64(bytes(20))}.{b64(bytes([10]) * 18)}", {404})):
-            answer = await client.send("GET", "/acme/renewal-info/" + name)
+            answer = await ground.attacker.send("GET", "/acme/renewal-info/" + name)
             assert answer.status in statuses, name
             assert answer.type == "malformed"
 

@@ -16,8 +16,8 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 from ca.pki.weak_list import digests
 from ca.process.limit_settings import LimitsSettings, RateSettings
 from tests.acme_api.hostile.ground import Ground, watched
-from tests.acme_api.wfe.running import BASE, Clock, OtherProcesses, RunningWfe, finalize, id_of, ready_order
-from tests.acme_client import JOSE_JSON, URN, b64, make_csr
+from tests.acme_api.wfe.running import BASE, OtherProcesses, RunningWfe, finalize, id_of, ready_order
+from tests.acme_client import JOSE_JSON, URN, Answer, b64, make_csr
 from tests.ca.pki.roca import roca_key
 
 _Start = Callable[..., Awaitable[RunningWfe]]
@@ -190,19 +190,24 @@ def _csr(*names: x509.GeneralName, key: Any = None, common_name: str | None = No
         Encoding.DER)
 
 
-async def test_e72_to_e77_finalize(ground: Ground, clock: Clock) -> None:
-    """Rows E72 to E77: orders that are not ready, spellings, names, keys and extensions of CSRs, changes of mind."""
-    client, others = ground.attacker, ground.others
-    name = x509.DNSName("a.example.com")
-    order = await ready_order(client, others, "a.example.com")
-    good = make_csr("a.example.com")
-    certificate = (await others.make_issuer()).public_bytes(Encoding.DER)
+async def _ready(ground: Ground) -> tuple[Answer, Callable[..., Awaitable[None]]]:
+    """A ready order, and what tries CSRs on it: each is badCSR, and the order stays ready."""
+    order = await ready_order(ground.attacker, ground.others, "a.example.com")
 
     async def bad(*csrs: bytes) -> None:
         for csr in csrs:
             await ground.refused(order.json["finalize"], {"csr": b64(csr)}, "badCSR")
-        assert (await client.post(order.location)).json["status"] == "ready"
+        assert (await ground.attacker.post(order.location)).json["status"] == "ready"
 
+    return order, bad
+
+
+async def test_e72_e73_finalize(ground: Ground) -> None:
+    """Rows E72, E73: orders that are not ready, twenty requests at once, spellings and bytes that are no CSR."""
+    client, others = ground.attacker, ground.others
+    order, bad = await _ready(ground)
+    good = make_csr("a.example.com")
+    certificate = (await others.make_issuer()).public_bytes(Encoding.DER)
     async with ground.row("E72", stores=(*_ORDERED, "finalizations", "issuance_requests", "validations")):
         waiting = (await client.order("pending.example.com")).require(201)
         early = {"csr": b64(make_csr("pending.example.com"))}
@@ -228,6 +233,14 @@ async def test_e72_to_e77_finalize(ground: Ground, clock: Clock) -> None:
                 ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
         await bad(b"x" * 100, certificate, b"\x30\x80" + good[4:] + b"\0\0", deep[:30_000], good + b"\0", crowd,
                   good.replace(b"\x02\x01\x00", b"\x02\x01\x01", 1))
+
+
+async def test_e74_to_e76_csrs(ground: Ground) -> None:
+    """Rows E74 to E76: names, keys and extensions of CSRs; a CSR with nothing but the right common name is good."""
+    client, others = ground.attacker, ground.others
+    name = x509.DNSName("a.example.com")
+    order, bad = await _ready(ground)
+    good = make_csr("a.example.com")
     async with ground.row("E74"):
         await bad(
             _csr(name, x509.DNSName("b.example.com")), _csr(), _csr(x509.DNSName("b.example.com")),
@@ -258,6 +271,13 @@ async def test_e72_to_e77_finalize(ground: Ground, clock: Clock) -> None:
             (x509.BasicConstraints(ca=True, path_length=None), True),
             (x509.NameConstraints([x509.DNSName("example.com")], None), True),
             (x509.CertificatePolicies([x509.PolicyInformation(ObjectIdentifier("2.5.29.32.0"), None)]), False))])
+    only_common_name = _csr(common_name="a.example.com")
+    (await finalize(client, order, only_common_name)).require(200)
+
+
+async def test_e77_changes_of_mind(ground: Ground) -> None:
+    """Row E77: what changes after `ready` is seen at finalize, or is the CA's word."""
+    client, others = ground.attacker, ground.others
     async with ground.row("E77", stores=(*_ORDERED, "validations", "accounts", "blocked_names", "finalizations",
                                          "issuance_requests", "refusals")):
         gone = await ready_order(client, others, "gone.example.com")
@@ -279,8 +299,6 @@ async def test_e72_to_e77_finalize(ground: Ground, clock: Clock) -> None:
             shown = (await client.post(flipped.location)).require(200).json
             assert (shown["status"], shown["error"]["type"]) == ("invalid", URN + kind)
             await ground.refused(flipped.json["finalize"], {"csr": b64(csr)}, "orderNotReady", 403)
-    only_common_name = _csr(common_name="a.example.com")
-    (await finalize(client, order, only_common_name)).require(200)
 
 
 async def test_e79_to_e81_authorizations_and_challenges(ground: Ground) -> None:

@@ -73,10 +73,12 @@ async def test_e13_to_e16_bodies_and_json(ground: Ground) -> None:
             client.key, json.dumps(good | {"kid": "\ud800"}).encode(), {}))
 
 
-async def test_e17_to_e25_jws(ground: Ground) -> None:
-    """Rows E17 to E25: other serialisations, header members, algorithms, signers and spellings."""
-    client, path = ground.attacker, "/acme/new-order"
-    wanted = {"identifiers": [{"type": "dns", "value": "a.example.com"}]}
+_WANTED = {"identifiers": [{"type": "dns", "value": "a.example.com"}]}
+
+
+async def test_e17_to_e21_jws(ground: Ground) -> None:
+    """Rows E17 to E21: other serialisations, header members and algorithms."""
+    client, path, wanted = ground.attacker, "/acme/new-order", _WANTED
     async with ground.row("E17"):
         document = flatten(client.key, await client.protected(path), wanted)
         compact = ".".join((document["protected"], document["payload"], document["signature"]))
@@ -119,6 +121,11 @@ async def test_e17_to_e25_jws(ground: Ground) -> None:
         no_strings: list[Any] = [1, None, ["ES256"], {}]
         for no_string in no_strings:
             await ground.refused(path, wanted, alg=no_string)
+
+
+async def test_e22_to_e25_signers(ground: Ground) -> None:
+    """Rows E22 to E25: keys, signers and spellings."""
+    client, path, wanted = ground.attacker, "/acme/new-order", _WANTED
     async with ground.row("E22", stores=("accounts", "rate_limits")):
         by_rsa = ground.wfe.client(SigningKey.make("RS256"))
         (await by_rsa.register()).require(201)

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,8 +12,8 @@ import structlog
 
 from ca.process.log import set_up_logging
 from tests.acme_api.hostile.ground import Ground, require_clean
-from tests.acme_api.wfe.running import BASE, OtherProcesses, RunningWfe
-from tests.acme_client import JOSE_JSON
+from tests.acme_api.wfe.running import BASE, OtherProcesses, RunningWfe, finalize, ready_order
+from tests.acme_client import JOSE_JSON, make_csr
 
 _SIGNED = ["/acme/new-account", "/acme/new-order", "/acme/revoke-cert", "/acme/key-change", "/acme/account/" + "A" * 30,
            "/acme/account/" + "A" * 30 + "/orders", "/acme/order/" + "A" * 30, "/acme/order/" + "A" * 30 + "/finalize",
@@ -75,16 +76,40 @@ async def test_e1_to_e3_methods_types_and_sizes(ground: Ground) -> None:
 
 async def test_e4_slow_requests(start: Callable[..., Awaitable[RunningWfe]], others: OtherProcesses,
                                 capsys: pytest.CaptureFixture[str]) -> None:
-    """Row E4: 500 connections that send nothing, half a header or half a body at once; others are served meanwhile."""
+    """Row E4: 500 connections that send nothing, half a header or half a body, or one octet now and then, at once:
+    others are served meanwhile, and who drips is not waited for either."""
     ground = await Ground.make(await start(read_timeout_s=3.0), others, capsys)
     async with ground.row("E4"):
         beginnings = [b"", b"GET /dir", _POST, _POST + b"Content-Length: 10\r\n\r\nx"] * 125
-        slow = [asyncio.create_task(_raw(ground, beginning)) for beginning in beginnings]
+        slow = [asyncio.create_task(_raw(ground, beginning)) for beginning in beginnings[20:]]
+        dripping = [asyncio.create_task(_drip(ground, begun)) for begun in (
+            b"GET /", b"GET /directory HTTP/1.1\r\nX: ", _POST, _POST + b"Content-Length: 1000\r\n\r\n") * 5]
         for _ in range(5):
             (await ground.bystander.post(ground.bystander.kid)).require(200)
         for answer in await asyncio.gather(*slow):
             assert _statuses(answer) in ([], [408])
+        for answer in await asyncio.gather(*dripping):
+            assert _statuses(answer) in ([], [408])
     await ground.end()
+
+
+async def _drip(ground: Ground, begun: bytes) -> bytes:
+    """Sends a beginning, then an octet every third of a second until the server closes, which it has to do long before
+    anything is whole; what it said."""
+    url = urlsplit(ground.wfe.address)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    said = asyncio.create_task(reader.read())
+    writer.write(begun)
+    for _ in range(90):
+        writer.write(b"A")
+        if await asyncio.wait([said], timeout=0.33) != (set(), {said}):
+            break
+    writer.close()
+    assert said.done(), "the server waits as long as something comes"
+    try:
+        return await said
+    except ConnectionError:
+        return b""
 
 
 async def test_e5_to_e8_broken_http(ground: Ground) -> None:
@@ -140,7 +165,8 @@ async def test_e9_e10_floods_and_origins(ground: Ground) -> None:
 
 async def test_e12_log_lines(start: Callable[..., Awaitable[RunningWfe]], others: OtherProcesses,
                              capsys: pytest.CaptureFixture[str]) -> None:
-    """Row E12: what strangers write into headers and payloads stays within one JSON line, escaped and cut."""
+    """Row E12: what strangers write into headers, paths, payloads and CSRs stays within one JSON line, escaped, each
+    value cut at a kibibyte; a header of a megabyte is not even read."""
     set_up_logging("wfe")
     try:
         ground = await Ground.make(await start(), others, capsys)
@@ -153,14 +179,23 @@ async def test_e12_log_lines(start: Callable[..., Awaitable[RunningWfe]], others
         answer.require(400, "malformed")
         refused = await ground.wfe.client().register(contact=["mailto:a\r\nBcc: b@x.example\x1b[2J@x.example"])
         refused.require(400, "invalidContact")
-        for each in (answer, refused):
+        ready = await ready_order(ground.attacker, others, "a.example.com")
+        subject = "a\r\nb\x1b[31m" + evil[:20]
+        csr = await finalize(ground.attacker, ready, make_csr("a.example.com", common_name=subject))
+        csr.require(400, "badCSR")
+        lost = await ground.attacker.send("GET", "/acme/" + evil, headers={"User-Agent": "\t\x80" + evil})
+        lost.require(404, "malformed")
+        with suppress(ConnectionError):     # closed with most of it unread
+            assert _statuses(await _raw(
+                ground, b"GET /directory HTTP/1.1\r\nUser-Agent: " + b"A" * 1_000_000 + b"\r\n\r\n")) == [431]
+        for each in (answer, refused, csr, lost):
             require_clean(each)
         lines = [line for line in capsys.readouterr().err.splitlines() if line]
-        assert len(lines) >= 2
+        assert len(lines) >= 4
         for line in lines:
-            assert len(line) < 4_096
             assert "\x1b" not in line
-            json.loads(line)
+            values = json.loads(line)
+            assert max(len(value) for value in values.values() if isinstance(value, str)) <= 1_025
         await ground.end()
     finally:
         structlog.reset_defaults()
