@@ -4,6 +4,7 @@ Each test fills the tables as the version before wrote them, in SQL of its own, 
 """
 
 import hashlib
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -131,4 +132,45 @@ async def test_0027_evidence_and_requests_are_read_as_before(before: _Before) ->
     assert rows == {order_id: (key.jwk_text, *parts), other_id: tuple(odd)}
     assert verify_stored(*rows[order_id][1:], rows[order_id].jwk).url == url
     assert unpack_evidence(await owner.fetchval("SELECT evidence FROM validations")) == evidence
+    await owner.close()
+
+
+async def test_0033_partitions_of_months_go_on_beside_those_of_half_years(before: _Before) -> None:
+    """An installation of 27 months keeps every partition that holds something, with its rows, and none of those that do
+    not; what comes has partitions of half a year, the first from where the months end; the old ones go when their time
+    is over, two years after their month, the youngest last."""
+    database = await before("0033_half_years.sql")
+    owner = await database.connect()
+    now = datetime.now(UTC)
+    this_month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    ids: list[bytes] = []
+    for months in range(27):
+        moment = await owner.fetchval("SELECT $1::timestamptz - make_interval(months => $2)", this_month, months)
+        await owner.execute("SELECT create_partitions($1)", moment + timedelta(days=10))
+        if months != 5:                     # a month in which nobody ordered
+            ids.append(object_id(moment + timedelta(days=3), months.to_bytes(16, "big")))
+            await owner.execute("INSERT INTO refusals (request_id, refused_at, problem) VALUES ($1, now(), '{}')",
+                                ids[-1])
+    await migrate(database.settings, system_ambient())
+    ranges = await owner.fetch("SELECT child, begins, ends FROM partition_ranges('refusals') ORDER BY begins")
+    months_kept = [each for each in ranges if each["ends"] - each["begins"] < timedelta(days=32)]
+    assert len(months_kept) - len(ids) in (0, 1), "what is left of this half year may be a month"
+    assert [row[0] for row in await owner.fetch("SELECT request_id FROM refusals ORDER BY 1")] == sorted(ids)
+    later = [each for each in ranges if each["ends"] > now.replace(tzinfo=None)]
+    assert later[0]["begins"] == this_month.replace(tzinfo=None)
+    assert all(one["ends"] == other["begins"] for one, other in itertools.pairwise(later))
+    assert later[-1]["ends"] > now.replace(tzinfo=None) + timedelta(days=58)
+    assert await owner.fetchval("SELECT count(*) FROM partition_ranges('orders')") <= 2, "they were all empty"
+    for days in range(0, 58, 5):            # and none is missing for whoever writes
+        await owner.execute("INSERT INTO refusals (request_id, refused_at, problem) VALUES ($1, now(), '{}')",
+                            object_id(now + timedelta(days=days), days.to_bytes(16, "little")))
+    year_later = this_month + timedelta(days=367)
+    dropped = [row[0] for row in await owner.fetch("SELECT drop_expired_partitions($1)", year_later)
+               if row[0].startswith("refusals_")]
+    kept = [row[0] for row in await owner.fetch("SELECT child FROM partition_ranges('refusals') ORDER BY begins")]
+    assert dropped
+    assert [each["child"] for each in ranges] == [*dropped, *kept]
+    for each in ranges:
+        is_over = each["ends"].replace(tzinfo=UTC, year=each["ends"].year + 2) < year_later
+        assert (each["child"] in dropped) == is_over, each
     await owner.close()
