@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from tests.fixtures_postgres import TestDatabase
 from tests.mock_dns import MockDns
 
 BASE_URL = "https://ca.example"
+_PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ class Running:
     async def stopped(self) -> None:
         """Stops it and waits until it has given back what is left."""
         self.stop.set()
-        await asyncio.wait_for(self.task, 10)
+        await asyncio.wait_for(self.task, _PATIENCE_S)
 
 
 def checker_for(port: int, lanes: Lanes, resolver: str = "") -> Checker:
@@ -95,7 +95,7 @@ async def performing(
             yield Running(task, stop, store, lanes)
         finally:
             stop.set()
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, _PATIENCE_S)
             pool.terminate()
 
 
@@ -297,13 +297,13 @@ async def test_leases_are_extended_by_who_holds_them(queue: Queue) -> None:
 
 
 async def test_stopping_gives_back_what_is_not_done(queue: Queue) -> None:
-    """SIGTERM: what hangs is claimable at once by another process, and the claim is not held against it."""
+    """SIGTERM: what hangs is claimable at once by another process, and the claim is not held against it. Nobody waits
+    for its end: that would be an outcome, stored, and nothing left in the queue."""
     async with web_server() as server, performing(queue.database, server.port) as running:
         await queue.add("hang.localhost")
         await until(lambda: server.connections == 1)
-        began_s = time.monotonic()
         await running.stopped()
-        assert time.monotonic() - began_s < 9
+    assert await queue.owner.fetchval("SELECT count(*) FROM validations") == 0
     row = await queue.owner.fetchrow(
         "SELECT leased_by, leased_until <= now() AS free, attempts FROM validation_requests")
     assert row is not None
@@ -384,17 +384,18 @@ async def test_500_hanging_targets_do_not_delay_good_ones(queue: Queue) -> None:
 
 
 async def test_sf6_hanging_names_of_one_account_leave_room_for_others(queue: Queue) -> None:
-    """SF6: one account fills its quarter and waits in the queue; another account is served at once."""
+    """SF6: one account fills its quarter and waits in the queue; another account is served before any of its names has
+    come to its end, so not in a place that one of them has left."""
     other = b"\x03" * 22
     await queue.add_account(other)
     async with web_server() as server, performing(
             queue.database, server.port, concurrency=2, max_open=40) as running:
         await queue.add_many([f"hang{number}.localhost" for number in range(60)])
         await until(lambda: running.lanes.in_flight >= 10)
-        began_s = time.monotonic()
         good = await queue.add("good.localhost", account_id=other)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(_PATIENCE_S):
             while await queue.validation(good) is None:  # noqa: ASYNC110 - another process writes it
                 await asyncio.sleep(0.02)
-        assert time.monotonic() - began_s < 9
+        assert await queue.owner.fetchval("SELECT identifier_value FROM validations ORDER BY validated_at LIMIT 1"
+                                          ) == "good.localhost"
         assert running.lanes.in_flight <= 13
