@@ -121,6 +121,28 @@ async def test_refusals(world: World, case: str) -> None:
     await world.check()
 
 
+@pytest.mark.parametrize("damage", [
+    lambda _: b"", lambda packed: b"\x07" + packed[1:], lambda packed: packed[:-1], lambda packed: packed + b"\0",
+    lambda packed: packed[:1] + bytes(len(packed) - 1), lambda _: b"\0not,three,lengths:", lambda _: b"\0" * 40],
+    ids=["empty", "unknown form", "cut off", "followed by an octet", "zeros", "no lengths", "plain zeros"])
+async def test_a_request_that_cannot_be_unpacked(world: World, damage: Callable[[bytes], bytes]) -> None:
+    """Whatever stands where the finalize request was packed: its own order is refused, exactly, and the others of the
+    batch, those before it and those behind it, have their certificates."""
+    first = await world.ordered("a.example.com")
+    damaged = await world.ordered("b.example.com")
+    last = await world.ordered("c.example.com")
+    packed = await world.owner.fetchval("SELECT request FROM finalizations WHERE order_id = $1", damaged.id)
+    await world.owner.execute("UPDATE finalizations SET request = $2 WHERE order_id = $1", damaged.id, damage(packed))
+    assert await issue_batch(world.process(), 8) == 3
+    for order in (first, last):
+        await world.issued(order.id)
+    assert await world.refusal(damaged.id) == {
+        "type": URN + "malformed", "status": 400, "detail": "the stored finalize request cannot be read"}
+    assert await world.owner.fetchval("SELECT count(*) FROM issuances") == 2
+    assert await world.queued() == 0
+    await world.check()
+
+
 async def test_refusals_name_the_identifiers(world: World) -> None:
     """RFC 8555 6.7.1: a subproblem for each name that is not covered."""
     subscriber = await world.subscriber()
