@@ -139,8 +139,8 @@ class IssuanceTurns:
             self._logged.add(bytes.fromhex(request_id))
 
     async def step(self) -> bool:
-        """One batch. A fault gives the claimed requests back for another try soon, and is raised. While the token is
-        away nothing is claimed: another process may have a token that answers."""
+        """One batch; whether more may be waiting. A fault gives the claimed requests back for another try soon, and is
+        raised. While the token is away nothing is claimed: another process may have a token that answers."""
         if self._breaker is not None and self._breaker.is_open:
             return False
         try:
@@ -149,13 +149,15 @@ class IssuanceTurns:
                 await ct_store.wake(self._ca.pool, list(logged))
             if looked := self._ca.caa_waits.take_ready():
                 await queue_store.wake(self._ca.pool, looked, worker=self._ca.worker)
-            worked = await issue_batch(self._ca, 1 if self._cautious_turns else BATCH)
+            most = 1 if self._cautious_turns else BATCH
+            claimed = await issue_batch(self._ca, most)
         except Exception:
             self._cautious_turns = _CAUTIOUS_TURNS
             await queue_store.give_back(self._ca.pool, worker=self._ca.worker, after_s=_RETRY_AFTER_FAULT_S)
             raise
         self._cautious_turns = max(0, self._cautious_turns - 1)
-        return worked
+        # A batch that is not full has emptied the queue: what comes behind it has a wake-up of its own.
+        return claimed == most
 
 
 def transparency_of(settings: Settings, log: FilteringBoundLogger) -> Transparency:

@@ -84,14 +84,14 @@ class Verdicts:
     baseless: Sequence[bytes] = ()
 
 
-async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
-    """Takes up to `limit` requests through the cycle; False when there was none. Faults of the database and of the HSM
-    are raised: the requests stay in the queue, and what has been committed is gone on with."""
+async def issue_batch(ca: IssuingProcess, limit: int) -> int:
+    """Takes up to `limit` requests through the cycle; returns how many there were. Faults of the database and of the
+    HSM are raised: the requests stay in the queue, and what has been committed is gone on with."""
     async with ca.pool.acquire() as connection:
         # 1. Claim requests and load what is stored about them. What an earlier run began goes on where it stood.
         claimed = await queue_store.claim(connection, worker=ca.worker, limit=limit)
         if not claimed:
-            return False
+            return 0
         ca.caa_waits.forget(request.id for request in claimed)
         now = ca.ambient.now()
         switches = await _switches(ca, connection, now)
@@ -137,7 +137,7 @@ async def issue_batch(ca: IssuingProcess, limit: int) -> bool:
             await queue_store.notify(connection, [
                 ("ocsp_due", "new"), *(("changed", request_id.hex()) for request_id in ended),
                 *([("ct_due", "")] if signed_finals else [])])
-    return True
+    return len(claimed)
 
 
 async def _sign(

@@ -17,9 +17,9 @@ LEASE_S: Final = 30
 # Every statement looks keys up in partitions: a new plan for each set of keys costs more than the look itself.
 SESSION_OPTIONS: Final = {"plan_cache_mode": "force_generic_plan"}
 
-# Rows that another process is claiming are skipped, never waited for. Everything that is stored under the request's own
-# id comes with it: what was asked for, and what an earlier run has begun. The claim does not wait for the disk: what
-# the cycle commits is fenced by the lease, so one that a dying server has lost commits nothing.
+# Rows that another process is claiming are skipped, never waited for. What was asked for comes with them, and whether
+# an earlier run has begun a certificate. The claim does not wait for the disk: what the cycle commits is fenced by the
+# lease, so one that a dying server has lost commits nothing.
 CLAIM: Final = """
 WITH lazily AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
@@ -32,23 +32,27 @@ WITH lazily AS MATERIALIZED (
     RETURNING request.id, request.kind, request.requested_at, request.attempts
 )
 SELECT claimed.id, claimed.kind, claimed.requested_at, claimed.attempts,
-    c.serial, c.issuer_id, c.profile AS issued_profile, c.not_before AS begins, c.not_after AS ends, c.tbs,
-    c.created_at, p.serial IS NOT NULL AS logged, t.tbs AS final_tbs, s.serial IS NOT NULL AS signed,
-    o.account_id, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile, o.not_before, o.not_after,
-    f.requested_at AS finalized_at, f.request,
+    i.serial, o.account_id, o.identifier_types, o.identifier_values, o.authorization_ids, o.profile, o.not_before,
+    o.not_after, f.requested_at AS finalized_at, f.request,
     coalesce(a.deactivated_at, a.revoked_at) IS NOT NULL AS account_closed,
     a.dns_persist_allowed_at IS NOT NULL AS dns_persist_allowed, a.id IS NOT NULL AS has_order,
     e.allowed_names, q.csr
 FROM claimed CROSS JOIN lazily
 LEFT JOIN issuances i ON i.request_id = claimed.id
-LEFT JOIN certificates c ON c.serial = i.serial
-LEFT JOIN precertificate_signatures p ON p.serial = i.serial
-LEFT JOIN final_certificates t ON t.serial = i.serial
-LEFT JOIN certificate_signatures s ON s.serial = i.serial
 LEFT JOIN (orders o JOIN finalizations f ON f.order_id = o.id JOIN accounts a ON a.id = o.account_id)
     ON o.id = claimed.id AND claimed.kind = 'order'
 LEFT JOIN eab_credentials e ON e.kid = a.eab_kid
 LEFT JOIN service_requests q ON q.id = claimed.id AND claimed.kind = 'service'
+"""
+# Apart from the claim, because hardly a request has one, and each table more costs even when nothing is found in it.
+INTENTS: Final = """
+SELECT c.serial, c.request_id, c.issuer_id, c.profile, c.not_before, c.not_after, c.tbs, c.created_at,
+    p.serial IS NOT NULL AS logged, t.tbs AS final_tbs, s.serial IS NOT NULL AS signed
+FROM certificates c
+LEFT JOIN precertificate_signatures p ON p.serial = c.serial
+LEFT JOIN final_certificates t ON t.serial = c.serial
+LEFT JOIN certificate_signatures s ON s.serial = c.serial
+WHERE c.serial = ANY($1::bytea[])
 """
 DEFER: Final = """
 UPDATE issuance_requests SET leased_until = now() + make_interval(secs => $3) WHERE id = ANY($2) AND leased_by = $1
@@ -102,9 +106,13 @@ class ClaimedRequest:
 
 async def claim(connection: Connection, *, worker: str, limit: int) -> list[ClaimedRequest]:
     """Takes up to `limit` requests, those that wait longest first; other workers' claims are passed over."""
+    rows = await connection.fetch(CLAIM, worker, limit, LEASE_S)
+    begun = [row["serial"] for row in rows if row["serial"] is not None]
+    intents = {each.request_id: each for each in await _intents(connection, begun)} if begun else {}
     return [ClaimedRequest(id=row["id"], kind=row["kind"], requested_at=row["requested_at"], attempts=row["attempts"],
-                           intent=_intent(row), order=_order(row) if row["has_order"] else None, service_csr=row["csr"])
-            for row in await connection.fetch(CLAIM, worker, limit, LEASE_S)]
+                           intent=intents.get(row["id"]), order=_order(row) if row["has_order"] else None,
+                           service_csr=row["csr"])
+            for row in rows]
 
 
 async def defer(connection: Connection | Pool, ids: Sequence[bytes], *, worker: str, after_s: float) -> None:
@@ -142,13 +150,12 @@ async def notify(connection: Connection, wakes: Sequence[tuple[str, str]]) -> No
     await connection.execute(NOTIFY, [channel for channel, _ in wakes], [payload for _, payload in wakes])
 
 
-def _intent(row: Record) -> StoredIntent | None:
-    if row["serial"] is None:
-        return None
-    return StoredIntent(
-        request_id=row["id"], serial=row["serial"], issuer_id=row["issuer_id"], profile=row["issued_profile"],
-        not_before=row["begins"], not_after=row["ends"], tbs=row["tbs"], created_at=row["created_at"],
+async def _intents(connection: Connection, serials: Sequence[bytes]) -> list[StoredIntent]:
+    return [StoredIntent(
+        request_id=row["request_id"], serial=row["serial"], issuer_id=row["issuer_id"], profile=row["profile"],
+        not_before=row["not_before"], not_after=row["not_after"], tbs=row["tbs"], created_at=row["created_at"],
         logged=row["logged"], final_tbs=row["final_tbs"], signed=row["signed"])
+        for row in await connection.fetch(INTENTS, list(serials))]
 
 
 def _request(packed: bytes) -> StoredRequest | None:

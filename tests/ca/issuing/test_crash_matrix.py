@@ -97,7 +97,7 @@ async def work(ct: TransparentWorld, ca: IssuingProcess, publisher: Publisher) -
     """What the two do until there is nothing to do at present; raises what ends one of them."""
     worked = True
     while worked:
-        worked = await issue_batch(ca, 8)
+        worked = bool(await issue_batch(ca, 8))
         while await publisher.step():
             worked = True
         await publisher.settle()

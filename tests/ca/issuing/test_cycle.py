@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from ca.issuing import cycle, evidence, queue_store
+from ca.issuing.__main__ import BATCH, IssuanceTurns
 from ca.issuing.cycle import issue_batch
 from ca.issuing.signer import SignatureFault
 from ca.pki.identifier import Identifier, NamePolicy
@@ -146,6 +147,18 @@ async def test_a_batch_goes_through_together(world: World) -> None:
     assert (await world.refusal(refused.id) or {})["type"] == URN + "unauthorized"
     assert await world.queued() == 0
     await world.check()
+
+
+async def test_turns_go_on_as_long_as_batches_are_full(world: World) -> None:
+    """A full batch says that more may wait; one that is not has emptied the queue, and nobody claims for nothing: who
+    comes later has a wake-up of its own."""
+    turns, subscriber = IssuanceTurns(world.process()), await world.subscriber()
+    orders = [await world.ordered(f"n{number}.example.com", subscriber=subscriber) for number in range(BATCH + 1)]
+    assert [await turns.step(), await world.queued()] == [True, 1]
+    assert [await turns.step(), await world.queued()] == [False, 0]
+    assert not await turns.step()
+    for order in orders:
+        await world.issued(order.id)
 
 
 async def test_signing_is_recorded_before_and_after(world: World) -> None:
