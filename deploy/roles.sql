@@ -46,7 +46,7 @@ GRANT UPDATE (leased_by, leased_until, attempts), DELETE ON issuance_requests TO
 GRANT DELETE ON revocation_requests, exposed_keys TO ca_issuer;
 GRANT INSERT ON issuances, certificates, certificate_names, certificate_signatures, refusals, crls TO ca_issuer;
 GRANT INSERT, UPDATE (reason, version, evidence) ON revocations TO ca_issuer;
-GRANT INSERT (serial, version, issuer_id, request_id, requested_at) ON ocsp_requests TO ca_issuer;
+GRANT INSERT (serial, version, issuer_id, request_id, requested_at, not_after) ON ocsp_requests TO ca_issuer;
 GRANT SELECT (serial, version) ON ocsp_requests TO ca_issuer;
 GRANT EXECUTE ON FUNCTION ask_for_caa_checks(bytea[], bytea[], text[]) TO ca_issuer;
 GRANT INSERT, UPDATE (authority, evidence, sweep_at), DELETE ON blocked_keys TO ca_issuer;
@@ -82,8 +82,8 @@ GRANT UPDATE (leased_by, leased_until), DELETE ON ocsp_requests TO ocsp_signer;
 GRANT INSERT, UPDATE, DELETE ON ocsp_shards TO ocsp_signer;
 GRANT INSERT ON ocsp_batches TO ocsp_signer;
 GRANT USAGE ON SEQUENCE ocsp_batch_id TO ocsp_signer;
-GRANT EXECUTE ON FUNCTION end_ocsp_requests(bytea[], smallint[]), publish_ocsp_batch(smallint, timestamptz, integer,
-    timestamptz, bytea, bytea[], boolean, bytea[], smallint[], bytea[], smallint[]) TO ocsp_signer;
+GRANT EXECUTE ON FUNCTION tell_changed(bytea[]), end_ocsp_requests(bytea[], smallint[]), publish_ocsp_batch(smallint,
+    timestamptz, integer, timestamptz, bytea, bytea[], boolean, bytea[], smallint[], bytea[], smallint[]) TO ocsp_signer;
 GRANT SELECT, UPDATE (answered_at, response) ON ocsp_live_requests TO ocsp_signer;
 
 -- OCSP responder: reads published batches, writes nothing. In live mode it asks for responses, through functions that

@@ -22,6 +22,7 @@ from loadtest.program import ProgramFault
 
 _SERIAL_DAY_ZERO = datetime(2020, 1, 1, tzinfo=UTC)
 _SERIAL_DAY_OFFSET = 256
+_LIFE = timedelta(days=90)
 _CHUNK_ROWS = 50_000
 _SAMPLE_LIMIT = 200_000
 _STALL_S = 30.0
@@ -75,7 +76,7 @@ async def insert_certificates(connection: Connection, issuer: Issuer, serials: S
     id_prefix = int(now.timestamp() * 1000).to_bytes(6, "big")
     for first in range(0, len(serials), _CHUNK_ROWS):
         rows = [(serial, id_prefix + os.urandom(16), None, issuer.id, "classic", now - timedelta(hours=1),
-                 now + timedelta(days=90), os.urandom(32), b"synthetic", now)
+                 now + _LIFE, os.urandom(32), b"synthetic", now)
                 for serial in serials[first:first + _CHUNK_ROWS]]
         await connection.copy_records_to_table("certificates", records=rows, columns=[
             "serial", "request_id", "account_id", "issuer_id", "profile", "not_before", "not_after", "spki_sha256",
@@ -85,10 +86,10 @@ async def insert_certificates(connection: Connection, issuer: Issuer, serials: S
 async def request_responses(connection: Connection, issuer: Issuer, serials: Sequence[bytes]) -> None:
     """Queues all of them in one transaction and wakes the pre-signer, as an issuance does for one."""
     now = datetime.now(UTC)
-    rows = [(serial, 0, issuer.id, serial + b"load", now) for serial in serials]
+    rows = [(serial, 0, issuer.id, serial + b"load", now, now + _LIFE) for serial in serials]
     async with connection.transaction():
         await connection.copy_records_to_table("ocsp_requests", records=rows, columns=[
-            "serial", "version", "issuer_id", "request_id", "requested_at"])
+            "serial", "version", "issuer_id", "request_id", "requested_at", "not_after"])
         await connection.execute("NOTIFY ocsp_due")
 
 
@@ -106,7 +107,7 @@ async def publish_unsigned(connection: Connection, issuer: Issuer, count: int) -
     now = datetime.now(UTC)
     serials = sorted(make_serials(count, now))
     await insert_certificates(connection, issuer, serials)
-    now_s, life_s, not_after_s = int(now.timestamp()), 604_800, int((now + timedelta(days=90)).timestamp())
+    now_s, life_s, not_after_s = int(now.timestamp()), 604_800, int((now + _LIFE).timestamp())
     header = _BATCH_HEADER.pack(2, 0, now_s, now_s - now_s % 60, now_s - now_s % 60 + life_s - 1)
     record = _BATCH_RECORD.pack(_SIGNATURE_BYTES, _SIGNATURE_BYTES, 0, 0, 0, 0, not_after_s)
     async with connection.transaction():

@@ -12,8 +12,9 @@ class Waiters:
         self._events: dict[str, set[asyncio.Event]] = {}
 
     def wake(self, payload: str) -> None:
-        """Called with each notification: the hexadecimal id, or "" when some may have been missed."""
-        for events in self._events.values() if not payload else (self._events.get(payload, ()),):
+        """Called with each notification: hexadecimal ids with commas between them, or "" when some may have been
+        missed."""
+        for events in [self._events.get(key, ()) for key in payload.split(",")] if payload else self._events.values():
             for event in events:
                 event.set()
 

@@ -33,8 +33,9 @@ WITH mine AS (
     INSERT INTO certificate_names (reversed_name, serial)
     SELECT reverse(name), serial FROM unnest($13::text[], $14::bytea[]) AS t (name, serial) JOIN issued USING (serial)
 ), asked AS (
-    INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at)
-    SELECT serial, 0, issuer_id, request_id, $12 FROM new JOIN issued USING (request_id, serial) WHERE has_ocsp
+    INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at, not_after)
+    SELECT serial, 0, issuer_id, request_id, $12, not_after FROM new JOIN issued USING (request_id, serial)
+    WHERE has_ocsp
 )
 SELECT request_id FROM issued
 """

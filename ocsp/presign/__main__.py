@@ -64,7 +64,7 @@ async def _presign(settings: Settings, stop: asyncio.Event) -> None:
                             direct=settings.ocsp.direct_issuers)
     pool = await create_pool(settings.database, _ROLE, process="presign",
                              max_size=_CONNECTIONS + (_LIVE_CONNECTIONS if settings.ocsp.live else 0),
-                             options={"idle_in_transaction_session_timeout": str(_ROUND_LIMIT_MS)})
+                             options={"idle_in_transaction_session_timeout": str(_ROUND_LIMIT_MS)} | store.OPTIONS)
     async with pool:
         try:
             # Only where a responder's key may have to be made does this process open the token for writing.

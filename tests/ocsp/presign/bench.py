@@ -61,7 +61,7 @@ async def bench(database: TestDatabase, softhsm: SoftHsm, *, thread: HsmThread |
                 ambient: Ambient | None = None) -> AsyncIterator[Bench]:
     """Opened like the process does it."""
     settings = OcspSettings(listen=[], store_dir=softhsm.pin_file)
-    pool = await create_pool(database.settings, "ocsp_signer", process="test", max_size=7)
+    pool = await create_pool(database.settings, "ocsp_signer", process="test", max_size=7, options=store.OPTIONS)
     own = thread or await HsmThread.open(module=softhsm.module, conf=softhsm.conf, pin_file=softhsm.pin_file,
                                          token_label=softhsm.token_label)
     gate = HeldGate(own)

@@ -36,11 +36,15 @@ class Certificates:
                     (serial, serial + b"reqs", None, issuer_id, "classic", now, now + life, bytes(32), b"tbs", now,
                      has_ocsp) for serial in made])
             if asked:
-                await self.ask(made, issuer_id=issuer_id)
+                await self.ca.copy_records_to_table("ocsp_requests", columns=[
+                    "serial", "version", "issuer_id", "request_id", "requested_at", "not_after"], records=[
+                        (serial, 0, issuer_id, serial + b"reqs", now, now + life if has_ocsp else None)
+                        for serial in made])
+                await self.ca.execute("NOTIFY ocsp_due")
         return made
 
     async def ask(self, serials: Sequence[bytes], *, version: int = 0, issuer_id: int = 1) -> None:
-        """Queues requests and wakes the pre-signer."""
+        """Queues requests that do not say when their certificates end, and wakes the pre-signer."""
         await self.ca.executemany(
             "INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at) VALUES ($1, $2, $3, $4,"
             " now())", [(serial, version, issuer_id, serial + b"reqs") for serial in serials])
@@ -85,7 +89,7 @@ async def certificates_in(database: TestDatabase) -> AsyncIterator[Certificates]
     """Connections under ca_issuer and the owner; listens for what waiting orders are told."""
     ca, owner = await database.connect("ca_issuer"), await database.connect()
     made = Certificates(ca=ca, owner=owner)
-    await owner.add_listener("changed", lambda *arguments: made.told.append(str(arguments[-1])))
+    await owner.add_listener("changed", lambda *arguments: made.told.extend(str(arguments[-1]).split(",")))
     try:
         yield made
     finally:

@@ -124,6 +124,39 @@ async def test_a_first_response_of_a_revoked_certificate_is_never_good(
     assert await certificates.waiting() == 0
 
 
+async def test_what_does_not_say_when_it_ends_is_looked_up(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """Requests of before, and those of another writer, beside others: each certificate's own end is published."""
+    told, untold = await certificates.add(3), await certificates.add(3, asked=False, life=2 * DAY)
+    await certificates.ask(untold)
+    async with bench(database, softhsm_token) as signer:
+        await signer.run(signer.presigner.new)
+    (_, records), = await certificates.batches()
+    assert sorted(records) == sorted(told + untold)
+    now_s = datetime.now(UTC).timestamp()
+    for serial, response in records.items():
+        assert abs(response.not_after_s - now_s - (2 if serial in untold else 60) * 86_400) < 120
+    assert await certificates.waiting() == 0
+
+
+async def test_a_queue_that_was_just_filled_is_never_read_as_a_whole(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """The statistics still call it empty: claims, endings and first responses go by the index all the same."""
+    new = await certificates.add(3_000)
+    await certificates.revoke(new[::100])
+    async with bench(database, softhsm_token) as signer:
+        await signer.run(signer.presigner.new)
+        await signer.run(signer.presigner.changed)
+    counted = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 'ocsp_requests'"
+    async with asyncio.timeout(30):
+        while not (row := await certificates.owner.fetchrow(counted)) or not row["idx_scan"]:  # noqa: ASYNC110 - a
+            await asyncio.sleep(0.05)   # counter of the database is waited for
+    assert row["seq_scan"] == 0
+    assert await certificates.waiting() == 0
+
+
 async def test_expired_and_unknown_certificates_are_not_signed(
     certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
 ) -> None:
