@@ -22,6 +22,7 @@ def banner_text(settings: Settings, data_dir: Path, *, program: str = "chancery"
     common = (f"--server {directory} \\\n    --config-dir {place} --work-dir {place} --logs-dir {place} \\\n"
               "    --agree-tos --register-unsafely-without-email -n")
     port = settings.va.http_01_port
+    no_nonce = "" if settings.ocsp.live else " -no_nonce"
     return f"""
 Chancery is ready.
 
@@ -47,7 +48,7 @@ A wildcard by dns-01, for a domain of yours whose TXT records you can set:
 Is it still good?
 
   openssl ocsp -CAfile {roots} -issuer {place}/live/demo.localhost/chain.pem \\
-    -cert {place}/live/demo.localhost/cert.pem -url {settings.ca.ocsp_url}/ -no_nonce
+    -cert {place}/live/demo.localhost/cert.pem -url {settings.ca.ocsp_url}/{no_nonce}
 
 Look inside:
 

@@ -205,10 +205,10 @@ class OcspSettings(_Section, frozen=True, kw_only=True):
 
     `live`: requests with a nonce, and about serial numbers that were never given out, get a response that the
     pre-signer makes at once; responders ask it through `[database] url`, and wait for `live_wait_ms`. At most
-    `live_queue` (20) wait anywhere. A machine's responders together ask `live_per_s` times a second, and one worker for
-    one client (an address, or a /64 prefix) `live_client_per_s` times, in both cases after a burst. Requests from
-    `live_trusted_proxies` are of the client that X-Forwarded-For names. Beyond a limit, requests get what they get
-    without live mode.
+    `live_queue` (20) wait anywhere. A machine's responders together ask `live_per_s` times a second, more than which no
+    pre-signer signs either, and one worker for one client (an address, or a /64 prefix) `live_client_per_s` times, in
+    both cases after a burst. Requests from `live_trusted_proxies` are of the client that X-Forwarded-For names. Beyond
+    a limit, requests get what they get without live mode.
     """
 
     listen: list[str]

@@ -25,6 +25,7 @@ from ocsp.presign.live import LiveRound
 from ocsp.presign.round import Lane, Presigner
 from ocsp.presign.signers import Signers, living
 from ocsp.presign.tell import tell
+from ocsp.protocol.rates import Rates
 from ocsp.protocol.schedule import ScheduleError, require_lawful
 
 _ROLE = "ocsp_signer"
@@ -104,7 +105,8 @@ async def _sign(
              (presigner.new, presigner.new.full_step, _POLL_S), (presigner.due, presigner.due.step, _DUE_POLL_S)]
     channels = {"ocsp_due": wake, "ocsp_responder": lambda _: certified.set(), "ocsp_resign": lambda _: again.set()}
     if settings.ocsp.live:
-        live = Lane(pool, lambda: LiveRound(presigner))
+        rates = Rates(per_s=settings.ocsp.live_per_s, burst=settings.ocsp.live_burst)
+        live = Lane(pool, lambda: LiveRound(presigner, rates))
         lanes.append((live, live.full_step, _LIVE_POLL_S))
         channels["ocsp_live"] = lambda _: live.wake.set()
     async with Listener(settings.database, _ROLE, "presign", channels), asyncio.TaskGroup() as tasks:

@@ -8,11 +8,13 @@ signs, looks once more whether anything has been revoked meanwhile, and gives th
 
 Nothing is signed, and the responder says what it says without live mode, when any of the certificates has expired, is
 another issuer's or is of a profile without OCSP, or when the serial number is of a time of which nothing is kept any
-more. Whatever a responder asks for, it gets no status but the true one.
+more. Whatever a responder asks for, it gets no status but the true one; and however often one asks that was broken into
+and keeps no limit, no more is signed than `live_per_s` says here as well.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
+from time import monotonic
 from typing import Final
 
 from ca.process.postgres import Connection
@@ -23,6 +25,7 @@ from ocsp.presign.round import Presigner
 from ocsp.presign.signer import IssuerSigner, require_signature
 from ocsp.presign.store import StatusOfCertificate
 from ocsp.protocol.live import live_tbs, may_be_forgotten
+from ocsp.protocol.rates import Rates
 from ocsp.protocol.response import GOOD, CertStatus, Times
 from ocsp.protocol.schedule import SHORTEST_LIFE, response_times
 
@@ -32,10 +35,11 @@ _LIFE: Final = SHORTEST_LIFE
 
 
 class LiveRound:
-    """One transaction's questions."""
+    """One transaction's questions; `rates` are those of the process."""
 
-    def __init__(self, presigner: Presigner) -> None:
+    def __init__(self, presigner: Presigner, rates: Rates) -> None:
         self._presigner = presigner
+        self._rates = rates
         self._now = presigner.ambient.now()         # before any status is read
         self._asked: list[Asked] = []
         self._answered: set[bytes] = set()
@@ -53,7 +57,7 @@ class LiveRound:
         by_issuer: dict[int, list[Asked]] = defaultdict(list)
         for asked in self._asked:
             statuses = self._statuses(asked, oldest_kept)
-            if statuses is not None:
+            if statuses is not None and self._rates.take(b"", monotonic()):
                 self._signed[asked.id] = statuses
                 by_issuer[asked.question.issuer_id].append(asked)
         responses: dict[bytes, bytes] = {}

@@ -75,9 +75,7 @@ class Lane:
         """How many things a new round claimed, and how many it would have."""
         while len(self._running) >= _ROUNDS_AT_ONCE:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-        if self._fault is not None:
-            fault, self._fault = self._fault, None
-            raise fault
+        self._raise_fault()
         limit = self._limit             # rounds that end in the meantime change it
         claimed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._run(limit, claimed))
@@ -89,8 +87,13 @@ class Lane:
         """Waits for the rounds that have begun. Raises what one of them failed with."""
         while self._running:
             await asyncio.wait(self._running)
-        if self._fault is not None:
-            raise self._fault
+        self._raise_fault()
+
+    def _raise_fault(self) -> None:
+        """Once."""
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise fault
 
     async def _run(self, limit: int, claimed: "asyncio.Future[int]") -> None:
         loop = asyncio.get_running_loop()

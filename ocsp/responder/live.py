@@ -25,8 +25,8 @@ from ca.process.postgres import UNAVAILABLE, Listener, Pool, PostgresError, crea
 from ca.process.settings import DatabaseSettings, OcspSettings
 from ca.process.worker import wait_any
 from ocsp.protocol.live import Question
+from ocsp.protocol.rates import Rates
 from ocsp.responder import live_store
-from ocsp.responder.live_limits import Rates, client_key
 
 _ROLE: Final = "ocsp_reader"
 _ID_BYTES: Final = 16
@@ -38,6 +38,7 @@ _LAST_LOOK_S: Final = 0.25
 _STOP_PATIENCE_S: Final = 1.0
 _BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _ALL: Final = b""
+_PREFIX_BYTES: Final = 8
 
 
 class Refusal(Enum):
@@ -235,3 +236,8 @@ class LiveDesk:
             ticket.stirred.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_STOP_PATIENCE_S)
+
+
+def client_key(address: IpAddress) -> bytes:
+    """Who an address is: itself, or the /64 prefix that one subscriber has all of."""
+    return address.packed if address.version == 4 else address.packed[:_PREFIX_BYTES]

@@ -16,6 +16,7 @@ from ocsp.presign.gate import LaneName, SigningGate
 from ocsp.presign.live import LiveRound
 from ocsp.presign.round import Lane, Presigner
 from ocsp.presign.signer import open_signer
+from ocsp.protocol.rates import Rates
 from tests.fixtures_hsm import SoftHsm
 from tests.fixtures_postgres import TestDatabase
 
@@ -42,7 +43,8 @@ class Bench:
     def __init__(self, presigner: Presigner, gate: HeldGate, pool: Pool) -> None:
         self.presigner = presigner
         self.gate = gate
-        self.live = Lane(pool, lambda: LiveRound(presigner))
+        self.live_rates = Rates(per_s=1_000.0, burst=1_000)
+        self.live = Lane(pool, lambda: LiveRound(presigner, self.live_rates))
 
     async def run(self, lane: Lane) -> int:
         """Rounds of one lane until there is nothing to do; returns how many did something."""

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from ca.pki.serial import serial_number
 from ca.process.ambient import Ambient, system_ambient
 from ocsp.presign.signer import SignatureFault
+from ocsp.protocol.rates import Rates
 from tests.fixtures_hsm import SoftHsm
 from tests.fixtures_postgres import TestDatabase
 from tests.ocsp.presign.bench import bench
@@ -218,3 +219,17 @@ async def test_an_issuer_in_its_last_hours_is_left_alone(
     async with bench(database, softhsm_token, ambient=late) as signer:
         await signer.run(signer.live)
         assert signer.gate.signed == 0
+
+
+async def test_no_more_is_signed_than_the_signer_s_own_limit(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm, responder: Responder
+) -> None:
+    """A responder that keeps no limit gets as much as one that does; the rest is answered at once, with nothing."""
+    serials = await certificates.add(6, asked=False)
+    asked = [await responder.ask(serial) for serial in serials]
+    async with bench(database, softhsm_token) as signer:
+        signer.live_rates = Rates(per_s=0.001, burst=4)
+        await signer.run(signer.live)
+        assert signer.gate.signed == 4
+    assert await certificates.owner.fetchval("SELECT count(*) FROM ocsp_live_requests WHERE answered_at IS NULL") == 0
+    assert [await responder.take(one) is None for one in asked].count(True) == 2

@@ -3,6 +3,7 @@ database that is away lead to. The queue is the real one; at its other end a sof
 """
 
 import asyncio
+import ipaddress
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -24,7 +25,7 @@ from ocsp.protocol.batch import HASHES
 from ocsp.protocol.live import live_tbs
 from ocsp.protocol.response import GOOD, MALFORMED_REQUEST, TRY_LATER, UNAUTHORIZED, ResponseTemplate, Times
 from ocsp.responder import live as live_module
-from ocsp.responder.live import LiveDesk, Refusal
+from ocsp.responder.live import LiveDesk, Refusal, client_key
 from ocsp.responder.sockets import listen_by_asyncio, listen_by_epoll
 from tests.fixtures_postgres import TestDatabase
 from tests.ocsp.processes import until
@@ -376,3 +377,12 @@ async def test_what_is_counted_is_shown_to_this_machine(tmp_path: Path, database
     assert lines[prefix + 'refused_total{reason="client_limit"}'] == "0"
     assert lines[prefix + 'wait_seconds_bucket{le="+Inf"}'] == lines[f"{prefix}wait_seconds_count"] == "3"
     assert 0 < float(lines[f"{prefix}wait_seconds_sum"]) < 15
+
+
+def test_a_client_is_an_address_or_a_subscriber_s_prefix() -> None:
+    """Who has a /64 has all its addresses; an IPv4 address is one client."""
+    def key(text: str) -> bytes:
+        return client_key(ipaddress.ip_address(text))
+
+    assert key("2001:db8::1") == key("2001:db8::ffff:1:2:3") != key("2001:db8:0:1::1")
+    assert key("192.0.2.1") != key("192.0.2.2")

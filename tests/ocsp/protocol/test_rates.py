@@ -1,13 +1,11 @@
 """How often who may ask: as a bucket that is refilled, in bounded memory."""
 
-import ipaddress
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocsp.responder import live_limits
-from ocsp.responder.live_limits import Rates, client_key
+from ocsp.protocol import rates as rates_module
+from ocsp.protocol.rates import Rates
 
 _steps = st.lists(st.tuples(st.sampled_from((b"a", b"b")), st.integers(0, 40)), max_size=60)
 
@@ -28,7 +26,7 @@ def test_it_is_a_bucket_for_each(steps: list[tuple[bytes, int]], burst: int) -> 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """With more clients than there is room for, those that asked the longest ago are forgotten, not the busy one."""
-    monkeypatch.setattr(live_limits, "_MOST_CLIENTS", 3)
+    monkeypatch.setattr(rates_module, "_MOST_CLIENTS", 3)
     rates = Rates(per_s=1.0, burst=2)
     for number in range(50):
         assert rates.take(b"client %d" % number, number * 0.01)
@@ -38,12 +36,3 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         if number in (41, 42):
             assert not rates.take(b"busy", number * 0.01)
     assert len(rates._full_at_s) == 3
-
-
-def test_a_client_is_an_address_or_a_subscriber_s_prefix() -> None:
-    """Who has a /64 has all its addresses; an IPv4 address is one client."""
-    def key(text: str) -> bytes:
-        return client_key(ipaddress.ip_address(text))
-
-    assert key("2001:db8::1") == key("2001:db8::ffff:1:2:3") != key("2001:db8:0:1::1")
-    assert key("192.0.2.1") != key("192.0.2.2")

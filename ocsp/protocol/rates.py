@@ -1,11 +1,8 @@
-"""How often who may ask for a response of his own: GCRA, as many clients as memory is set aside for."""
+"""How often who may have a response of his own: GCRA, for as many clients as memory is set aside for."""
 
 from typing import Final
 
-from ca.process.client_address import IpAddress
-
 _MOST_CLIENTS: Final = 4_096
-_PREFIX_BYTES: Final = 8
 
 
 class Rates:
@@ -27,8 +24,3 @@ class Rates:
         if len(self._full_at_s) > _MOST_CLIENTS:
             del self._full_at_s[next(iter(self._full_at_s))]
         return True
-
-
-def client_key(address: IpAddress) -> bytes:
-    """Who an address is: itself, or the /64 prefix that one subscriber has all of."""
-    return address.packed if address.version == 4 else address.packed[:_PREFIX_BYTES]
