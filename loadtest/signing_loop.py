@@ -22,6 +22,7 @@ from loadtest.program import ProgramFault, find_program
 _LABEL = "loadtest"
 _ROOT = Path(__file__).resolve().parents[1]
 _DIGEST_INFO_SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
+_ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=127"}     # as the supervisor starts signers
 _MESSAGE_BYTES = 163    # of the part of an OCSP response that is signed
 KeyKind = Literal["ec", "rsa"]
 
@@ -71,7 +72,7 @@ class BareRate:
 
 async def bare_rate(token: Token, kind: KeyKind, *, processes: int, seconds_s: float) -> BareRate:
     """That many loops at once. Raises ProgramFault."""
-    environ = {**os.environ, "SOFTHSM2_CONF": str(token.conf), "LOADTEST_PIN": token.pin}
+    environ = _ALLOCATOR | os.environ | {"SOFTHSM2_CONF": str(token.conf), "LOADTEST_PIN": token.pin}
     running = [await asyncio.create_subprocess_exec(
         sys.executable, "-m", "loadtest.signing_loop", "--module", token.module, "--key", kind, "--seconds",
         str(seconds_s), env=environ, cwd=_ROOT, stdout=asyncio.subprocess.PIPE,

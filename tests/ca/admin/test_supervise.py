@@ -90,6 +90,27 @@ async def test_a_killed_child_comes_back_and_all_end_together(settings: Settings
 
 
 @pytest.mark.usefixtures("use_child")
+async def test_who_signs_gets_an_allocator_for_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CA and the pre-signer have room for what a signature allocates, others not; an operator's setting stays."""
+    for operators, expected in ((None, {"ca": "127", "presign": "127", "wfe": None}),
+                                ("9", {"ca": "9", "presign": "9", "wfe": "9"})):
+        if operators is not None:
+            monkeypatch.setenv("GLIBC_TUNABLES", f"glibc.malloc.tcache_count={operators}")
+        stop, ready, found = asyncio.Event(), asyncio.Event(), {}
+        supervisor = _supervisor(settings, *expected)
+        running = asyncio.create_task(supervisor.run(stop, on_ready=ready.set))
+        await asyncio.wait_for(ready.wait(), 30)
+        for child in supervisor._children:
+            assert child.process is not None
+            environ = Path(f"/proc/{child.process.pid}/environ").read_bytes().decode().split("\0")
+            found[child.name] = next((each.rpartition("=")[2] for each in environ
+                                      if each.startswith("GLIBC_TUNABLES=")), None)
+        stop.set()
+        await asyncio.wait_for(running, 30)
+        assert found == expected
+
+
+@pytest.mark.usefixtures("use_child")
 async def test_a_rolling_restart_replaces_one_after_the_other(settings: Settings) -> None:
     """Every process is a new one afterwards; never two of them are away at once; a second one follows the first."""
     stop, ready, restart = asyncio.Event(), asyncio.Event(), asyncio.Event()
