@@ -38,9 +38,9 @@ ETAG_BYTES: Final = 16
 _MAX_FORMS: Final = 16_384
 
 # until when it holds; the HTTP head up to Date; from behind the ETag up to the serial number; behind the serial number
-# up to the time of revocation or, for good, up to the signature; behind that time; where in the value the signature is;
-# what is behind it
-Form = tuple[int, bytes, bytes, bytes, bytes, slice, bytes]
+# up to the time of revocation or, for good, up to the signature; behind that time; where in the value the signature is,
+# and what of it the ETag is; what is behind it
+Form = tuple[int, bytes, bytes, bytes, bytes, slice, slice, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Asked:
     hash_index: int
     templates: dict[int, ResponseTemplate]
     forms: dict[bytes, Form]
-    hot: tuple[bytes, slice, dict[bytes, Form]]     # where the value is, what of it names its form, the forms
+    hot: tuple[slice, dict[bytes, Form]]    # what of a value names its form, the forms
 
     @property
     def issuer_id(self) -> int:
@@ -104,7 +104,7 @@ class Answers:
             for index, name in enumerate(HASHES):
                 template = ResponseTemplate(read, name)
                 key_prefix, forms = store_key(issuer.id, b""), dict[bytes, Form]()
-                asked = Asked(read, key_prefix, index, {0: template}, forms, (key_prefix, VALUE_FORM[index], forms))
+                asked = Asked(read, key_prefix, index, {0: template}, forms, (VALUE_FORM[index], forms))
                 self._by_hashes[name, template.name_hash, template.key_hash] = asked
                 self.canonical[template.canonical_request()[:-SERIAL_BYTES]] = asked
 
@@ -131,7 +131,7 @@ class Answers:
             asked.forms.clear()
         form = asked.forms[shape] = (
             max(second.now_s + 1, second.full_age_until_s(times)), head, _END_OF_HEAD + before, after, behind,
-            slice(-size, None) if asked.hash_index else slice(VALUE_BYTES, VALUE_BYTES + size), tail)
+            *_where(asked.hash_index, size), tail)
         return form
 
     def _template(self, asked: Asked, responder_id: int) -> ResponseTemplate:
@@ -188,3 +188,11 @@ class Answers:
         signature = stored.signatures[asked.hash_index]
         return Answer(template.response(first.serial, stored.status, stored.times, signature), stored.times,
                       signature=signature)
+
+
+def _where(hash_index: int, size: int) -> tuple[slice, slice]:
+    """Of a stored value: the signature of this length, and what of it the ETag is."""
+    if hash_index:
+        return slice(-size, None), slice(-min(size, ETAG_BYTES), None)
+    end = VALUE_BYTES + size
+    return slice(VALUE_BYTES, end), slice(max(VALUE_BYTES, end - ETAG_BYTES), end)

@@ -237,7 +237,7 @@ class OcspConnection(asyncio.Protocol):
     def _remember(self, head: Head, raw: bytes) -> None:
         if head.is_plain:
             if head.method == b"GET" and not head.content_length:
-                self._server.known.remember_tail(raw[raw.index(b" ", 4):])
+                self._server.known.remember_tail(raw[raw.index(b" ", 4) + 1:])
             elif head.method == b"POST" and head.content_length is not None and _is_request_type(head.content_type):
                 self._server.known.remember_post(raw[:-4], head.content_length)
 

@@ -1,4 +1,4 @@
-"""The short way through the responder: from the bytes of a plain HTTP request to all bytes of its answer.
+"""The short way through the responder: from the bytes of plain HTTP requests to all bytes of their answers.
 
 A canonical request differs from another for the same issuer and hash in its last 18 octets alone, the serial number. So
 what stands before them, in base64 for a GET, is looked up in a table; clients send the same header fields again and
@@ -10,33 +10,35 @@ around it. What is not so plain is left to the strict parsers, with the same res
 from base64 import b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64, hexlify
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import quote_from_bytes
 
 from ca.pki.serial import SERIAL_BYTES
-from ocsp.protocol.batch import VALUE_FLAGS, VALUE_NOT_AFTER, VALUE_REVOKED_AT
+from ocsp.protocol.batch import VALUE_FLAGS, VALUE_NOT_AFTER, VALUE_REVOKED_AT, BatchError
 from ocsp.protocol.response import generalized_time
-from ocsp.responder.answers import ETAG_BYTES, Answers, Asked
+from ocsp.responder.answers import Answers, Asked
 from ocsp.responder.memory import MemoryFault
 
-Quick = Callable[[bytes], bytes | None]
+Quick = Callable[[Sequence[bytes]], list[bytes | None]]
 
 _MAX_REMEMBERED: Final = 512
 _MAX_REMEMBERED_BYTES: Final = 1_024
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _REVOKED_FORM: Final = slice(VALUE_FLAGS, VALUE_FLAGS + 2)
-# Of a GET: most of the issuer's hashes, whichever characters are escaped, and nothing of the serial number.
-_ISSUER: Final = slice(32, 93)
+# No certificate's: there is nothing to look up.
+_NO_KEY: Final = b"-"
+# Of a GET: all before the serial number with the shorter hash and nothing escaped, which no two issuers have in common.
+_TARGET_BYTES: Final = 93
 
-# The start of the request up to the serial number's base64, its length, the length of an unescaped rest, what the rest
-# decodes to before the serial number, how much that is, how much it is in all
+# What the start of the request has behind _TARGET_BYTES up to the serial number's base64, the length of that start, the
+# length of an unescaped rest, what the rest decodes to before the serial number, how much that is, how much in all
 _Target = tuple[bytes, int, int, bytes, int, int, Asked]
 
 
 class KnownHeads:
-    """What has been read strictly and found plain: `tails` of GETs, from the space behind the target on, and heads of
-    `posts` without their empty line, with the length of the body.
+    """What has been read strictly and found plain: `tails` of GETs, from the version of HTTP on, and heads of `posts`
+    without their empty line, with the length of the body.
     """
 
     def __init__(self) -> None:
@@ -44,7 +46,7 @@ class KnownHeads:
         self.posts: dict[bytes, int] = {}
 
     def remember_tail(self, tail: bytes) -> None:
-        """What stood behind the target of a plain GET."""
+        """What stood behind the target of a plain GET and a space."""
         if len(tail) <= _MAX_REMEMBERED_BYTES:
             if len(self.tails) >= _MAX_REMEMBERED:
                 self.tails.clear()
@@ -59,61 +61,77 @@ class KnownHeads:
 
 
 def make_quick(answers: Answers, known: KnownHeads) -> Quick:
-    """`quick(data)`: the answer to one whole request; None for everything that is not so plain.
+    """`quick(requests)`: to each whole request its answer; None for what is not so plain.
 
-    One closure, because calls and attribute look-ups are a third of what an answer costs.
+    One closure for all clients that sent something, because calls and attribute look-ups are a third of what an answer
+    costs. All values are looked up together, in between.
     """
     target_of, asked_of = _targets(answers).get, answers.canonical.get
     tails, length_of = known.tails, known.posts.get
     memory, second, make_form = answers.memory, answers.second, answers.make_form
 
-    def quick(data: bytes) -> bytes | None:
-        target = target_of(data[_ISSUER])
-        if target is not None:
-            start, length, plain, lead, skip, size, asked = target
-            end = data.find(b" ", length)
-            if not data.startswith(start) or data[end:] not in tails:
-                return None
-            text = data[length:end]
-            if len(text) != plain:          # many clients escape what base64 has besides letters and digits
-                text = text.replace(b"%2B", b"+").replace(b"%2F", b"/").replace(b"%3D", b"=")
-            try:
-                serial = a2b_base64(text, strict_mode=True)
-            except Base64Error:
-                return None
-            if len(serial) != size or not serial.startswith(lead):
-                return None
-            serial = serial[skip:]
-        else:
-            end = data.find(_END_OF_HEAD)
-            if length_of(data[:end]) != len(data) - end - 4:
-                return None
-            found = asked_of(data[end + 4:-SERIAL_BYTES])
-            if found is None:
-                return None
-            asked, serial = found, data[-SERIAL_BYTES:]
-        key_prefix, form_of_value, forms = asked.hot
+    def quick(requests: Sequence[bytes]) -> list[bytes | None]:
+        keys: list[bytes] = []
+        subjects: list[tuple[Asked, bytes] | None] = []
+        for data in requests:
+            target = target_of(data[:_TARGET_BYTES])
+            if target is not None:
+                more, length, plain, lead, skip, size, asked = target
+                text, _, tail = data[length:].partition(b" ")
+                if tail in tails and (not more or data.startswith(more, _TARGET_BYTES)):
+                    if len(text) != plain:      # many clients escape what base64 has besides letters and digits
+                        text = text.replace(b"%2B", b"+").replace(b"%2F", b"/").replace(b"%3D", b"=")
+                    try:
+                        whole = a2b_base64(text, strict_mode=True)
+                    except Base64Error:
+                        whole = b""
+                    if len(whole) == size and whole.startswith(lead):
+                        serial = whole[skip:]
+                        keys.append(asked.key_prefix + serial)
+                        subjects.append((asked, serial))
+                        continue
+            else:
+                end = data.find(_END_OF_HEAD)
+                if length_of(data[:end]) == len(data) - end - 4:
+                    found = asked_of(data[end + 4:-SERIAL_BYTES])
+                    if found is not None:
+                        serial = data[-SERIAL_BYTES:]
+                        keys.append(found.key_prefix + serial)
+                        subjects.append((found, serial))
+                        continue
+            keys.append(_NO_KEY)
+            subjects.append(None)
         try:
-            value = memory.get(key_prefix + serial)
+            values = list(map(memory.get, keys))
         except MemoryFault:
-            return None
-        if value is None or value[VALUE_NOT_AFTER] < second.big_endian:
-            return None
-        shape = value[form_of_value]
-        if value[VALUE_FLAGS]:
-            shape += value[_REVOKED_FORM]
-        form = forms.get(shape)
-        if form is None or form[0] <= second.now_s:
-            form = make_form(asked, value, shape)
-            if form is None:
-                return None
-        _, head, before, after, behind, where, tail = form
-        signature = value[where]
-        etag = hexlify(signature[-ETAG_BYTES:])
-        if not behind:
-            return b"".join((head, second.date_and_etag, etag, before, serial, after, signature, tail))
-        revoked = generalized_time(int.from_bytes(value[VALUE_REVOKED_AT], "big"))
-        return b"".join((head, second.date_and_etag, etag, before, serial, after, revoked, behind, signature, tail))
+            return [None] * len(keys)
+        date_and_etag, now, now_s = second.date_and_etag, second.big_endian, second.now_s
+        found_answers: list[bytes | None] = []
+        append = found_answers.append
+        for subject, value in zip(subjects, values, strict=True):
+            if subject is None or value is None or value[VALUE_NOT_AFTER] < now:
+                append(None)
+                continue
+            asked, serial = subject
+            form_of_value, forms = asked.hot
+            shape = value[form_of_value]
+            if value[VALUE_FLAGS]:
+                shape += value[_REVOKED_FORM]
+            form = forms.get(shape)
+            if form is None or form[0] <= now_s:
+                try:
+                    form = make_form(asked, value, shape)
+                except (BatchError, MemoryFault):   # of this value, which the strict way will meet again
+                    form = None
+                if form is None:
+                    append(None)
+                    continue
+            _, head, before, after, behind, signature, etag, tail = form
+            if behind:
+                after += generalized_time(int.from_bytes(value[VALUE_REVOKED_AT], "big")) + behind
+            append(b"".join((
+                head, date_and_etag, hexlify(value[etag]), before, serial, after, value[signature], tail)))
+        return found_answers
 
     return quick
 
@@ -127,5 +145,6 @@ def _targets(answers: Answers) -> dict[bytes, _Target]:
         size = len(lead) + SERIAL_BYTES
         for form in {text, quote_from_bytes(text, safe="").encode("ascii")}:
             start = b"GET /" + form
-            found.setdefault(start[_ISSUER], (start, len(start), -(-size // 3) * 4, lead, len(lead), size, asked))
+            found.setdefault(start[:_TARGET_BYTES], (
+                start[_TARGET_BYTES:], len(start), -(-size // 3) * 4, lead, len(lead), size, asked))
     return found

@@ -78,7 +78,7 @@ class OcspServer:
         self.second = Second(int(now().timestamp()), max_age_s=max_age_s)
         self.known = KnownHeads()
         self._answers = Answers((), memory, self.second)
-        self.quick = make_quick(self._answers, self.known)
+        self.answer_plain = make_quick(self._answers, self.known)
         self.refresh()
         self.look_around()
 
@@ -95,6 +95,10 @@ class OcspServer:
     def answer(self, request: bytes) -> Answer:
         """The response to a DER request."""
         return self._answers.answer(request)
+
+    def quick(self, data: bytes) -> bytes | None:
+        """The whole answer to one plain request; None for what is not so plain."""
+        return self.answer_plain((data,))[0]
 
     def question(self, request: bytes, answer: Answer) -> Question | None:
         """What the live signer could say better than this answer."""
@@ -190,7 +194,7 @@ class OcspServer:
             withheld = self._answers.past_next_update
             self._answers = Answers(issuers, self._memory, self.second)
             self._answers.past_next_update = withheld
-            self.quick = make_quick(self._answers, self.known)
+            self.answer_plain = make_quick(self._answers, self.known)
             self._log.info("issuers", ids=[issuer.id for issuer in issuers])
         withheld = self._answers.past_next_update
         if withheld > self._withheld_before:

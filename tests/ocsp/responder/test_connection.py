@@ -3,17 +3,20 @@
 import asyncio
 import base64
 import random
+import select
+from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
 
 from ocsp.protocol.batch import encode_batch, split_batch
-from ocsp.protocol.response import MALFORMED_REQUEST
+from ocsp.protocol.response import MALFORMED_REQUEST, HashName, ResponseTemplate
 from ocsp.responder.http_text import http_date, read_http_date
 from ocsp.responder.memory import Mark
+from ocsp.responder.sockets import EpollSockets
 from tests.ocsp.protocol.test_request import FORMS
-from tests.ocsp.responder.known import BODY, OWN, REQUEST
-from tests.ocsp.responder.serving import ISSUER_ID, Serving, get, post, read_reply, request_for
+from tests.ocsp.responder.known import BODY, OWN, RECORD, REQUEST
+from tests.ocsp.responder.serving import ISSUER_ID, Serving, get, post, read_reply, request_for, serving
 from tests.ocsp.signing import NOW_S, TIMES, serial_of, signed
 
 
@@ -223,6 +226,44 @@ async def test_a_stored_value_that_cannot_be_read_ends_one_connection_only(servi
             else:
                 assert (await read_reply(reader)).body == BODY
             writer.close()
+
+
+async def test_clients_of_one_round_get_each_their_own_answer(service: Serving) -> None:
+    """Forty at once, plain and not, known and unknown, whole and in pieces, among them some that are refused (A.2)."""
+    records = [signed(OWN, serial_of(number)) for number in range(100, 140)]
+    template = ResponseTemplate(OWN.issuer, HashName.SHA1)
+    service.store(records)
+    await service.ask(get(REQUEST), post(REQUEST))      # from now on these heads are known
+    clients = [await service.connect() for _ in records]
+    for number, ((_, writer), record) in enumerate(zip(clients, records, strict=True)):
+        known, unknown = (request_for(OWN, serial) for serial in (record.serial, serial_of(number)))
+        writer.write((get(known), post(known), get(known, escaped=True), get(unknown), get(known)[:-3],
+                      get(known, "X-Other: 1"), get(known)[:40] + b"*" + get(known)[41:])[number % 7])
+    for number, ((reader, writer), record) in enumerate(zip(clients, records, strict=True)):
+        if number % 7 == 4:
+            writer.write(b"\n\r\n")
+        reply = await read_reply(reader)
+        if number % 7 in (3, 6):
+            assert (reply.status, len(reply.body)) == (200 if number % 7 == 3 else 400, 5)
+        else:
+            assert reply.body == template.response(record.serial, record.status, TIMES, record.signatures[0])
+        writer.close()
+
+
+async def test_a_client_that_has_ended_in_a_round_does_no_harm_to_others(tmp_path: Path) -> None:
+    """epoll has said that two have sent something; one of them is closed before its turn comes."""
+    async with serving(tmp_path, OWN) as service:
+        service.store([RECORD])
+        reader, writer = await service.connect()
+        writer.write(get(REQUEST))
+        await read_reply(reader)
+        sockets = service.server._sockets
+        assert isinstance(sockets, EpollSockets)
+        writer.write(get(REQUEST))
+        ended = max(sockets._clients) + 1
+        sockets._take_round([(ended, select.EPOLLIN), *((one, select.EPOLLIN) for one in sockets._clients)])
+        assert (await read_reply(reader)).body == BODY
+        writer.close()
 
 
 async def test_random_bytes_never_break_the_server(service: Serving) -> None:
