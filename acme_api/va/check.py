@@ -62,7 +62,7 @@ class Checker:
         try:
             if question.subdomains and not self._subdomains:
                 raise ValidationFailure("malformed", "authorizations for subdomains are not offered")
-            proof, corroboration = await self._confirm(request.kind, question, evidence)
+            proof, corroboration = await self._confirm(request.kind, question, evidence, once=request.ahead)
         except ValidationFailure as failure:
             return self._failed(request, evidence, failure)
         now = self._ambient.now()
@@ -75,12 +75,12 @@ class Checker:
         return self._failed(request, Evidence(self._ambient.now), failure)
 
     async def _confirm(
-        self, kind: Kind, question: Question, evidence: Evidence
+        self, kind: Kind, question: Question, evidence: Evidence, *, once: bool
     ) -> tuple[Proof, Corroboration]:
         """What it is worth, and what confirms it beside this perspective. Raises ValidationFailure."""
         if self._corroborate is None:
-            return await self._looker.look(kind, question, evidence), ALONE
-        for number, delay_s in enumerate(self._looker.retry_delays_s, start=1):
+            return await self._looker.look(kind, question, evidence, once=once), ALONE
+        for number, delay_s in enumerate(() if once else self._looker.retry_delays_s, start=1):
             proof = await self._looker.look(kind, question, evidence)
             try:
                 return proof, await self._corroborate(kind, question, evidence)
@@ -89,7 +89,7 @@ class Checker:
                 if not failure.transient:
                     raise
             await asyncio.sleep(delay_s)
-        proof = await self._looker.look(kind, question, evidence)
+        proof = await self._looker.look(kind, question, evidence, once=once)
         return proof, await self._corroborate(kind, question, evidence)
 
     def _failed(self, request: ClaimedRequest, evidence: Evidence, failure: ValidationFailure) -> Outcome:

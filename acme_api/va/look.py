@@ -37,16 +37,18 @@ class Looker:
         self._try_timeout_s = try_timeout_s
         self.retry_delays_s = tuple(retry_delays_s)
 
-    async def look(self, kind: Kind, question: Question, evidence: Evidence) -> Proof:
-        """Returns when the challenge (for kind "challenge") and CAA are as they must be; raises ValidationFailure."""
-        proof = Proof()
+    async def look(self, kind: Kind, question: Question, evidence: Evidence, *, once: bool = False) -> Proof:
+        """Returns when the challenge (for kind "challenge") and CAA are as they must be; raises ValidationFailure.
+        `once`: what is not there now is not waited for."""
+        proof, delays_s = Proof(), () if once else self.retry_delays_s
         if kind == "challenge":
-            proof = await self._tries(lambda: self._methods.validate(question, evidence), evidence)
-        await self._tries(lambda: self._methods.require_caa_permission(question, evidence), evidence)
+            proof = await self._tries(lambda: self._methods.validate(question, evidence), evidence, delays_s)
+        await self._tries(lambda: self._methods.require_caa_permission(question, evidence), evidence, delays_s)
         return proof
 
-    async def _tries(self, attempt: Callable[[], Awaitable[_Found]], evidence: Evidence) -> _Found:
-        for number, delay_s in enumerate((*self.retry_delays_s, None), start=1):
+    async def _tries(self, attempt: Callable[[], Awaitable[_Found]], evidence: Evidence,
+                     delays_s: Sequence[float]) -> _Found:
+        for number, delay_s in enumerate((*delays_s, None), start=1):
             try:
                 async with self._lanes.place(again=number > 1):
                     return await self._one_try(attempt, evidence)

@@ -78,6 +78,14 @@ UPDATE validation_requests SET leased_by = NULL, leased_until = '-infinity' WHER
 
 DROP: Final = "DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1"
 
+# A look that nobody asked for by name found nothing: who waits for it goes on.
+END_LOOK: Final = """
+WITH gone AS (
+    DELETE FROM validation_requests WHERE id = $2 AND leased_by = $1 RETURNING authorization_id
+)
+SELECT pg_notify('changed', encode(authorization_id, 'hex')) FROM gone
+"""
+
 # The one completing transaction: the request goes and the outcome comes together. A result that comes after the lease
 # was lost, or after the authorization was deactivated (E79), leaves nothing; what was stored first stays.
 STORE_VALIDATION: Final = """
@@ -133,6 +141,7 @@ class ClaimedRequest:
 
     `subdomains`: the authorization is to stand for all that is below it, as it was made, before its tokens were shown.
     `caa_name`: whose CAA records to look at, when not those of the authorization's own name; it is below that.
+    `ahead`: the client has said nothing yet; it is looked once whether a record is there, and a failure is none.
     """
 
     id: bytes
@@ -150,6 +159,7 @@ class ClaimedRequest:
     persist_allowed: bool = False
     subdomains: bool = False
     caa_name: str = ""
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +230,9 @@ class VaStore:
 
         Raises DatabaseAway when the database cannot be reached: then nothing is known to be stored.
         """
-        validations = [outcome for outcome in outcomes if outcome.request.kind == "challenge"]
+        looks = [outcome for outcome in outcomes if _found_nothing(outcome)]
+        validations = [outcome for outcome in outcomes
+                       if outcome.request.kind == "challenge" and not _found_nothing(outcome)]
         checks = [outcome for outcome in outcomes if outcome.request.kind == "caa"]
         try:
             if len(outcomes) == 1:
@@ -228,6 +240,9 @@ class VaStore:
                 return len(await self._sessions.fetch(statement, *values))
             async with self._pool.acquire() as connection, connection.transaction():
                 stored = 0
+                if looks:
+                    stored += len(await connection.fetchmany(
+                        END_LOOK, [(self._leased_by, outcome.request.id) for outcome in looks]))
                 if validations:
                     stored += len(await connection.fetchmany(
                         STORE_VALIDATION, [self._validation_values(outcome) for outcome in validations]))
@@ -239,6 +254,8 @@ class VaStore:
             raise DatabaseAway(str(fault)) from fault
 
     def _statement(self, outcome: Outcome) -> tuple[str, tuple[Any, ...]]:
+        if _found_nothing(outcome):
+            return END_LOOK, (self._leased_by, outcome.request.id)
         if outcome.request.kind == "challenge":
             return STORE_VALIDATION, self._validation_values(outcome)
         return STORE_CAA_CHECK, self._check_values(outcome)
@@ -256,12 +273,16 @@ class VaStore:
                 *_corroboration_values(outcome), request.caa_name)
 
 
+def _found_nothing(outcome: Outcome) -> bool:
+    return outcome.request.ahead and outcome.problem is not None
+
+
 def _corroboration_values(outcome: Outcome) -> tuple[int, int, int]:
     return (outcome.corroboration.asked, outcome.corroboration.corroborated, outcome.corroboration.rirs)
 
 
 def _claimed_of(row: Record) -> ClaimedRequest:
-    kind: Literal["challenge", "caa"] = row["kind"]
+    kind: Literal["challenge", "caa"] = "caa" if row["kind"] == "caa" else "challenge"
     tokens = tokens_of(row["challenge_types"] or 0, row["challenge_tokens"] or b"")
     return ClaimedRequest(
         id=row["id"],
@@ -280,6 +301,7 @@ def _claimed_of(row: Record) -> ClaimedRequest:
         persist_allowed=bool(row["persist_allowed"]),
         subdomains=bool(row["subdomains"]),
         caa_name=row["caa_name"],
+        ahead=row["kind"] == "look",
     )
 
 

@@ -181,7 +181,7 @@ def make_context(
         terms_of_service=acme.terms_of_service, terms_rule=terms_rule(acme), pre_authorization=acme.pre_authorization,
         only_own_replaced=acme.only_own_replaced,
         external_account_required=acme.external_account_required, finalize_wait_s=acme.finalize_wait_ms / 1000,
-        validation_wait_s=acme.validation_wait_ms / 1000,
+        validation_wait_s=acme.validation_wait_ms / 1000, just_in_time_s=acme.just_in_time_ms / 1000,
         max_body_bytes=acme.max_body_bytes, max_in_flight=acme.max_in_flight, read_timeout_s=acme.read_timeout_s,
         limits=Limits(limits, LimitStore(reads=read_sessions, transactions=writes), log),
         limits_page=limits_page(limits),

@@ -1,6 +1,6 @@
 """What the role acme_wfe does with authorizations (RFC 8555 7.5); those of a new order are stored with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -27,6 +27,15 @@ INSERT INTO validation_requests (id, kind, authorization_id, account_id, challen
 SELECT $1, 'challenge', $2, $3, $4, $5, $6
 WHERE NOT EXISTS (SELECT FROM validations WHERE authorization_id = $2)
 ON CONFLICT (authorization_id, kind, caa_name) DO NOTHING RETURNING id
+"""
+_LOOK_AHEAD: Final = """
+INSERT INTO validation_requests (id, kind, authorization_id, account_id, challenge_type, thumbprint, requested_at)
+SELECT id, 'look', authorization_id, $3, 'dns-persist-01', $4, $5
+FROM unnest($1::bytea[], $2::bytea[]) AS looks (id, authorization_id)
+ON CONFLICT (authorization_id, kind, caa_name) DO NOTHING
+"""
+_LOOKS_LEFT: Final = """
+SELECT count(*) FROM validation_requests WHERE authorization_id = ANY($1::bytea[]) AND kind = 'look'
 """
 _INSERT_TEXT: Final = """
 WITH {room}{taken}
@@ -61,6 +70,15 @@ class AuthorizationStore:
         return await self._writes.fetchval(
             _INSERT_VALIDATION_REQUEST, request_id, authorization.id, authorization.account_id, challenge_type,
             thumbprint, now) is not None
+
+    async def look_ahead(self, looks: Mapping[bytes, bytes], account_id: bytes, thumbprint: bytes, *,
+                         now: datetime) -> None:
+        """Asks the VA to look whether persistent records let the account in already; request ids by authorization."""
+        await self._writes.fetch(_LOOK_AHEAD, list(looks.values()), list(looks), account_id, thumbprint, now)
+
+    async def looks_left(self, authorization_ids: Sequence[bytes]) -> int:
+        """How many of them the VA has not ended yet."""
+        return int(await self._reads.fetchval(_LOOKS_LEFT, list(authorization_ids)))
 
     async def insert(self, made: Authorization, *, takes: Sequence[Take], now: datetime) -> bool:
         """Stores an authorization with what it takes from limits; False when one of them has no room."""

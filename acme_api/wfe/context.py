@@ -53,6 +53,7 @@ class Context:
     external_account_required: bool
     finalize_wait_s: float
     validation_wait_s: float
+    just_in_time_s: float
     max_body_bytes: int
     max_in_flight: int
     read_timeout_s: float

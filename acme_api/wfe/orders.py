@@ -27,6 +27,7 @@ from acme_api.protocol.rate_limit import Take
 from acme_api.wfe.certificate_store import CertifiedKey
 from acme_api.wfe.context import Context
 from acme_api.wfe.finalizing import Control, Finalizing
+from acme_api.wfe.just_in_time import looked_ahead
 from acme_api.wfe.prospects import Prospects
 from acme_api.wfe.renewals import require_predecessor
 from acme_api.wfe.request import Post
@@ -72,7 +73,7 @@ async def new_order(context: Context, post: Post) -> Reply:
     plan = plan_order(request, account_id=post.owner.id, reusable=prospects.reusable, now=now, lives=context.lives,
                       entropy=entropy, persist=post.owner.dns_persist_allowed or prospects.wish.persist)
     await _store(context, plan, now)
-    return _order_reply(context, plan.order, status=201)
+    return _order_reply(context, await looked_ahead(context, plan, post.owner, now), status=201)
 
 
 async def _store(context: Context, plan: OrderPlan, now: datetime) -> None:

@@ -108,6 +108,7 @@ _LIMITED_INSERT_ORDER: Final = with_limits(_INSERT_ORDER_TEXT, first=20,
 
 _NOTIFY: Final = "SELECT pg_notify(channel, '') FROM unnest($1::text[]) AS channel"
 
+_ORDER_BY_ID: Final = f"{_ORDER % ('', '')} WHERE o.id = $1"
 _SPEND_BY_ID: Final = _SPEND % ("", "id", "")
 _SPEND_BY_THUMBPRINT: Final = _SPEND % ("", "thumbprint", "")
 _LOADED: Final = " LEFT JOIN LATERAL (%s) AS loaded ON true"
@@ -197,6 +198,10 @@ class Store:
         if row is None:
             raise AssertionError("the statement gives one row")
         return row
+
+    async def order(self, order_id: bytes) -> Order:
+        """An order with all its facts as they are now; there is one."""
+        return _order(await self._one_row(_ORDER_BY_ID, order_id))
 
     async def progress(self, order: Order) -> Order:
         """An order that was finalized a moment ago, with what has become of it."""

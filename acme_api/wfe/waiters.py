@@ -19,17 +19,20 @@ class Waiters:
                 event.set()
 
     @contextmanager
-    def waiting_for(self, object_id: bytes) -> Iterator[asyncio.Event]:
-        """An event that is set when the object changes. Entered before the request is stored, it misses nothing."""
-        key, event = object_id.hex(), asyncio.Event()
-        self._events.setdefault(key, set()).add(event)
+    def waiting_for(self, *object_ids: bytes) -> Iterator[asyncio.Event]:
+        """An event that is set when one of the objects changes. Entered before the request is stored, it misses
+        nothing."""
+        keys, event = [object_id.hex() for object_id in object_ids], asyncio.Event()
+        for key in keys:
+            self._events.setdefault(key, set()).add(event)
         try:
             yield event
         finally:
-            events = self._events[key]
-            events.discard(event)
-            if not events:
-                del self._events[key]
+            for key in keys:
+                events = self._events[key]
+                events.discard(event)
+                if not events:
+                    del self._events[key]
 
 
 async def wait_for(event: asyncio.Event, *, timeout_s: float) -> bool:

@@ -80,7 +80,8 @@ def _require_front_end(acme: "AcmeSettings", require: Require) -> None:
     for key, seconds in (("acme.read_timeout_s", acme.read_timeout_s), ("acme.tls_look_s", acme.tls_look_s)):
         require(seconds > 0, key, f"expected seconds above 0, got {seconds}")
     for key, wait_ms in (("acme.finalize_wait_ms", acme.finalize_wait_ms),
-                         ("acme.validation_wait_ms", acme.validation_wait_ms)):
+                         ("acme.validation_wait_ms", acme.validation_wait_ms),
+                         ("acme.just_in_time_ms", acme.just_in_time_ms)):
         require(0 <= wait_ms <= 5_000, key, f"expected 0 to 5000 milliseconds, as long as a stop waits, got {wait_ms}")
 
 

@@ -64,6 +64,7 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
     `terms_agreed_since`: accounts that agreed to the terms before this time order nothing until they have agreed again;
     `terms_instructions` is the URL of a page that says how (empty: the terms themselves). `pre_authorization` offers
     newAuthz. `only_own_replaced`: an order may name no certificate to be replaced that this CA has not issued.
+    `just_in_time_ms`: how long newOrder waits to see whether a dns-persist-01 record is there already; 0: it does not.
     """
 
     base_url: str
@@ -85,6 +86,7 @@ class AcmeSettings(_Section, frozen=True, kw_only=True):
     authorization_life_s: int = 604_800
     finalize_wait_ms: int = 2_000
     validation_wait_ms: int = 500
+    just_in_time_ms: int = 500
     max_body_bytes: int = 65_536
     read_timeout_s: float = 10.0
     max_in_flight: int = 2_000

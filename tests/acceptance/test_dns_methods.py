@@ -57,7 +57,8 @@ def test_da1_an_order_by_dns_account(demo: Demo, acceptance_dns: DnsProgram, nam
 
 @pytest.mark.parametrize("name", ["persist.dns.example", "*.persist-wild.dns.example"])
 def test_dp1_an_order_by_dns_persist(demo: Demo, acceptance_dns: DnsProgram, name: str) -> None:
-    """DP1 to DP3, X1: after the operator's word for this account; one record serves again; taken back, it is over."""
+    """DP1 to DP4, X1: after the operator's word for this account; one record serves again, and a name whose record is
+    there when it is ordered needs no answer; taken back, it is over."""
     session = AcmeSession(demo)
     account = session.account_url
     order = session.order(name)
@@ -77,6 +78,12 @@ def test_dp1_an_order_by_dns_persist(demo: Demo, acceptance_dns: DnsProgram, nam
         session.finalize(each)
         session.wait_for(each, "valid")
         assert certificate_names(session.download(each)) == [name]
+    ahead = f"ahead.{name.removeprefix('*.')}"
+    acceptance_dns.post("set", name=f"_validation-persist.{ahead}", type="TXT", values=[record])
+    order = session.order(ahead)
+    session.wait_for(order, "ready")
+    session.finalize(order)
+    session.wait_for(order, "valid")
 
     demo.run("account", "forbid", account, "dns-persist-01")
     session.finalize(late)

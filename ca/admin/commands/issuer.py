@@ -156,7 +156,8 @@ async def chains(context: AdminContext, name: str) -> ExitCode:
 
 @issuer.command()
 @click.argument("name")
-@click.option("--profile", type=click.Choice([*PROFILES]), required=True)
+@click.option("--profile", type=click.Choice([*PROFILES]), required=True,
+              help="Whose certificates.")
 @click.option("--position", type=click.IntRange(0), required=True, help="Of the chain, as `chains` shows it.")
 @admin_command
 async def prefer(context: AdminContext, name: str, profile: str, position: int) -> ExitCode:

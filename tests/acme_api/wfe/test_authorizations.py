@@ -209,9 +209,9 @@ async def test_az4_expired_authorizations(wfe: RunningWfe, others: OtherProcesse
 
 
 async def test_x1_dp1_dns_persist_is_offered_where_the_operator_lets_it(start: _Start, others: OtherProcesses) -> None:
-    """Rows X1, DP1, DP4: by account or by profile, last, without a token and with the record that is looked for;
-    newOrder looks at no record and so never fails for one."""
-    wfe = await start(va_dns_persist_profiles=["tlsserver"], va_caa_identities=["CA.example", "ca2.example"])
+    """Rows X1, DP1: by account or by profile, last, without a token and with the record that is looked for."""
+    wfe = await start(just_in_time_ms=0, va_dns_persist_profiles=["tlsserver"],
+                      va_caa_identities=["CA.example", "ca2.example"])
     client = await wfe.subscriber()
 
     async def offered(name: str, **members: Any) -> list[dict[str, Any]]:

@@ -317,6 +317,24 @@ async def test_posh_acme(wfe: RunningWfe, others: OtherProcesses, clock: Clock) 
     assert missing.headers["Content-Type"] == "application/problem+json"
 
 
+async def test_every_object_says_where_it_is(wfe: RunningWfe, others: OtherProcesses) -> None:
+    """Row X2: Location on newAccount, the account, newOrder, the order, finalize and the challenge, each of them the
+    URL of the object that the answer shows."""
+    journey = await _journey(wfe, others, "a.example.com")
+    client, order = journey.client, journey.order.location
+    (await client.post(client.kid)).require(200)
+    (await client.post(order)).require(200)
+    seen = set()
+    for url, answer in client.answers:
+        place = {f"{client.public_base}/acme/new-account": client.kid, client.kid: client.kid,
+                 f"{client.public_base}/acme/new-order": order, order: order, journey.order.json["finalize"]: order}
+        place |= {shown.json["url"]: shown.json["url"] for shown in journey.challenges}
+        if url in place:
+            assert answer.location == place[url]
+            seen.add(url)
+    assert len(seen) == 6
+
+
 @pytest.mark.parametrize(("kind", "value"), [
     ("permanent-identifier", "D64-ABC"), ("hardware-module", "x"), ("TNAuthList", "F83n2a...avn27DN3"),
     ("bundleEID", "dtn://a/"), ("email", "a@x.example"), ("NfInstanceId", "x")])
