@@ -137,7 +137,7 @@ class App:
             if self._in_flight > self._context.max_in_flight:
                 raise self._busy()
             return await self._post(http, target, path, self._client(http, peer))
-        allow = _READABLE.get(target.resource, _ALLOW_SIGNED)
+        allow = _allowed(target)
         if http.method == "OPTIONS":
             return render_preflight(allow, self._frame(http, with_nonce=False))
         if target.resource not in _READABLE or http.method not in ("GET", "HEAD"):
@@ -241,6 +241,18 @@ class App:
             values |= {"type": fault.type, "detail": fault.detail, "from": None if client is None else str(client),
                        "agent": http.headers.get("User-Agent", "")}
         log.info("request", **values)
+
+
+def unknown_method(path: str) -> Problem:
+    """What a method that HTTP does not know is told, by the path of its request (rows T5, E1)."""
+    target = parse_path(path.partition("?")[0])
+    if target is None:
+        return problem.not_found("there is nothing at this URL")
+    return Problem("malformed", "the method is unknown", status=405, allow=_allowed(target))
+
+
+def _allowed(target: Target) -> str:
+    return _READABLE.get(target.resource, _ALLOW_SIGNED)
 
 
 def origin_form(raw: str) -> str:

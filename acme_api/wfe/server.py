@@ -6,6 +6,7 @@ accepted one at a time (accept.py), so that workers which share a listening sock
 """
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from acme_api.protocol.problem import Problem, malformed
 from acme_api.wfe.accept import Acceptor, ProxyProtocol
-from acme_api.wfe.app import MAX_HEADER_BYTES, App
+from acme_api.wfe.app import MAX_HEADER_BYTES, App, origin_form, unknown_method
 from ca.process.client_address import IpAddress, parse_address
 
 _KEEP_ALIVE_S: Final = 75.0
@@ -24,6 +25,7 @@ _LINGER_S: Final = 1.0
 _MAX_HEADER_LINES: Final = 100
 _MAX_LINE_BYTES: Final = 8_190
 _TICK_S: Final = 0.02
+_TARGET: Final = re.compile(r"b'[!-~]+ ([!-~]+) HTTP/1\\?\.")
 
 
 class HttpServer(web.Server):
@@ -117,9 +119,13 @@ class _Connection(RequestHandler):
 
 def _fault_of(exc: BaseException | None) -> Problem:
     if isinstance(exc, http_exceptions.BadHttpMethod):
-        return Problem("malformed", "the method is unknown", status=405, allow="GET, HEAD, POST, OPTIONS")
+        # The parser shows the line that it did not understand.
+        shown = _TARGET.search(str(exc))
+        return malformed("this is not an HTTP request") if shown is None else unknown_method(origin_form(shown[1]))
     if isinstance(exc, http_exceptions.LineTooLong):
-        return malformed("the request line or a header is too long", status=431)
+        if _MAX_LINE_BYTES in exc.args or str(_MAX_LINE_BYTES) in exc.args:
+            return malformed("the URL is too long", status=414)
+        return malformed("a header is too long", status=431)
     if isinstance(exc, http_exceptions.BadHttpMessage) and "too many" in str(exc).lower():
         return malformed("there are too many headers", status=431)
     return malformed("this is not an HTTP request")

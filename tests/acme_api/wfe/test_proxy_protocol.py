@@ -129,6 +129,6 @@ async def test_strangers_cannot_name_themselves(start: Callable[..., Awaitable[R
     """A connection that does not come from a listed proxy is taken as it is: a PROXY line on it is broken HTTP."""
     wfe = await start(limits=_ONE_EACH)
     async with expecting_proxy_header(wfe, "192.0.2.0/24", None) as port:
-        assert (await _asked(port, b"PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\n" + _GET)).startswith(b"HTTP/1.0 405")
+        assert (await _asked(port, b"PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\n" + _GET)).startswith(b"HTTP/1.0 400")
         assert (await _asked(port, _GET)).startswith(b"HTTP/1.1 204")
         assert (await _asked(port, _GET)).startswith(b"HTTP/1.1 429")
