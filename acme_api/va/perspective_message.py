@@ -19,7 +19,7 @@ MAX_FINDING_BYTES: Final = 32_768
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
 _Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=1_024)]
 # It is told to the subscriber and stored: printable, whoever the other end has become.
-_Printable: TypeAlias = Annotated[str, msgspec.Meta(max_length=1_024, pattern="^[ -~]*$")]
+_Printable: TypeAlias = Annotated[str, msgspec.Meta(max_length=1_024, pattern=r"^[ -~]*\Z")]
 
 
 _MessageT = TypeVar("_MessageT", bound="_Message")

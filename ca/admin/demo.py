@@ -18,8 +18,7 @@ from ca.process.settings import Settings, load_settings
 
 _MAKING = "making"
 _CONFIG = "chancery.toml"
-_MADE_BY_SETUP = ("postgres", "postgres.making", "hsm", "secrets", "tls", "ceremony", "issuers", "roots.pem", "ocsp",
-                  "run", "log")
+_MADE_BY_SETUP = ("hsm", "secrets", "tls", "ceremony", "issuers", "roots.pem", "ocsp", "run", "log")
 _DEFAULT_PORT_BASE = 14_000
 _PRIVILEGED_PORT_LIMIT = 1024
 
@@ -164,10 +163,8 @@ async def _make_authority(
 async def _remove_set_up(data_dir: Path) -> None:
     from ca.admin.embedded_postgres import EmbeddedPostgres
 
-    for name in ("postgres", "postgres.making"):
-        if (data_dir / name / "PG_VERSION").exists():
-            server = EmbeddedPostgres(directory=data_dir / name, secrets_dir=data_dir / "secrets" / "db", settings={})
-            await asyncio.to_thread(server.stop)
+    server = EmbeddedPostgres(directory=data_dir / "postgres", secrets_dir=data_dir / "secrets" / "db", settings={})
+    await asyncio.to_thread(server.remove)
     for name in _MADE_BY_SETUP:
         path = data_dir / name
         if path.is_dir():

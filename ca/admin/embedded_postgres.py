@@ -5,6 +5,7 @@ users by process id, which a kill -9 leaves wrong. Here one supervisor owns the 
 (after its own kill -9) is taken over.
 """
 
+import fcntl
 import importlib.util
 import os
 import pwd
@@ -12,7 +13,9 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ _SOCKET_PATH_LIMIT_BYTES = 100
 _STOP_TIMEOUT_S = 30
 _NOT_RUNNING = 3  # exit code of pg_ctl status
 _START_TIMEOUT_S = 60
+_INITDB_TIMEOUT_S = 60
+_TICK_S = 0.1
 SUPERUSER = "postgres"
 
 _HBA = """# Written by Chancery. Every role proves its password, the superuser included.
@@ -94,10 +99,53 @@ class EmbeddedPostgres:
                  _server_user(), "the embedded PostgreSQL did not stop")
         (self.secrets_dir / SOCKET_DIRECTORY_FILE).unlink(missing_ok=True)
 
+    def remove(self) -> None:
+        """Stops the server and removes its directory, whole or half-made. Raises StartupError, OSError."""
+        with self._alone_with_initdb():
+            self.stop()
+            for directory in (self.directory, self._making):
+                if directory.exists():
+                    shutil.rmtree(directory)
+        self._initdb_lock.unlink(missing_ok=True)
+
+    @property
+    def _making(self) -> Path:
+        return self.directory.with_name(self.directory.name + ".making")
+
+    @property
+    def _initdb_lock(self) -> Path:
+        return self.directory.with_name(self.directory.name + ".lock")
+
+    @contextmanager
+    def _alone_with_initdb(self) -> Iterator[int]:
+        """Waits for an initdb that outlived who called it (kill -9): it and the servers it runs inherit the lock, which
+        is held until the last of them has ended. Yields the lock's descriptor. Raises StartupError."""
+        self.directory.parent.mkdir(parents=True, exist_ok=True)
+        with self._initdb_lock.open("w") as lock:
+            give_up_at = time.monotonic() + _INITDB_TIMEOUT_S
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > give_up_at:
+                        raise StartupError(
+                            f"another initdb works in {self._making}, and does not end: stop it, and start again"
+                        ) from None
+                time.sleep(_TICK_S)
+            yield lock.fileno()
+
     def _initialise(self, superuser_password: str, owner: pwd.struct_passwd | None) -> None:
         """initdb into a new directory that is renamed when it is complete, so that a crash leaves nothing half-made."""
-        self.directory.parent.mkdir(parents=True, exist_ok=True)
-        making = self.directory.with_name(self.directory.name + ".making")
+        with self._alone_with_initdb() as lock:
+            self._run_initdb(superuser_password, owner, lock)
+            with (self._making / "postgresql.conf").open("a", encoding="utf-8") as configuration:
+                configuration.write("\n" + _CONFIGURATION)
+            self._making.rename(self.directory)
+        self._initdb_lock.unlink(missing_ok=True)
+
+    def _run_initdb(self, superuser_password: str, owner: pwd.struct_passwd | None, lock: int) -> None:
+        making = self._making
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(mode=0o700)
         if owner is not None:
@@ -110,10 +158,7 @@ class EmbeddedPostgres:
                 os.chown(password_file.name, owner.pw_uid, owner.pw_gid)
             _run(["initdb", "-D", str(making), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C",
                   "--auth=scram-sha-256", f"--pwfile={password_file.name}"], owner,
-                 "the embedded PostgreSQL could not make its data directory")
-        with (making / "postgresql.conf").open("a", encoding="utf-8") as configuration:
-            configuration.write("\n" + _CONFIGURATION)
-        making.rename(self.directory)
+                 "the embedded PostgreSQL could not make its data directory", inherits=(lock,))
 
     def _socket_directory(self, owner: pwd.struct_passwd | None) -> Path:
         """The data directory, or one with a short name: the path of a Unix socket has little room."""
@@ -171,15 +216,17 @@ def _write_as_owner(path: Path, text: str, owner: pwd.struct_passwd | None) -> N
         os.chown(path, owner.pw_uid, owner.pw_gid)
 
 
-def _run(command: Sequence[str], owner: pwd.struct_passwd | None, failure: str) -> None:
-    _run_plain([str(_binary(command[0])), *command[1:]], failure, owner=owner)
+def _run(command: Sequence[str], owner: pwd.struct_passwd | None, failure: str, *,
+         inherits: Sequence[int] = ()) -> None:
+    _run_plain([str(_binary(command[0])), *command[1:]], failure, owner=owner, inherits=inherits)
 
 
-def _run_plain(command: Sequence[str], failure: str, *, owner: pwd.struct_passwd | None = None) -> None:
+def _run_plain(command: Sequence[str], failure: str, *, owner: pwd.struct_passwd | None = None,
+               inherits: Sequence[int] = ()) -> None:
     # Output goes to a file, not a pipe: the server inherits it and would keep a pipe open for ever.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
-                              start_new_session=True, **_as_user(owner))
+                              start_new_session=True, pass_fds=inherits, **_as_user(owner))
         if done.returncode != 0:
             output.seek(0)
             lines = output.read().strip().splitlines()

@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -112,15 +113,16 @@ def test_what_a_running_demo_refuses_and_survives(tmp_path: Path) -> None:
 
 
 def test_a_set_up_that_was_killed_is_made_anew(tmp_path: Path) -> None:
-    """kill -9 in the middle of the first start: the next one clears the rest away and makes a whole CA."""
+    """kill -9 in the middle of the first start, of which initdb goes on: the next one waits for that, clears the rest
+    away and makes a whole CA."""
     place = tmp_path / "chancery"
     base = free_port_base(4)
     process = subprocess.Popen([str(CHANCERY), "demo", "--data", str(place), "--port-base", str(base)],
-                               stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "database" in line:
-            break
+                               stderr=subprocess.DEVNULL)
+    give_up_at = time.monotonic() + 60
+    while not (place / "postgres.making" / "PG_VERSION").exists():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
     process.kill()
     process.wait()
     assert not (place / "chancery.toml").exists()

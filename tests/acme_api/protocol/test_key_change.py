@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from acme_api.protocol.jwk import PrivateKeyShown
 from acme_api.protocol.jws import link_of_key_change, parse_key_change
 from acme_api.protocol.problem import Problem
 from tests.acme_api.protocol.signed_requests import HEADER, KEY, KEYS, KID, NONCE, parse, point
@@ -37,7 +38,6 @@ _E47: dict[str, dict[str, Any]] = {
     "payload array": {"payload": b"[]"},
     "oldKey missing": {"payload": {"account": KID}},
     "oldKey a string": {"payload": {"account": KID, "oldKey": "x"}},
-    "oldKey private": {"payload": {"account": KID, "oldKey": {**KEY.jwk, "d": "AA"}}},
     "account missing": {"payload": {"oldKey": KEY.jwk}},
     "compact": {"inner": b'"a.b.c"'},
     "empty": {"inner": b""},
@@ -51,6 +51,14 @@ def test_e47_key_changes_of_another_form(case: dict[str, Any]) -> None:
     with pytest.raises(Problem) as caught:
         parse_key_change(parse(_key_change(KEY, SigningKey.make(), **case)))
     assert caught.value.type == "malformed"
+
+
+def test_j17_an_old_key_with_private_members() -> None:
+    """Row J17: badPublicKey wherever a JWK shows them, so that the key can be blocked."""
+    document = _key_change(KEY, SigningKey.make(), payload={"account": KID, "oldKey": {**KEY.jwk, "d": "AA"}})
+    with pytest.raises(PrivateKeyShown) as caught:
+        parse_key_change(parse(document))
+    assert caught.value.type == "badPublicKey"
 
 
 def test_e47_links_that_do_not_hold() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from acme_api.va.evidence import Evidence
@@ -45,6 +45,7 @@ _JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow
 
 
 @given(evidence=st.dictionaries(st.text(max_size=20), _JSON, max_size=20), detail=st.text())
+@example(evidence={}, detail="broken\n")
 def test_what_a_remote_host_says_can_always_be_stored(evidence: dict[str, Any], detail: str) -> None:
     """Whoever the other end has become: evidence is stored printable and bounded, a detail is refused or printable."""
     kept = Evidence(lambda: QUESTION.now)
