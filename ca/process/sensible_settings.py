@@ -37,6 +37,8 @@ def require_sensible(settings: "Settings", require: Require) -> None:
             "expected 28800 to 864000 seconds (8 hours to 10 days, BR 4.9.9)")
     require(0 <= settings.ocsp.max_age_s <= 43_200, "ocsp.max_age_s",
             "expected 0 to 43200 seconds (12 hours, when the caches in front are purged at a revocation; else 1 to 4)")
+    require(0 <= settings.ocsp.gather_ms <= 1_000, "ocsp.gather_ms",
+            f"expected 0 to 1000 milliseconds, got {settings.ocsp.gather_ms}")
     _require_live(settings.ocsp, require)
     require(not settings.ct_enabled or settings.ct.log_list is not None, "ct.log_list",
             "expected the path of a list of CT logs, because Certificate Transparency is on (ct.enabled)")

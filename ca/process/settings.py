@@ -205,6 +205,9 @@ class OcspSettings(_Section, frozen=True, kw_only=True):
     named are always, or never, delegated. `database_url`: where responders read, for example a streaming replica near
     them; empty: `[database] url`.
 
+    `gather_ms`: new certificates that come this soon behind others get their first responses together, which costs an
+    order less; a certificate is not given out before it has one, and the first after a pause does not wait.
+
     `live`: requests with a nonce, and about serial numbers that were never given out, get a response that the
     pre-signer makes at once; responders ask it through `[database] url`, and wait for `live_wait_ms`. At most
     `live_queue` (20) wait anywhere. A machine's responders together ask `live_per_s` times a second, more than which no
@@ -219,6 +222,7 @@ class OcspSettings(_Section, frozen=True, kw_only=True):
     map_size_gib: int = 16
     workers: int = 1
     presign_workers: int = 1
+    gather_ms: int = 30
     response_life_s: int = 604_800
     resign_age_s: int = 216_000
     resign_jitter_s: int = 43_200

@@ -50,12 +50,18 @@ class Lane:
     """Rounds of one kind, one behind the other, the next one beginning while the last one is published.
 
     `wake` is set by whoever knows of work, and by a round that left some (a range was split, a status changed).
+
+    A round that did not find all that it would have taken is followed by another one `gather_s` seconds after its
+    beginning at the earliest, because a round costs the same for one thing to do as for many; what comes after a pause
+    is taken up at once.
     """
 
-    def __init__(self, pool: Pool, make_round: Callable[[], Round]) -> None:
+    def __init__(self, pool: Pool, make_round: Callable[[], Round], *, gather_s: float = 0.0) -> None:
         self.wake = asyncio.Event()
         self._pool = pool
         self._make_round = make_round
+        self._gather_s = gather_s
+        self._next_s = 0.0              # of the event loop's clock
         self._running: set[asyncio.Task[None]] = set()
         self._fault: BaseException | None = None
         self._limit = _FIRST_BATCH
@@ -76,12 +82,20 @@ class Lane:
         while len(self._running) >= _ROUNDS_AT_ONCE:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
         self._raise_fault()
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._next_s:
+            await asyncio.sleep(self._next_s - now_s)
+            self.wake.clear()           # whoever woke it meanwhile is served by this claim
+        self._next_s = asyncio.get_running_loop().time() + self._gather_s
         limit = self._limit             # rounds that end in the meantime change it
         claimed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._run(limit, claimed))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        return await claimed, limit
+        count = await claimed
+        if not 0 < count < limit:
+            self._next_s = 0.0
+        return count, limit
 
     async def drain(self) -> None:
         """Waits for the rounds that have begun. Raises what one of them failed with."""
@@ -146,7 +160,7 @@ class Presigner:
         self.scheduled: set[tuple[int, bytes]] = set()
         changed, new = Queue(store.claim_changed), Queue(store.claim_new)
         self.changed = Lane(pool, lambda: RequestRound(self, LaneName.CHANGED, changed))
-        self.new = Lane(pool, lambda: RequestRound(self, LaneName.NEW, new))
+        self.new = Lane(pool, lambda: RequestRound(self, LaneName.NEW, new), gather_s=settings.gather_ms / 1_000)
         self.due = Lane(pool, lambda: DueRound(self))
 
     def able(self, now: datetime) -> list[int]:

@@ -40,15 +40,16 @@ async def test_revocations_overtake_what_is_being_signed(
 
 
 class FullRound:
-    """There is always more to claim."""
+    """There is always more to claim, or so much as is said."""
 
-    def __init__(self, limits: list[int]) -> None:
+    def __init__(self, limits: list[int], count: int | None = None) -> None:
         self._limits = limits
+        self._count = count
 
     async def claim(self, connection: Connection, limit: int) -> int:
-        """As much as is wanted."""
+        """As much as is wanted, or as there is."""
         self._limits.append(limit)
-        return limit
+        return limit if self._count is None else self._count
 
     async def work(self, connection: Connection) -> None:
         """Takes so long that less is claimed the next time."""
@@ -72,6 +73,51 @@ async def test_there_is_more_to_do_whatever_size_batches_have_meanwhile(
         assert all([await lane.full_step() for _ in range(6)])
         await lane.drain()
     assert limits[0] > limits[-1] > 0
+
+
+@pytest.mark.parametrize("count", [None, 0], ids=["all that was wanted", "nothing"])
+async def test_nothing_is_gathered_for_when_there_is_plenty_or_was_nothing(
+    database: TestDatabase, count: int | None
+) -> None:
+    """In bulk rounds follow each other at once, and so does the first one that finds something."""
+    limits: list[int] = []
+    pool = await create_pool(database.settings, "ocsp_signer", process="test", max_size=3)
+    async with pool, asyncio.timeout(60):
+        lane = Lane(pool, lambda: FullRound(limits, count), gather_s=600.0)
+        for _ in range(4):
+            await lane.full_step()
+        await lane.drain()
+    assert len(limits) == 4
+
+
+async def test_new_certificates_that_come_soon_are_signed_together(
+    certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
+) -> None:
+    """The first one at once; those that come behind it wait for their time and are one batch, and whatever woke the
+    lane meanwhile is served by their claim."""
+    loop = asyncio.get_running_loop()
+    async with bench(database, softhsm_token) as signer:
+        lane = signer.presigner.new
+        lane._gather_s = 600.0
+        alone = await certificates.add(1)
+        async with asyncio.timeout(60):
+            await lane.full_step()
+        assert lane._next_s > loop.time() + 500
+        behind = [serial for _ in range(3) for serial in await certificates.add(2)]
+        lane._gather_s = 0.0
+        lane._next_s = due_s = loop.time() + 0.5
+        waiting = asyncio.create_task(lane.full_step())
+        await asyncio.sleep(0)
+        lane.wake.set()
+        await waiting
+        assert loop.time() >= due_s
+        assert not lane.wake.is_set()
+        await lane.drain()
+    first, *others = [sorted(records) for _, records in await certificates.batches()]
+    assert first == alone
+    assert sorted(serial for records in others for serial in records) == sorted(behind)
+    assert len(others) == 1
+    assert await certificates.waiting() == 0
 
 
 async def test_what_comes_before_the_last_claim_is_not_forgotten(
