@@ -67,8 +67,13 @@ WHERE leased_by = $1 AND leased_until > now() + make_interval(secs => $2)
 LEASE_HOLDERS: Final = "SELECT DISTINCT leased_by FROM issuance_requests WHERE leased_until > now()"
 FREE_LEASES: Final = "UPDATE issuance_requests SET leased_until = '-infinity' WHERE leased_by = ANY($1)"
 DROP: Final = "DELETE FROM issuance_requests WHERE id = ANY($2) AND leased_by = $1"
+# Of an order whose OCSP response is due nobody is told yet: it is not shown before, and the pre-signer tells of it
+# then. Looked at after the commit, so one of the two sees what the other has done.
 NOTIFY: Final = """
 SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS t (channel, payload)
+WHERE NOT EXISTS (
+    SELECT FROM issuances i JOIN ocsp_requests q ON q.serial = i.serial AND q.version = 0
+    WHERE i.request_id = CASE WHEN channel = 'changed' THEN decode(payload, 'hex') END)
 """
 
 
