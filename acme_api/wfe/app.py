@@ -193,18 +193,16 @@ class App:
         signer, handler = _HANDLERS[target.resource]
         body = await read_body(http, self._context.max_body_bytes, timeout_s=self._context.read_timeout_s)
         try:
-            post = await authenticate(self._context, body, target=target, path=path, signer=signer, client=client)
-            reply = await self._handled(http, post, handler, changed)
+            post = await authenticate(self._context, body, target=target, path=path, signer=signer, client=client,
+                                      changed=changed)
+            reply = await self._handled(http, post, handler)
         except PrivateKeyShown as shown:
             await self._exposed.take_up(shown, client)
             raise
         index = target.resource is not Resource.DIRECTORY
         return render(reply, self._frame(http, with_nonce=True, index=index))
 
-    async def _handled(self, http: web.BaseRequest, post: Post, handler: _Handler,
-                       changed: asyncio.Event | None) -> Reply:
-        if changed is not None:
-            post = replace(post, changed=changed)
+    async def _handled(self, http: web.BaseRequest, post: Post, handler: _Handler) -> Reply:
         if post.target.resource is Resource.CERTIFICATE:
             post = replace(post, accept=", ".join(http.headers.getall("Accept", [])))
         if post.account is not None:

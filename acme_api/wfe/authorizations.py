@@ -59,12 +59,14 @@ async def challenge(context: Context, post: Post) -> Reply:
         if context.limits.concern_names:
             # Orders may have been made in store, before the failures that would have refused them.
             await context.limits.require_promising(post.owner.id, [_identifier(found)], now, with_running=True)
+        context.waiters.expect(found.id)
         stored = await context.authorizations.insert_validation_request(
             object_id(now, context.ambient.random_bytes(16)), found, chosen.type, post.owner.thumbprint, now=now)
         if stored:
             context.notifier.notify(VALIDATION_CHANNEL)
             found = replace(found, responding=chosen.type)
         else:
+            context.waiters.expect_no_more(found.id)
             found = await context.authorizations.authorization(found.id) or found
             if found.responding != chosen.type and found.facts.validation is None:
                 # Somebody else's answer to another challenge was first (row E81).

@@ -22,6 +22,7 @@ from acme_api.protocol.jws import SignedRequest, parse_flattened, thumbprint, ve
 from acme_api.protocol.rate_limit import IpAddress
 from acme_api.wfe.context import Context
 from acme_api.wfe.store import Loaded
+from acme_api.wfe.waiters import wait_for
 from acme_api.wfe.wishes import wish_of
 
 _MEDIA_TYPE: Final = "application/jose+json"
@@ -99,6 +100,11 @@ async def read_body(http: web.BaseRequest, max_bytes: int, *, timeout_s: float) 
     if http.headers.get("Expect", "").lower() == "100-continue" and http.transport is not None:
         http.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     content = http.content
+    if content.is_eof() and content.exception() is None:        # it came with the header, as most do
+        body = content.read_nowait()
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        return body
     try:
         async with asyncio.timeout(timeout_s):
             body = await content.readany()
@@ -120,8 +126,8 @@ def _too_large(max_bytes: int) -> RequestAborted:
 
 
 async def authenticate(context: Context, body: bytes, *, target: Target, path: str, signer: Signer,
-                       client: IpAddress | None) -> Post:
-    """The request in `body`, sent to `path` (raw, with its query). Raises Problem."""
+                       client: IpAddress | None, changed: asyncio.Event | None = None) -> Post:
+    """The request in `body`, sent to `path` (raw, with its query); `changed` as in Post. Raises Problem."""
     signed = parse_flattened(body, context.max_body_bytes)
     if (signer is Signer.ACCOUNT and signed.kid is None) or (signer is Signer.NEW_KEY and signed.kid is not None):
         raise problem.malformed(f"requests to this resource are signed by {signer.value}")
@@ -132,6 +138,8 @@ async def authenticate(context: Context, body: bytes, *, target: Target, path: s
         wish = None
         if target.resource is Resource.NEW_ORDER and raw_nonce is not None:     # only who has a nonce is read ahead for
             wish = wish_of(context, signed.payload_bytes, now)
+        if changed is not None and raw_nonce is not None and not signed.payload_bytes:
+            changed = await _after_change(context, target, changed)
         spent = await context.store.spend_nonce(raw_nonce, account_id=account_id, target=target, wish=wish)
         if spent.account is None:
             raise problem.account_does_not_exist("kid is not the URL of an account of this server")
@@ -153,7 +161,20 @@ async def authenticate(context: Context, body: bytes, *, target: Target, path: s
     if signed.url != context.base_url + path:
         raise problem.unauthorized("the url in the protected header is not the URL that was called")
     return Post(target=target, query=path.partition("?")[2], signed=signed, body=body, jwk=jwk, account=spent.account,
-                loaded=spent.loaded, came_at=now, address=client)
+                loaded=spent.loaded, came_at=now, address=client, changed=changed)
+
+
+async def _after_change(context: Context, target: Target, changed: asyncio.Event) -> asyncio.Event | None:
+    """Returns when an authorization that is being validated, by our word, has changed, or the patience for it is over:
+    then None. It is read once then, and not before and behind the waiting. Whose request it is shows only then, too;
+    nobody waits who has no nonce of ours and does not know the authorization's name."""
+    wait_s = context.validation_wait_s
+    if wait_s <= 0 or not context.waiters.is_expected(target.object_id):
+        return changed
+    if await wait_for(changed, timeout_s=wait_s):
+        return changed
+    context.waiters.expect_no_more(target.object_id)
+    return None
 
 
 def _why_not_fresh(signed: SignedRequest, raw_nonce: bytes | None) -> str:

@@ -61,14 +61,15 @@ async def test_ch3_ch8_answering_a_challenge(wfe: RunningWfe, others: OtherProce
 async def test_a_look_waits_for_the_end(start: _Start, others: OtherProcesses) -> None:
     """Row CH8: a look while the VA works is answered when it has ended, or as pending with Retry-After when it takes
     longer; one before a challenge was answered is not held, and the answer to a challenge neither."""
-    wfe = await start(validation_wait_ms=60_000)
-    client = await wfe.subscriber()
+    one, two = await start(validation_wait_ms=60_000), await start(validation_wait_ms=60_000)
+    client = await one.subscriber()
     authorization, challenges = await _pending(client)
     assert (await client.post(authorization)).json["status"] == "pending"
     assert (await client.post(challenges["http-01"], {})).json["status"] == "processing"
+    at_two = two.client(client.key, kid=client.kid)     # which does not know that it runs
     nonce = await client.nonce()
-    client.nonces = [nonce]
-    look = asyncio.create_task(client.post(authorization))
+    at_two.nonces = [nonce]
+    look = asyncio.create_task(at_two.post(authorization))
     spent = "SELECT EXISTS (SELECT FROM spent_nonces WHERE nonce = $1)"
     while not await others.value(spent, spent_key(unb64(nonce))):  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(0.01)
@@ -87,10 +88,11 @@ async def test_an_end_right_after_the_reading_is_seen(start: _Start, others: Oth
                                                       database: TestDatabase) -> None:
     """Row CH8: a validation that ends after a look has read the authorization and before it waits is answered at once.
     The look's one statement is held, its snapshot taken, by somebody who is spending the same nonce and then is not."""
-    wfe = await start(validation_wait_ms=600_000)
-    client = await wfe.subscriber()
+    one, wfe = await start(), await start(validation_wait_ms=600_000)
+    client = await one.subscriber()
     authorization, challenges = await _pending(client)
     (await client.post(challenges["http-01"], {})).require(200)
+    client = wfe.client(client.key, kid=client.kid)
     client.nonces = [await client.nonce()]
     other = await database.connect()
     try:
@@ -110,6 +112,38 @@ async def test_an_end_right_after_the_reading_is_seen(start: _Start, others: Oth
             assert (await look).require(200).json["status"] == "valid"
     finally:
         await other.close()
+
+
+async def test_a_look_at_what_is_being_validated_reads_once(start: _Start, others: OtherProcesses) -> None:
+    """Row CH8: the process that asked for a validation holds a look at it before it reads anything, and its nonce is
+    spent (N8) by the time of the answer; a look that is no POST-as-GET, or has no nonce of ours, is answered at once; a
+    wait in vain is not repeated."""
+    wfe = await start(validation_wait_ms=60_000)
+    client = await wfe.subscriber()
+    authorization, challenges = await _pending(client)
+    assert (await client.post(challenges["http-01"], {})).json["status"] == "processing"
+    assert wfe.context.waiters.is_expected(id_of(authorization))
+    (await client.post(authorization, nonce="A" * 43)).require(400, "badNonce")
+    (await client.post(authorization, {"status": "valid"})).require(400, "malformed")
+    nonce = await client.nonce()
+    look = asyncio.create_task(client.post(authorization, nonce=nonce))
+    for name in ("b.example.com", "c.example.com"):
+        await _pending(client, name)                # others are answered meanwhile
+    assert not look.done()
+    assert not await others.value("SELECT EXISTS (SELECT FROM spent_nonces WHERE nonce = $1)", spent_key(unb64(nonce)))
+    await others.validate(authorization)
+    assert (await look).require(200).json["status"] == "valid"
+    assert not wfe.context.waiters.is_expected(id_of(authorization))
+    (await client.post(authorization, nonce=nonce)).require(400, "badNonce")
+    assert (await client.post(authorization)).require(200).json["status"] == "valid"
+    hasty = await start(validation_wait_ms=50)
+    client = await hasty.subscriber()
+    authorization, challenges = await _pending(client)
+    (await client.post(challenges["http-01"], {})).require(200)
+    assert (await client.post(authorization)).require(200).json["status"] == "pending"
+    assert not hasty.context.waiters.is_expected(id_of(authorization))
+    (await client.post(challenges["dns-01"], {})).require(400, "malformed")
+    assert not hasty.context.waiters.is_expected(id_of(authorization))
 
 
 async def test_az3_ch1_ch7_decided_authorizations(wfe: RunningWfe, others: OtherProcesses) -> None:

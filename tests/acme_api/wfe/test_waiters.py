@@ -20,3 +20,19 @@ def test_a_notification_wakes_those_that_it_names(payload: str, woken: set[int])
             waiters.waiting_for(_IDS[2])) as third:
         waiters.wake(payload)
         assert {place for place, event in enumerate((first, second, third)) if event.is_set()} == woken
+
+
+def test_what_is_expected_is_bounded() -> None:
+    """An object is expected until it has changed or something was missed; of very many the oldest are forgotten."""
+    waiters = Waiters()
+    for number in range(12_000):
+        waiters.expect(number.to_bytes(4, "big"))
+    assert not waiters.is_expected((1_999).to_bytes(4, "big"))
+    assert waiters.is_expected((2_000).to_bytes(4, "big"))
+    waiters.wake((2_000).to_bytes(4, "big").hex())
+    assert not waiters.is_expected((2_000).to_bytes(4, "big"))
+    waiters.expect_no_more((2_001).to_bytes(4, "big"))
+    assert not waiters.is_expected((2_001).to_bytes(4, "big"))
+    assert waiters.is_expected((11_999).to_bytes(4, "big"))
+    waiters.wake("")
+    assert not waiters.is_expected((11_999).to_bytes(4, "big"))
