@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
+from ca.process.large_pages import use_large_pages
 from ca.process.log import set_up_logging
 
 SUPERVISOR_VARIABLE = "CHANCERY_SUPERVISOR_PID"
@@ -91,10 +92,12 @@ def wait_for_a_turn(pid: int = 0) -> None:
 def ready() -> None:
     """Tells the supervisor, if there is one, that this process does its work from now on.
 
-    What exists at this moment (modules, tables, linters) stays, so the cycle collector need not look at it again.
+    What exists at this moment (modules, tables, linters) stays, so the cycle collector need not look at it again, and
+    large pages are worth while for it.
     """
     gc.collect()
     gc.freeze()
+    use_large_pages()
     path = os.environ.get(READY_VARIABLE)
     if path:
         Path(path).touch()
