@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -294,16 +295,23 @@ async def test_curl_gets_an_answer_by_every_encoding(responder: Responder, tmp_p
             assert read.serial_number == int.from_bytes(site.serial, "big")
 
 
-@pytest.fixture
-def cached_port(responder: Responder, tmp_path: Path) -> Iterator[int]:
-    """nginx in front of the responder, as `deploy/nginx/ocsp.conf` says it, on another port."""
+@contextmanager
+def cache_in_front(directory: Path, responder_port: int) -> Iterator[int]:
+    """nginx in front of a responder, as `deploy/nginx/ocsp.conf` says it, on another port."""
     port, text = free_port(), (REPOSITORY / "deploy" / "nginx" / "ocsp.conf").read_text("utf-8")
     for old, new in ((r"listen 80;", f"listen 127.0.0.1:{port};"), (r"\n *listen \[::\]:80;", ""),
-                     ("/var/cache/nginx/ocsp", str(tmp_path / "cache")),
-                     ("127.0.0.1:14001", f"127.0.0.1:{responder.port}")):
+                     ("/var/cache/nginx/ocsp", str(directory / "cache")),
+                     ("127.0.0.1:14001", f"127.0.0.1:{responder_port}")):
         text, changed = re.subn(old, new, text)
         assert changed == 1, old
-    with server(tmp_path, find("nginx"), "-c", nginx_main(tmp_path / "front", text)):
+    with server(directory, find("nginx"), "-c", nginx_main(directory / "front", text)):
+        yield port
+
+
+@pytest.fixture
+def cached_port(responder: Responder, tmp_path: Path) -> Iterator[int]:
+    """That of the cache in front."""
+    with cache_in_front(tmp_path, responder.port) as port:
         yield port
 
 

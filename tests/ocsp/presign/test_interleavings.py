@@ -1,13 +1,21 @@
 """Sign, revoke, expire, crash and replay in an order left to chance: what the log says, what responders make of it."""
 
 import asyncio
+import os
 import random
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
+from cryptography import x509
+from cryptography.x509 import ocsp
 
+from ca.pki.serial import serial_number
 from ca.process.postgres import UNAVAILABLE, PostgresError
 from hsm.thread import HsmThread
 from ocsp.presign.round import Lane
@@ -17,6 +25,7 @@ from tests.fixtures_hsm import SoftHsm
 from tests.fixtures_postgres import TestDatabase
 from tests.ocsp.presign.bench import Bench, bench
 from tests.ocsp.presign.certificates import Certificates
+from tests.ocsp.presign.responder import Responder
 
 LASTING, SHORT = 150, 40
 
@@ -105,12 +114,49 @@ async def keep_crashing(database: TestDatabase, ending: asyncio.Event, source: r
     return killed
 
 
+@dataclass(slots=True, kw_only=True)
+class Asker:
+    """Asks live for what is there, what ends, and what never was, one question after another, and looks at what it is
+    told: never an older status than the one that was committed when it asked, its own nonce, nothing after the end."""
+
+    certificates: Certificates
+    responder: Responder
+    owner: "asyncpg.Connection[asyncpg.Record]"
+    truth: dict[bytes, int]
+    short: set[bytes]
+    ends_s: int
+    told: Counter[str] = field(default_factory=Counter)
+
+    async def keep_asking(self, serials: Sequence[bytes], ending: asyncio.Event, source: random.Random) -> None:
+        """Until the end."""
+        while not ending.is_set():
+            serial = source.choice(serials) if source.random() < 0.9 else serial_number(
+                datetime.now(UTC), os.urandom(16))
+            octets, least = os.urandom(16), self.truth.get(serial, 0)
+            begun_s = datetime.now(UTC).timestamp()
+            response = await self.responder.until_answered(
+                await self.responder.ask(serial, nonce=b"\x04\x10" + octets), self.owner)
+            if response is None:
+                self.told["nothing"] += 1
+                continue
+            self.told[response.certificate_status.name] += 1
+            assert [one.value for one in response.extensions] == [x509.OCSPNonce(octets)]
+            if serial not in serials:
+                assert response.certificate_status is ocsp.OCSPCertStatus.UNKNOWN
+                continue
+            assert serial not in self.short or begun_s <= self.ends_s
+            version = (0 if response.certificate_status is ocsp.OCSPCertStatus.GOOD else
+                       2 if response.revocation_reason is x509.ReasonFlags.key_compromise else 1)
+            assert response.certificate_status is not ocsp.OCSPCertStatus.UNKNOWN
+            assert least <= version <= self.truth.get(serial, 0) + 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_in_any_interleaving_no_good_follows_a_revocation(
     certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm, seed: int, tmp_path: Path
 ) -> None:
     """Two pre-signers that die, new certificates, re-signing, expiry and revocations at the same time, and responders
-    that die, come back, read parts of the log twice, and begin anew.
+    that die, come back, read parts of the log twice, begin anew, and ask live.
 
     In the order of the log: once a certificate's revoked response is there, no good one follows; no good response
     claims a time after the revocation was committed; nothing is signed after a certificate's end. Responders never go
@@ -129,8 +175,11 @@ async def test_in_any_interleaving_no_good_follows_a_revocation(
                 bench(database, softhsm_token, thread=thread) as two):
         ending, quiet = asyncio.Event(), asyncio.Event()
         workers = [asyncio.create_task(keep_signing(signer, lane, ending, source)) for signer in (one, two)
-                   for lane in (signer.presigner.changed, signer.presigner.new, signer.presigner.due)]
+                   for lane in (signer.presigner.changed, signer.presigner.new, signer.presigner.due, signer.live)]
         workers.append(asyncio.create_task(keep_due(database, ending, source)))
+        asker = Asker(certificates=certificates, responder=Responder(reader=await database.connect("ocsp_reader")),
+                      owner=await database.connect(), truth=truth, short=set(short), ends_s=ends_s)
+        asking = asyncio.create_task(asker.keep_asking([*serials, *short], quiet, random.Random(seed)))
         crashing = asyncio.create_task(keep_crashing(database, quiet, source))
         for _ in range(60):
             chosen = source.choice(serials if source.random() < 0.9 else short)
@@ -142,6 +191,10 @@ async def test_in_any_interleaving_no_good_follows_a_revocation(
             await asyncio.sleep(source.random() * 0.03)
         quiet.set()
         print(f"{await crashing} transactions died")
+        await asking
+        print(dict(asker.told))
+        await asker.responder.reader.close()
+        await asker.owner.close()
         await certificates.until_answered()
         ending.set()
         await asyncio.gather(*workers)

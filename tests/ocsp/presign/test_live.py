@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -21,36 +20,15 @@ from tests.fixtures_postgres import TestDatabase
 from tests.ocsp.presign.bench import bench
 from tests.ocsp.presign.certificates import DAY, Certificates
 from tests.ocsp.presign.conftest import TokenIssuers
-
-_NONCE = bytes.fromhex("0410") + bytes(range(16))
-_PATIENCE_MS = 10_000
-
-
-@dataclass(slots=True, kw_only=True)
-class Responder:
-    """Asks as a responder does, by the two functions that its role may call."""
-
-    reader: "asyncpg.Connection[asyncpg.Record]"
-
-    async def ask(self, *serials: bytes, issuer_id: int = 1, nonce: bytes | None = _NONCE,
-                  numbers: Sequence[int] | None = None, places: int = 20, patience_ms: int = _PATIENCE_MS) -> bytes:
-        """Takes a place; its id."""
-        question_id = os.urandom(16)
-        assert await self.reader.fetchval("SELECT ask_for_live_ocsp($1, $2, $3, $4, $5, $6, $7)", question_id,
-                                          issuer_id, list(numbers or [0] * len(serials)), list(serials), nonce,
-                                          places, patience_ms)
-        return question_id
-
-    async def take(self, question_id: bytes) -> ocsp.OCSPResponse | None:
-        """Gives it back."""
-        response = await self.reader.fetchval("SELECT take_live_ocsp($1)", question_id)
-        return None if response is None else ocsp.load_der_ocsp_response(response)
+from tests.ocsp.presign.responder import Responder
 
 
 @pytest.fixture
-async def responder(database: TestDatabase) -> "Responder":
+async def responder(database: TestDatabase) -> AsyncIterator[Responder]:
     """Under ocsp_reader."""
-    return Responder(reader=await database.connect("ocsp_reader"))
+    reader = await database.connect("ocsp_reader")
+    yield Responder(reader=reader)
+    await reader.close()
 
 
 def _told(response: ocsp.OCSPResponse | None) -> list[tuple[bytes, str]] | None:

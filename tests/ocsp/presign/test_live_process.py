@@ -1,6 +1,7 @@
 """Live mode with the processes as they are: other people's clients, revocations, floods, a signer that is killed."""
 
 import asyncio
+import base64
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from cryptography.x509 import ocsp
 from ca.pki.serial import serial_number
 from ca.process.audit_reader import read_chain
 from tests.acceptance.server_program import find
+from tests.acceptance.test_ocsp_clients import cache_in_front, curl
 from tests.ca.pki.authority import Authority
 from tests.fixtures_hsm import SoftHsm
 from tests.fixtures_postgres import TestDatabase
@@ -206,6 +208,46 @@ async def test_a_signer_that_is_killed_leaves_nobody_without_an_answer(
 
             await until(is_live_again, every_s=0.1)
     assert await certificates.owner.fetchval("SELECT count(*) FROM ocsp_live_requests") == 0
+
+
+async def test_the_cache_in_front_keeps_no_live_answer(
+    certificates: Certificates, tmp_path: Path, database: TestDatabase, softhsm_token: SoftHsm,
+    token_issuers: TokenIssuers
+) -> None:
+    """Behind the nginx that is shipped: what is unknown is signed for each that asks, by GET and POST, a nonce comes
+    back through it, and the responder's limit is each client's, not the proxy's."""
+    tmp_path.chmod(0o755)
+    config = write_config(tmp_path, database.settings, hsm=softhsm_token.settings, ocsp=(
+        'live = true\nlive_wait_ms = 5000\nlive_client_per_s = 0.001\nlive_client_burst = 6\n'
+        'live_trusted_proxies = ["127.0.0.1"]'))
+    own, request = token_issuers.ec, tmp_path / "request.der"
+    request.write_bytes(request_for(own, _made_up()))
+    by_get = "/" + base64.b64encode(request.read_bytes()).decode()
+    by_post = ("-H", "Content-Type: application/ocsp-request", "--data-binary", f"@{request}")
+    with (running("presign", config) as signer, running("ocsp", config) as responder,
+          cache_in_front(tmp_path, port_of(config)) as port):
+        await signer.ready()
+        await responder.ready()
+        serial, = await certificates.add(1)
+        await certificates.until_answered()
+        await until(lambda: status_of(port_of(config), own, serial) is ocsp.OCSPCertStatus.GOOD)
+        signatures = set()
+        for path, options in ((by_get, ()), (by_get, ()), ("/", by_post), ("/", by_post)):
+            headers, body = await asyncio.to_thread(curl, port, path, *options)
+            assert (headers["x-cache-status"], headers["cache-control"]) == ("MISS", "no-store")
+            read = ocsp.load_der_ocsp_response(body)
+            assert read.certificate_status is ocsp.OCSPCertStatus.UNKNOWN
+            signatures.add(read.signature)
+        assert len(signatures) == 4
+        live = []
+        for number in range(3):
+            octets = bytes((number,)) * 16
+            request.write_bytes(_with_nonce(own, serial, octets))
+            _, body = await asyncio.to_thread(curl, port, "/", *by_post)
+            live.append(_is_live(body, octets))
+        assert live == [True, True, False]
+        _, body = await asyncio.to_thread(curl, port, "/", *by_post, "--interface", "127.0.0.2")
+        assert _is_live(body, octets), "another client has a limit of its own"
 
 
 async def test_status_shows_what_live_mode_does(
