@@ -5,13 +5,16 @@ With a file, records go into its chain and are on disk when `flush` returns; wit
 """
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
 from ca.process.audit_log import AuditLog
 
+_Result = TypeVar("_Result")
+_Run = Callable[[Callable[[], _Result]], Awaitable[_Result]]
 SignedKind = Literal["precertificate", "certificate", "crl"]
 
 
@@ -26,6 +29,11 @@ class AuditTrail:
         """Returns when every record so far is on disk. Raises AuditLogError: then nothing may be signed."""
         if self.file is not None:
             await self.file.flush()
+
+    async def flush_before(self, run: _Run[_Result], act: Callable[[], _Result]) -> _Result:
+        """What `act` returns, called in the thread of `run` when every record so far is on disk. Raises AuditLogError:
+        then it was not called."""
+        return await (run(act) if self.file is None else self.file.flush_before(run, act))
 
     def signing(self, kind: SignedKind, *, key: str, tbs: bytes, subject: str) -> None:
         """Before each signature: the key, the SHA-256 of the very bytes, and what they are."""

@@ -7,6 +7,7 @@ linter looks whether a signature holds: it would need the issuer's key.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -55,9 +56,8 @@ class Signer:
         """
         if self._breaker is not None:
             self._breaker.require_closed()
-        await self._audit.flush()
         try:
-            signatures = await self._thread.run(sign_many, authority.key, messages)
+            signatures = await self._audit.flush_before(self._thread.run, partial(sign_many, authority.key, messages))
         except TokenLostError as fault:
             if self._breaker is not None:
                 self._breaker.trip(fault)

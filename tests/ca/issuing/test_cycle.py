@@ -1,6 +1,7 @@
 """The cycle: what is issued, in which order it is stored and signed, what breaks. Real PostgreSQL, real SoftHSM."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from ca.issuing import cycle, evidence, queue_store
+from ca.issuing import cycle, evidence, queue_store, signer
 from ca.issuing.__main__ import BATCH, IssuanceTurns
 from ca.issuing.cycle import issue_batch
 from ca.issuing.signer import SignatureFault
@@ -23,6 +24,7 @@ from ca.pki.profile import offered_profiles
 from ca.pki.serial import serial_from_int
 from ca.process.audit_log import AuditLog, AuditLogError
 from ca.process.audit_reader import read_chain, summarize
+from hsm.key import HsmPrivateKey, sign_many
 from tests.acme_client import URN
 from tests.ca.issuing.world import EC_ISSUER, POLICY, RSA_ISSUER, World
 
@@ -202,14 +204,13 @@ async def test_intents_are_on_disk_before_the_hsm_is_asked(world: World, tmp_pat
     ca.audit.file = log
     ordered = await world.ordered("www.example.com")
     seen: list[list[str]] = []
-    real = ca.signer._thread.run
 
-    async def watched(*arguments: Any) -> Any:
+    def watched(key: HsmPrivateKey, messages: Sequence[bytes]) -> list[bytes]:
         seen.append([record.event for record in read_chain(tmp_path / "ca.0")])
-        return await real(*arguments)
+        return sign_many(key, messages)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ca.signer._thread, "run", watched)
+        patched.setattr(signer, "sign_many", watched)
         patched.setattr("ca.process.audit_log.os.fdatasync", _disk_error)
         with pytest.raises(AuditLogError):
             await issue_batch(ca, 8)
@@ -319,12 +320,7 @@ async def test_a_signature_that_does_not_verify_is_a_fault(world: World, monkeyp
     """Nothing is stored, nothing is refused; when the token works again, the same certificate is finished."""
     order = await world.ordered("www.example.com")
     ca = world.process()
-    real = ca.signer._thread.run
-
-    async def another_key(call: Any, key: Any, messages: Any) -> Any:
-        return await real(call, world.authorities[RSA_ISSUER].key, messages)
-
-    monkeypatch.setattr(ca.signer._thread, "run", another_key)
+    monkeypatch.setattr(signer, "sign_many", lambda _, messages: sign_many(world.authorities[RSA_ISSUER].key, messages))
     with pytest.raises(SignatureFault):
         await issue_batch(ca, 8)
     monkeypatch.undo()

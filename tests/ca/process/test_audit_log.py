@@ -7,9 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +22,7 @@ from ca.process import audit_log
 from ca.process.audit_log import AuditLog, AuditLogError
 from ca.process.audit_reader import ChainBroken, chain_directories, read_chain, summarize
 
+_Result = TypeVar("_Result")
 _NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
@@ -107,6 +111,100 @@ async def test_waiters_share_one_fsync(tmp_path: Path, monkeypatch: pytest.Monke
     await asyncio.gather(*[one(number) for number in range(200)])
     assert len(syncs) <= 4
     await log.close()
+
+
+async def test_what_follows_the_lines_comes_behind_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """flush_before: one way to the other thread, where one fsync comes first and what is done after it second; its
+    result and its faults, an OSError among them, are its caller's. With nothing to write it is done all the same."""
+    done: list[str] = []
+    real = os.fdatasync
+
+    def synced(descriptor: int) -> None:
+        real(descriptor)
+        done.append(f"sync in {threading.current_thread().name}")
+
+    def signed() -> str:
+        assert "<one>" in _segments(tmp_path)[0].read_text()
+        done.append(f"sign in {threading.current_thread().name}")
+        return "signature"
+
+    def broken() -> str:
+        raise ConnectionResetError("the token is away")
+
+    log = _open(tmp_path)
+    monkeypatch.setattr("ca.process.audit_log.os.fdatasync", synced)
+    with ThreadPoolExecutor(1, thread_name_prefix="other") as executor:
+        run = _in(executor)
+        log.append("signing", subject="<one>")
+        assert await log.flush_before(run, signed) == "signature"
+        assert done == ["sync in other_0", "sign in other_0"]
+        assert await log.flush_before(run, signed) == "signature"
+        assert done[2:] == ["sign in other_0"]
+        log.append("signing", subject="<two>")
+        with pytest.raises(ConnectionResetError):
+            await log.flush_before(run, broken)
+        assert "<two>" in _segments(tmp_path)[0].read_text()
+        assert log.head.number == 3
+    await log.close()
+    assert summarize(tmp_path / "ca.0")[0].records == 4
+
+
+async def test_who_waits_for_lines_waits_for_nothing_behind_them(tmp_path: Path) -> None:
+    """A token that hangs does not hold up other records, not even when whoever asked it has gone."""
+    log, hangs = _open(tmp_path), threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        log.append("signing", subject="<one>")
+        signing = asyncio.create_task(log.flush_before(_in(executor), hangs.wait))
+        await asyncio.sleep(0)
+        await log.flush()
+        assert "<one>" in _segments(tmp_path)[0].read_text()
+        log.append("revoked", serial="<two>")
+        signing.cancel()
+        await log.flush()
+        assert "<two>" in _segments(tmp_path)[0].read_text()
+        assert not hangs.is_set()
+        hangs.set()
+    await log.close()
+    assert summarize(tmp_path / "ca.0")[0].records == 4
+
+
+@pytest.mark.parametrize("fault", ["disk full", "no thread"])
+async def test_nothing_follows_lines_that_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """flush_before raises and has called nothing, and so does who waits beside it; the lines follow later, whole, in
+    their order, and then what comes behind them."""
+    log, called = _open(tmp_path), []
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def no_thread(_act: Callable[[], _Result]) -> _Result:
+        await asyncio.sleep(0)
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    with ThreadPoolExecutor(1) as executor:
+        with pytest.MonkeyPatch.context() as patched:
+            if fault == "disk full":
+                patched.setattr("ca.process.audit_log.os.fdatasync", full)
+            log.append("signing", subject="<one>")
+            signing = asyncio.create_task(log.flush_before(
+                _in(executor) if fault == "disk full" else no_thread, lambda: called.append("early")))
+            await asyncio.sleep(0)
+            beside = asyncio.create_task(log.flush())
+            for each in (signing, beside):
+                with pytest.raises(AuditLogError, match="nothing is signed without it"):
+                    await each
+        log.append("signing", subject="<two>")
+        await log.flush_before(_in(executor), lambda: called.append("late"))
+    assert called == ["late"]
+    await log.close()
+    records = [record.event for record in read_chain(tmp_path / "ca.0")]
+    assert records == ["opened", "signing", "signing", "closed"]
+
+
+def _in(executor: ThreadPoolExecutor) -> Callable[[Callable[[], _Result]], Awaitable[_Result]]:
+    return lambda act: asyncio.get_running_loop().run_in_executor(executor, act)
 
 
 async def test_lines_reach_the_disk_by_themselves(tmp_path: Path) -> None:
