@@ -17,6 +17,7 @@ from rich.text import Text
 
 # Characters; a longer one is broken after all, and none of its kind moves everything else apart.
 _MAX_WORD = 150
+_LEAST_CELL = 12
 _STYLES = {
     "valid": "green", "good": "green", "ok": "green", "yes": "green", "active": "green",
     "pending": "yellow", "ready": "yellow", "processing": "yellow", "unsigned": "yellow",
@@ -46,14 +47,19 @@ def console() -> Console:
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-    """A table that fits the terminal: long cells go on in the next line, whole ones stay whole."""
+    """A table that fits the terminal: long cells go on in the next line, whole ones stay whole. Where those leave no
+    room for the others, the table is wider than the terminal rather than a letter a line."""
+    rows = list(rows)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         justify: Literal["right", "left"] = "right" if column.right else "left"
         table.add_column(column.title, no_wrap=column.whole, overflow="fold", justify=justify)
     for row in rows:
         table.add_row(*[styled(cell) for cell in row])
-    _print(table)
+    widths = [max((len(plain(row[place])) for row in rows), default=0) for place in range(len(columns))]
+    _print(table, least_width=sum(
+        max(len(column.title), width if column.whole else min(width, _LEAST_CELL)) + 2
+        for column, width in zip(columns, widths, strict=True)))
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ca.admin.demo_banner import banner_text, program
 from ca.admin.demo_config import DemoOptions, config_text
-from ca.admin.output import print_facts
+from ca.admin.output import Column, print_facts, print_table
 from ca.process.settings import load_settings
 
 _URL = "https://ca.example.com:14000/acme/account/" + "A" * 60
@@ -27,6 +27,21 @@ def test_what_has_no_spaces_is_not_broken(capsys: pytest.CaptureFixture[str], mo
     assert sum(line.count("x") for line in lines if "example" not in line) == 5_000
     print_facts([("why", "word " * 30)])
     assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 40
+
+
+def test_whole_cells_leave_room_for_the_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a hash that is not broken, a sentence still has words in a line; without one, a table is no wider than the
+    terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
+    columns = [Column(title="hash", whole=True), Column(title="also", whole=True), Column(title="why")]
+    print_table(columns, [("ab" * 32, "2026-11-26", "the private part was sent")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "ab" * 32 + "  2026-11-26  the private"
+    assert len(lines) == 3
+    print_table(columns, [("a", "b", "word " * 60)])
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80
 
 
 def test_the_banner_names_the_program_as_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
