@@ -159,7 +159,8 @@ async def sign_made_up(connection: Connection, chancery: Chancery, issuer: Issue
             waiting, moved_at = still, now
         elif now - moved_at > _STALL_S:
             raise ProgramFault(f"the pre-signer has left {waiting} of {count} serial numbers unsigned")
-        left_s = waiting * (now - started) / max(1, count - waiting)
+        # Until the first batch is there nothing can be foretold: a set that takes half a second is not slept through.
+        left_s = waiting * (now - started) / (count - waiting) if waiting < count else 8 * pause_s
         pause_s = min(_LONGEST_LOOK_S, max(_SHORTEST_LOOK_S, left_s / 4))
     elapsed_s = time.perf_counter() - started
     cpu_s = spent_between(cpu_before, chancery.cpu_s())
