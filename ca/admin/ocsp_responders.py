@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 _TIMEOUT_S: Final = 2.0
@@ -30,7 +31,8 @@ class LiveCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponderState:
-    """One address: 'ok', 'reading the batch log' or 'missing' with the reason. `live` is None where that is off."""
+    """One address: 'ok', 'reading the batch log' or 'missing' with the reason. `lag_s` is None for one that has never
+    read the log to its end, `live` where that is off."""
 
     address: str
     state: str
@@ -55,8 +57,9 @@ def _ask(address: str) -> ResponderState:
         return ResponderState(address=address, state=f"missing: {reason}", batch_id=None, lag_s=None)
     values = dict(_LINE.findall(text))
     complete = values.get("complete") == "1"
+    lag_s = float(values.get("lag_seconds", "inf"))
     return ResponderState(address=address, state="ok" if complete else "pending: reading the batch log",
-                          batch_id=int(float(values.get("batch_id", "0"))), lag_s=float(values.get("lag_seconds", "0")),
+                          batch_id=int(float(values.get("batch_id", "0"))), lag_s=None if lag_s == inf else lag_s,
                           live=_live(text, values) if "live_requests_total" in values else None)
 
 

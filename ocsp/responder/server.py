@@ -113,7 +113,7 @@ class OcspServer:
 
     def metrics(self) -> tuple[bytes, bytes]:
         """For Prometheus and `chancery ocsp status`, from this machine alone: header lines and content."""
-        mark, read_at_s = self._memory.mark(), self._memory.read_at_s()
+        mark, read_at_s = self._memory.mark(), self._memory.read_at_s() or float("-inf")
         values = {
             "complete": float(self._memory.complete), "batch_id": float(mark.batch_id),
             "lag_seconds": max(0.0, self._now().timestamp() - read_at_s), "held": float(self._memory.entries()),

@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import ocsp
 
+from ca.admin.ocsp_responders import ResponderState, ask_responders
 from ocsp.protocol.batch import encode_batch, split_batch
 from ocsp.protocol.response import (
     INTERNAL_ERROR,
@@ -168,15 +169,22 @@ async def test_no_answer_is_given_past_its_next_update(service: Serving, status:
 
 
 async def test_before_the_log_was_read_an_unknown_serial_is_asked_to_try_later(tmp_path: Path) -> None:
-    """Nobody can know yet whether it was issued; what is there already is answered."""
+    """Nobody can know yet whether it was issued; what is there already is answered. The operator is not told a lag that
+    is the age of the epoch."""
     async with serving(tmp_path, OWN) as service:
         service.memory.begin_anew()
         service.server.refresh()
         assert (await service.ask(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))[0].status == 503
         reply, = await service.ask(get(request_for(OWN, serial_of(1))))
         assert (reply.status, reply.body, reply.headers["Retry-After"]) == (503, TRY_LATER, "5")
+        address = f"127.0.0.1:{service.port}"
+        assert await ask_responders([address]) == [ResponderState(
+            address=address, state="pending: reading the batch log", batch_id=0, lag_s=None)]
         service.memory.apply((), mark=Mark(), complete=True)
+        service.memory.read_to_the_end(service.clock.now_s - 2)
         service.server.refresh()
+        assert await ask_responders([address]) == [ResponderState(
+            address=address, state="ok", batch_id=0, lag_s=2.0)]
         assert (await service.ask(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))[0].body == b"ok\n"
 
 
