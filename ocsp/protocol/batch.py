@@ -13,7 +13,7 @@ slicing.
     value  = length1(2) origin(14) length2(2) status signature1 signature2
 
 Responder id 0 is the issuer's own key; a batch of version 1 has only that and leaves it out. The responder finds its
-template by one slice of a value, VALUE_FORM[hash]: the origin and that signature's length.
+template by one slice of a value, VALUE_FORM[hash]: the origin and the lengths before and behind it.
 """
 
 import struct
@@ -38,7 +38,7 @@ KEY_BYTES: Final = 2 + SERIAL_BYTES
 HASHES: Final = (HashName.SHA1, HashName.SHA256)
 
 # Where the responder's fast path looks without reading the whole value.
-VALUE_FORM: Final = (slice(0, 16), slice(2, 18))
+VALUE_FORM: Final = (slice(0, 16), slice(0, 18))
 VALUE_FLAGS: Final = 19
 VALUE_REVOKED_AT: Final = slice(21, 25)
 VALUE_NOT_AFTER: Final = slice(25, 29)
@@ -125,6 +125,24 @@ def _origin(payload: bytes) -> tuple[bytes, int]:
 def store_key(issuer_id: int, serial: bytes) -> bytes:
     """The key of a stored value."""
     return issuer_id.to_bytes(2, "big") + serial
+
+
+def in_record(part: slice) -> slice:
+    """The same part of a record, which is a key and its value."""
+    return slice(KEY_BYTES + part.start, KEY_BYTES + part.stop)
+
+
+def is_whole(value: bytes) -> bool:
+    """Whether a value is as long as it says, so that its end is known when something is behind it."""
+    return len(value) == _VALUE.size + int.from_bytes(value[:2], "big") + int.from_bytes(value[16:18], "big")
+
+
+def value_of(record: bytes) -> bytes:
+    """The value of a record that may have more behind. Raises BatchError."""
+    if len(record) < KEY_BYTES + _VALUE.size:
+        raise BatchError("truncated value")
+    first, *_, second, _, _, _, _, _ = _VALUE.unpack_from(record, KEY_BYTES)
+    return record[KEY_BYTES:KEY_BYTES + _VALUE.size + first + second]
 
 
 def read_value(value: bytes) -> StoredResponse:

@@ -11,10 +11,13 @@ from ca.pki.issuer import Issuer, read_issuer
 from ca.pki.serial import SERIAL_BYTES
 from ocsp.protocol.batch import (
     HASHES,
+    KEY_BYTES,
     VALUE_BYTES,
     VALUE_FORM,
+    in_record,
     read_value,
     store_key,
+    value_of,
 )
 from ocsp.protocol.request import CertId, MalformedRequest, parse_request
 from ocsp.protocol.response import (
@@ -38,8 +41,8 @@ ETAG_BYTES: Final = 16
 _MAX_FORMS: Final = 16_384
 
 # until when it holds; the HTTP head up to Date; from behind the ETag up to the serial number; behind the serial number
-# up to the time of revocation or, for good, up to the signature; behind that time; where in the value the signature is,
-# and what of it the ETag is; what is behind it
+# up to the time of revocation or, for good, up to the signature; behind that time; where in the record the signature
+# is, and what of it the ETag is; what is behind it
 Form = tuple[int, bytes, bytes, bytes, bytes, slice, slice, bytes]
 
 
@@ -78,7 +81,7 @@ class Asked:
     hash_index: int
     templates: dict[int, ResponseTemplate]
     forms: dict[bytes, Form]
-    hot: tuple[slice, dict[bytes, Form]]    # what of a value names its form, the forms
+    hot: tuple[slice, dict[bytes, Form]]    # what of a record names its form, the forms
 
     @property
     def issuer_id(self) -> int:
@@ -104,16 +107,16 @@ class Answers:
             for index, name in enumerate(HASHES):
                 template = ResponseTemplate(read, name)
                 key_prefix, forms = store_key(issuer.id, b""), dict[bytes, Form]()
-                asked = Asked(read, key_prefix, index, {0: template}, forms, (VALUE_FORM[index], forms))
+                asked = Asked(read, key_prefix, index, {0: template}, forms, (in_record(VALUE_FORM[index]), forms))
                 self._by_hashes[name, template.name_hash, template.key_hash] = asked
                 self.canonical[template.canonical_request()[:-SERIAL_BYTES]] = asked
 
-    def make_form(self, asked: Asked, value: bytes, shape: bytes) -> Form | None:
+    def make_form(self, asked: Asked, record: bytes, shape: bytes) -> Form | None:
         """What responses with these times, status and length of signature share; None when they have ended.
 
         It holds for as long as max-age, which counts down to the end of the response's life, is what it is now.
         """
-        stored, second = read_value(value), self.second
+        stored, second = read_value(value_of(record)), self.second
         times, size = stored.times, len(stored.signatures[asked.hash_index])
         if times.next_update_s < second.now_s:
             return None
@@ -131,7 +134,7 @@ class Answers:
             asked.forms.clear()
         form = asked.forms[shape] = (
             max(second.now_s + 1, second.full_age_until_s(times)), head, _END_OF_HEAD + before, after, behind,
-            *_where(asked.hash_index, size), tail)
+            *_where(stored.signatures, asked.hash_index), tail)
         return form
 
     def _template(self, asked: Asked, responder_id: int) -> ResponseTemplate:
@@ -190,9 +193,8 @@ class Answers:
                       signature=signature)
 
 
-def _where(hash_index: int, size: int) -> tuple[slice, slice]:
-    """Of a stored value: the signature of this length, and what of it the ETag is."""
-    if hash_index:
-        return slice(-size, None), slice(-min(size, ETAG_BYTES), None)
-    end = VALUE_BYTES + size
-    return slice(VALUE_BYTES, end), slice(max(VALUE_BYTES, end - ETAG_BYTES), end)
+def _where(signatures: Sequence[bytes], hash_index: int) -> tuple[slice, slice]:
+    """Of a record: the signature, and what of it the ETag is."""
+    start = KEY_BYTES + VALUE_BYTES + sum(map(len, signatures[:hash_index]))
+    end = start + len(signatures[hash_index])
+    return slice(start, end), slice(max(start, end - ETAG_BYTES), end)

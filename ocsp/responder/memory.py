@@ -5,6 +5,8 @@ read is left for a new, empty one, which is filled again from the batch log. Eac
 directory of its own; the file `current` names the one in use, so that all workers move on together.
 
     issuer id and serial number (20 octets) -> value of ocsp.protocol.batch; shorter keys are our own.
+
+Beside it is a copy in which values are found faster (shortcut.py), which may be incomplete or missing at any time.
 """
 
 import fcntl
@@ -13,14 +15,16 @@ import shutil
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 
-from ocsp.protocol.batch import KEY_BYTES, VALUE_FORMAT, VALUE_NOT_AFTER, replaces
+from ocsp.protocol.batch import KEY_BYTES, VALUE_FORMAT, VALUE_NOT_AFTER, is_whole, replaces
+from ocsp.responder.shortcut import Shortcut, ShortcutFault
+from ocsp.responder.shortcut_keeper import ShortcutKeeper
 
 MemoryFault = lmdb.Error
 MemoryFull = lmdb.MapFullError
@@ -35,6 +39,7 @@ _FORMAT: Final = b"format"
 _MARK_FORM: Final = struct.Struct(">QQ")
 _MAX_READERS: Final = 512
 _WARM_UP_CHUNK: Final = 4 << 20
+_SHORTCUT: Final = "shortcut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class ResponseMemory:
         # Held while a thread works on the file, which must not be closed then.
         self._in_use = threading.Lock()
         self.get: Callable[[bytes], bytes | None] = _unreadable
+        self._shortcut: Shortcut | None = None
+        self._keeper: ShortcutKeeper        # of the file that is open
         self.complete = False
         self._move_on(damaged=False)
 
@@ -70,6 +77,12 @@ class ResponseMemory:
         self.get = _unreadable
         self._reader.abort()
         self._read_with(self._environment.begin())
+        self._follow_shortcut()
+
+    def look_up(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Key and value of each together, perhaps with more behind, as `get` has them or newer; None also for a value
+        that cannot be read."""
+        return list(map(self._record, keys)) if self._shortcut is None else self._shortcut.look_up(keys, self._record)
 
     def follow(self) -> None:
         """Moves to the current generation if another worker has begun one."""
@@ -88,17 +101,19 @@ class ResponseMemory:
         return Mark(*_MARK_FORM.unpack(found)) if found else Mark()
 
     def warm_up(self, stopped: Callable[[], bool]) -> int:
-        """Reads the file once from beginning to end, in a thread: seconds, where each first look at a page would wait
+        """Reads the files once from beginning to end, in a thread: seconds, where each first look at a page would wait
         for the disk. Returns how much was read; nothing when it would not fit into the memory that is free.
         """
-        path, done = self._directory / self._generation / "data.mdb", 0
+        directory, done = self._directory / self._generation, 0
         try:
-            with path.open("rb", buffering=0) as file:
-                if os.fstat(file.fileno()).st_size > _available_bytes():
-                    return 0
-                chunk = bytearray(_WARM_UP_CHUNK)
-                while not stopped() and (count := file.readinto(chunk)):
-                    done += count
+            paths = [path for path in (directory / "data.mdb", directory / _SHORTCUT) if path.exists()]
+            if sum(path.stat().st_size for path in paths) > _available_bytes():
+                return 0
+            chunk = bytearray(_WARM_UP_CHUNK)
+            for path in paths:
+                with path.open("rb", buffering=0) as file:
+                    while not stopped() and (count := file.readinto(chunk)):
+                        done += count
         except OSError:
             return done         # what is wrong with it shows where it is read
         return done
@@ -145,6 +160,7 @@ class ResponseMemory:
                     if not replaces(latest[key], old):
                         del latest[key]
                 cursor.putmulti(sorted(latest.items()))
+            self._keeper.put(latest.items())
             transaction.put(_MARK, _MARK_FORM.pack(mark.batch_id, mark.produced_at_us))
             if complete:
                 transaction.put(_COMPLETE, b"1")
@@ -157,6 +173,7 @@ class ResponseMemory:
         latest = _latest(items)
         with self._write() as transaction, transaction.cursor() as cursor:
             cursor.putmulti(sorted(latest.items()))
+            self._keeper.put(latest.items())
 
     def forget_expired(self, after: bytes, *, now_s: int, limit: int) -> bytes:
         """Looks at `limit` entries behind `after` and removes those whose certificate has expired.
@@ -182,6 +199,12 @@ class ResponseMemory:
                     transaction.delete(key)
         return last
 
+    def tend_shortcut(self, *, limit: int) -> bool:
+        """A step of giving the shortcut what it may not have. Returns whether there is more to do. Only the writer
+        calls this."""
+        with self._in_use:
+            return self._keeper.tend(limit=limit)
+
     def begin_anew(self) -> None:
         """Leaves this generation: it is of another log. Only the writer calls this."""
         with self._in_use:
@@ -198,7 +221,11 @@ class ResponseMemory:
     def close(self) -> None:
         """Unmaps the file."""
         self.get = _unreadable
+        if self._shortcut is not None:
+            self._shortcut.close()
+            self._shortcut = None
         if self._environment is not None:
+            self._keeper.close()
             if self._reader is not None:
                 self._reader.abort()
             self._environment.close()
@@ -208,7 +235,9 @@ class ResponseMemory:
     def _write(self) -> Iterator[Any]:
         try:
             with self._in_use, self._environment.begin(write=True) as transaction:
+                self._keeper.begins(transaction.id())
                 yield transaction
+                self._keeper.commits(transaction.id())
         except _DAMAGE:
             self._distrusted = True
             raise
@@ -217,6 +246,20 @@ class ResponseMemory:
         self._reader = reader
         self.get = reader.get
         self.complete = self.complete or reader.get(_COMPLETE) is not None
+
+    def _record(self, key: bytes) -> bytes | None:
+        value = self.get(key)
+        return None if value is None or not is_whole(value) else key + value
+
+    def _follow_shortcut(self) -> None:
+        """Uses it when it has all that was committed."""
+        committed = self._environment.info()["last_txnid"]      # first: what is committed from now on is noted before
+        if self._shortcut is None:
+            with suppress(ShortcutFault):
+                self._shortcut = Shortcut(self._directory / self._generation / _SHORTCUT)
+        if self._shortcut is not None and (self._shortcut.is_retired or self._shortcut.transaction < committed):
+            self._shortcut.close()
+            self._shortcut = None
 
     def _move_on(self, *, damaged: bool) -> None:
         """Opens the current generation; begins a new one if it cannot be read, or if it is ours and `damaged`."""
@@ -253,6 +296,7 @@ class ResponseMemory:
         # metasync off: after a power failure the last moments are read again from the log.
         self._environment = lmdb.open(str(path), map_size=self._map_bytes, max_readers=_MAX_READERS, metasync=False,
                                       readahead=False)
+        self._keeper = ShortcutKeeper(path / _SHORTCUT, self._environment)
         _require_whole(path / "data.mdb", self._environment)
         _require_format(self._environment)
         self._environment.reader_check()

@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import quote_from_bytes
 
 from ca.pki.serial import SERIAL_BYTES
-from ocsp.protocol.batch import VALUE_FLAGS, VALUE_NOT_AFTER, VALUE_REVOKED_AT, BatchError
+from ocsp.protocol.batch import KEY_BYTES, VALUE_FLAGS, VALUE_NOT_AFTER, VALUE_REVOKED_AT, BatchError, in_record
 from ocsp.protocol.response import generalized_time
 from ocsp.responder.answers import Answers, Asked
 from ocsp.responder.memory import MemoryFault
@@ -25,9 +25,13 @@ Quick = Callable[[Sequence[bytes]], list[bytes | None]]
 _MAX_REMEMBERED: Final = 512
 _MAX_REMEMBERED_BYTES: Final = 1_024
 _END_OF_HEAD: Final = b"\r\n\r\n"
-_REVOKED_FORM: Final = slice(VALUE_FLAGS, VALUE_FLAGS + 2)
+# Of a record, which is a key and its value.
+_FLAGS: Final = KEY_BYTES + VALUE_FLAGS
+_REVOKED_FORM: Final = slice(_FLAGS, _FLAGS + 2)
+_REVOKED_AT: Final = in_record(VALUE_REVOKED_AT)
+_NOT_AFTER: Final = in_record(VALUE_NOT_AFTER)
 # No certificate's: there is nothing to look up.
-_NO_KEY: Final = b"-"
+_NO_KEY: Final = bytes(KEY_BYTES)
 # Of a GET: all before the serial number with the shorter hash and nothing escaped, which no two issuers have in common.
 _TARGET_BYTES: Final = 93
 
@@ -102,25 +106,25 @@ def make_quick(answers: Answers, known: KnownHeads) -> Quick:
             keys.append(_NO_KEY)
             subjects.append(None)
         try:
-            values = list(map(memory.get, keys))
+            records = memory.look_up(keys)
         except MemoryFault:
             return [None] * len(keys)
         date_and_etag, now, now_s = second.date_and_etag, second.big_endian, second.now_s
         found_answers: list[bytes | None] = []
         append = found_answers.append
-        for subject, value in zip(subjects, values, strict=True):
-            if subject is None or value is None or value[VALUE_NOT_AFTER] < now:
+        for subject, record in zip(subjects, records, strict=True):
+            if subject is None or record is None or record[_NOT_AFTER] < now:
                 append(None)
                 continue
             asked, serial = subject
-            form_of_value, forms = asked.hot
-            shape = value[form_of_value]
-            if value[VALUE_FLAGS]:
-                shape += value[_REVOKED_FORM]
+            form_of_record, forms = asked.hot
+            shape = record[form_of_record]
+            if record[_FLAGS]:
+                shape += record[_REVOKED_FORM]
             form = forms.get(shape)
             if form is None or form[0] <= now_s:
                 try:
-                    form = make_form(asked, value, shape)
+                    form = make_form(asked, record, shape)
                 except (BatchError, MemoryFault):   # of this value, which the strict way will meet again
                     form = None
                 if form is None:
@@ -128,9 +132,9 @@ def make_quick(answers: Answers, known: KnownHeads) -> Quick:
                     continue
             _, head, before, after, behind, signature, etag, tail = form
             if behind:
-                after += generalized_time(int.from_bytes(value[VALUE_REVOKED_AT], "big")) + behind
+                after += generalized_time(int.from_bytes(record[_REVOKED_AT], "big")) + behind
             append(b"".join((
-                head, date_and_etag, hexlify(value[etag]), before, serial, after, value[signature], tail)))
+                head, date_and_etag, hexlify(record[etag]), before, serial, after, record[signature], tail)))
         return found_answers
 
     return quick

@@ -170,7 +170,11 @@ class EpollSockets:
     def _answer(self, received: list[bytes], senders: list[_Client]) -> None:
         """What these clients sent. Those who are not answered in the short way are dealt with one by one."""
         now_s, plain = self._server.second.now_s, select.EPOLLIN
-        answers = self._server.answer_plain(received)
+        try:
+            answers = self._server.answer_plain(received)
+        except Exception as fault:      # of one of them, which will meet it again alone
+            self._server.say_fault(fault)
+            answers = [None] * len(received)
         for (connection, transport, _, send), data, answer in zip(senders, received, answers, strict=True):
             try:
                 if answer is None:

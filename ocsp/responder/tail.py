@@ -41,6 +41,7 @@ _DATABASE_PATIENCE_S: Final = 3.0
 _ISSUERS_EVERY_S: Final = 10.0
 _FORGET_EVERY_S: Final = 1.0
 _FORGET_AT_ONCE: Final = 2_000
+_TENDED_AT_ONCE: Final = 10_000         # some hundredths of a second, for which a revocation would wait
 # Batches are kept at least this long (deploy/migrations/0002): a mark that is younger must still be in the log.
 _KEPT: Final = timedelta(days=9)
 
@@ -75,6 +76,7 @@ class Tail:
         self._issuers_due_at = 0.0
         self._forget_behind = b""
         self._forget_due_at = 0.0
+        self._tends = True
         self._responders: frozenset[int] = frozenset()
         self._is_standby = False
         self._replication_due_at = 0.0
@@ -214,8 +216,7 @@ class Tail:
                            took_s=round(asyncio.get_running_loop().time() - self._begun_s, 3))
         self._set_current()
         await self._see_replication(pool)
-        await self._look_after(pool)
-        return mark, True
+        return mark, not await self._look_after(pool)
 
     async def _following(self, pool: Pool, mark: Mark) -> tuple[list[StoredBatch], bool]:
         """What is next in the log, and whether that is its end. While it is applied, what follows is fetched."""
@@ -289,15 +290,19 @@ class Tail:
             self._memory.read_to_the_end(found.as_of.timestamp())
         self._replication_due_at = loop.time() + _REPLICATION_EVERY_S
 
-    async def _look_after(self, pool: Pool) -> None:
-        """What is done when there is nothing to do."""
+    async def _look_after(self, pool: Pool) -> bool:
+        """What is done when there is nothing to do. Returns whether there is more of it."""
         await self._read_issuers(pool)
         loop = asyncio.get_running_loop()
         if loop.time() >= self._forget_due_at:
+            self._tends = True
             now_s = int(self._ambient.now().timestamp())
             self._forget_behind = await self._in_thread(
                 self._memory.forget_expired, self._forget_behind, now_s=now_s, limit=_FORGET_AT_ONCE)
             self._forget_due_at = loop.time() + _FORGET_EVERY_S
+        if self._tends:
+            self._tends = await self._in_thread(lambda: self._memory.tend_shortcut(limit=_TENDED_AT_ONCE))
+        return self._tends
 
     async def _read_issuers(self, pool: Pool) -> None:
         """Hands the issuers to all workers, through the memory. Other certificates under known ids: another CA."""

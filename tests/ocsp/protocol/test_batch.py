@@ -5,17 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocsp.protocol.batch import (
+    KEY_BYTES,
     VALUE_FLAGS,
     VALUE_FORM,
     VALUE_NOT_AFTER,
     BatchError,
     SignedStatus,
     encode_batch,
+    in_record,
+    is_whole,
     read_value,
     replaces,
     responder_of_batch,
     split_batch,
     store_key,
+    value_of,
 )
 from ocsp.protocol.response import CertStatus, Times
 
@@ -84,10 +88,10 @@ def test_any_other_bytes_are_no_value(data: bytes) -> None:
     assert sum(map(len, read.signatures)) == len(data) - 27
 
 
-def value(version: int, this_update_s: int, *, first: bytes = b"a" * 71) -> bytes:
+def value(version: int, this_update_s: int, *, first: bytes = b"a" * 71, second: bytes = b"b" * 70) -> bytes:
     """A stored value with a version and a thisUpdate."""
     when = Times(produced_at_s=9, this_update_s=this_update_s, next_update_s=99)
-    item = SignedStatus(bytes(18), version, CertStatus(), 1, (first, b"b" * 70))
+    item = SignedStatus(bytes(18), version, CertStatus(), 1, (first, second))
     (_, made), = split_batch(encode_batch(when, [item]), 1)
     return made
 
@@ -100,9 +104,23 @@ def test_a_value_replaces_another_by_version_then_by_this_update(left: tuple[int
 
 
 def test_the_form_of_a_value_is_the_same_for_responses_of_the_same_shape() -> None:
-    """Times and the length of that hash's signature, and nothing of the certificate, choose a template."""
+    """Times and the lengths of the signatures up to that hash's, and nothing of the certificate, choose a template."""
     one = value(0, 5)
     assert value(1, 5)[VALUE_FORM[0]] == one[VALUE_FORM[0]]
     assert value(0, 5, first=b"a" * 72)[VALUE_FORM[0]] != one[VALUE_FORM[0]]
-    assert value(0, 5, first=b"a" * 72)[VALUE_FORM[1]] == one[VALUE_FORM[1]]
+    assert value(0, 5, first=b"a" * 72)[VALUE_FORM[1]] != one[VALUE_FORM[1]]
+    assert value(0, 5, second=b"a" * 72)[VALUE_FORM[0]] == one[VALUE_FORM[0]]
     assert value(0, 6)[VALUE_FORM[1]] != one[VALUE_FORM[1]]
+
+
+@given(behind=st.binary(max_size=9), lost=st.integers(1, 140))
+def test_the_end_of_a_value_is_known(behind: bytes, lost: int) -> None:
+    """With something behind it, or cut off: what is read of a record is the value, or nothing."""
+    whole = value(1, 5)
+    assert is_whole(whole)
+    assert value_of(bytes(KEY_BYTES) + whole + behind) == whole
+    assert is_whole(whole + behind) is not bool(behind)
+    assert not is_whole(whole[:-lost])
+    assert in_record(slice(2, 5)) == slice(KEY_BYTES + 2, KEY_BYTES + 5)
+    with pytest.raises(BatchError):
+        value_of(bytes(KEY_BYTES) + whole[:20])

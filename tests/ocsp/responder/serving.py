@@ -85,6 +85,7 @@ class Serving:
         """Puts signed records into the memory."""
         payload = encode_batch(times, records, responder_id=responder_id)
         self.memory.apply(split_batch(payload, ISSUER_ID), mark=Mark(batch_id, 1), complete=True)
+        self.memory.tend_shortcut(limit=10_000)
         self.server.refresh()
 
 
