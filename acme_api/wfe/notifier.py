@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-INTERVAL_S: Final = 0.015
+INTERVAL_S: Final = 0.004
 
 
 class Waker(Protocol):

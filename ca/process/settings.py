@@ -222,7 +222,7 @@ class OcspSettings(_Section, frozen=True, kw_only=True):
     map_size_gib: int = 16
     workers: int = 1
     presign_workers: int = 1
-    gather_ms: int = 30
+    gather_ms: int = 10
     response_life_s: int = 604_800
     resign_age_s: int = 216_000
     resign_jitter_s: int = 43_200
