@@ -388,8 +388,7 @@ async def test_sf6_hanging_names_of_one_account_leave_room_for_others(queue: Que
     come to its end, so not in a place that one of them has left."""
     other = b"\x03" * 22
     await queue.add_account(other)
-    async with web_server() as server, performing(
-            queue.database, server.port, concurrency=2, max_open=40) as running:
+    async with web_server() as server, performing(queue.database, server.port, concurrency=2, max_open=40) as running:
         await queue.add_many([f"hang{number}.localhost" for number in range(60)])
         await until(lambda: running.lanes.in_flight >= 10)
         good = await queue.add("good.localhost", account_id=other)

@@ -16,12 +16,7 @@ from pkilint import loader
 from pkilint.cabf import serverauth
 from pkilint.cabf.serverauth.serverauth_constants import CertificateType
 from pkilint.pkix import certificate
-from pkilint.validation import (
-    ValidationFinding,
-    ValidationFindingEncountered,
-    ValidationFindingSeverity,
-    Validator,
-)
+from pkilint.validation import ValidationFinding, ValidationFindingEncountered, ValidationFindingSeverity, Validator
 from pyasn1.codec.der.encoder import encode
 from pyasn1_alt_modules import rfc5280
 
