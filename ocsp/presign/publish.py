@@ -57,7 +57,8 @@ async def publish(
         records = [record for record in batch.records if record.serial not in dropped] if dropped else batch.records
         if not records:
             return None
-        good = [record.serial for record in records if not record.version]
+        # The database looks for revocations between the first and the last.
+        good = sorted(record.serial for record in records if not record.version)
         revoked = {record.serial: record.version for record in records if record.version} if (
             len(good) < len(records)) else {}
         batch_id, changed = await store.publish_batch(

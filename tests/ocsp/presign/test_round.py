@@ -11,19 +11,23 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from ca.pki.serial import serial_number
 from ca.process.ambient import Ambient, system_ambient
+from ca.process.postgres import create_pool
 from ocsp.presign import round as round_module
-from ocsp.presign.signer import SignatureFault
+from ocsp.presign.publish import publish
+from ocsp.presign.signer import SignatureFault, SignedBatch
 from ocsp.protocol.batch import HASHES, StoredResponse, read_value, replaces, split_batch, store_key
 from ocsp.protocol.response import ResponseTemplate
 from ocsp.protocol.schedule import parts_of_day
-from tests.ca.pki.authority import Authority
+from tests.ca.pki.authority import Authority, authority
 from tests.fixtures_hsm import SoftHsm
 from tests.fixtures_postgres import TestDatabase
 from tests.ocsp.presign.bench import bench
 from tests.ocsp.presign.certificates import DAY, Certificates
 from tests.ocsp.presign.conftest import TokenIssuers
-from tests.ocsp.processes import until
+from tests.ocsp.processes import times_now, until
+from tests.ocsp.signing import signed
 
+OWN = authority(ec.generate_private_key(ec.SECP256R1()))
 HOUR = timedelta(hours=1)
 
 
@@ -122,6 +126,24 @@ async def test_a_first_response_of_a_revoked_certificate_is_never_good(
         for serial, response in records.items():
             assert (response.version == 1) is (serial == serials[0])
     assert await certificates.waiting() == 0
+
+
+async def test_a_revocation_is_seen_wherever_it_stands_in_a_batch(
+    certificates: Certificates, database: TestDatabase
+) -> None:
+    """Under the log's lock the statuses of a whole batch are looked at, also of one that nobody has put in order."""
+    serials = await certificates.add(5)
+    await certificates.revoke(serials[1:3])
+    times = times_now()
+    batch = SignedBatch(issuer_id=1, responder_id=0, produced_at=datetime.now(UTC), times=times, records=[
+        signed(OWN, serial, times=times, not_after_s=4_000_000_000) for serial in reversed(serials)])
+    async with (await create_pool(database.settings, "ocsp_signer", process="test", max_size=1) as pool,
+                pool.acquire() as connection, connection.transaction()):
+        published = await publish(connection, batch, is_new=True)
+    assert published is not None
+    assert (published.count, published.dropped) == (3, 2)
+    (_, records), = await certificates.batches()
+    assert {*records} == {serials[0], serials[3], serials[4]}
 
 
 async def test_what_does_not_say_when_it_ends_is_looked_up(
