@@ -97,30 +97,36 @@ _BATCH_HEADER = struct.Struct(">BHIII")
 _BATCH_RECORD = struct.Struct(">HHBBBII")
 _BATCH_RECORDS = 4_000
 _SIGNATURE_BYTES = 71
+_SIGNED_WITHIN_S = 54 * 3_600
+_RESPONSE_LIFE_S = 604_800
 
 
 async def publish_unsigned(connection: Connection, issuer: Issuer, count: int) -> list[bytes]:
     """Certificates with batches in the log whose signatures are noise: a responder holds and serves them as any other.
 
-    For sizes that no signer could reach in the time; what is signed is measured elsewhere. Returns the serial numbers.
+    For sizes that no signer could reach in the time; what is signed is measured elsewhere. Each batch has the times of
+    another moment of the last 54 hours, as when all are signed again and again. Returns the serial numbers.
     """
     now = datetime.now(UTC)
     serials = sorted(make_serials(count, now))
     await insert_certificates(connection, issuer, serials)
-    now_s, life_s, not_after_s = int(now.timestamp()), 604_800, int((now + _LIFE).timestamp())
-    header = _BATCH_HEADER.pack(2, 0, now_s, now_s - now_s % 60, now_s - now_s % 60 + life_s - 1)
+    now_s, not_after_s = int(now.timestamp()), int((now + _LIFE).timestamp())
     record = _BATCH_RECORD.pack(_SIGNATURE_BYTES, _SIGNATURE_BYTES, 0, 0, 0, 0, not_after_s)
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock(hashtext('chancery ocsp batches'))")
         for first in range(0, count, _BATCH_RECORDS):
             part = serials[first:first + _BATCH_RECORDS]
+            produced_s = now_s - secrets.randbelow(_SIGNED_WITHIN_S)
+            this_s = produced_s - produced_s % 60
+            next_s = this_s + _RESPONSE_LIFE_S - 1
+            header = _BATCH_HEADER.pack(2, 0, produced_s, this_s, next_s)
             noise = os.urandom(2 * _SIGNATURE_BYTES * len(part))
             payload = header + b"".join(
                 serial + record + noise[at * 2 * _SIGNATURE_BYTES:(at + 1) * 2 * _SIGNATURE_BYTES]
                 for at, serial in enumerate(part))
             await connection.execute(
                 "INSERT INTO ocsp_batches VALUES (nextval('ocsp_batch_id'), $1, $2, $3, $4, $5)", now, issuer.id,
-                len(part), now + timedelta(seconds=life_s), payload)
+                len(part), datetime.fromtimestamp(next_s, UTC), payload)
         await connection.execute("NOTIFY ocsp_batch")
     return serials
 

@@ -10,10 +10,12 @@ slicing.
     record = serial(18) length1(2) length2(2) status signature1 signature2
     status = version(1) flags(1) reason(1) revoked_at(4) not_after(4)
     key    = issuer id(2) serial(18)
-    value  = length1(2) origin(14) length2(2) status signature1 signature2
+    value  = produced_after(4) length1(2) responder id(2) this_update(4) next_update(4) length2(2) status signatures
 
 Responder id 0 is the issuer's own key; a batch of version 1 has only that and leaves it out. The responder finds its
-template by one slice of a value, VALUE_FORM[hash]: the origin and the lengths before and behind it.
+template by one slice of a value, VALUE_FORM[hash]. So that this has not another form for every second, a value tells
+produced_at by the seconds since this_update (modulo 2**32), in little-endian: the slice begins behind the first octet,
+which alone is different in responses of one minute.
 """
 
 import struct
@@ -32,19 +34,21 @@ _HEADER_BYTES: Final = 1 + _ORIGIN.size
 _WITHOUT_RESPONDER: Final = 1
 _OWN_KEY: Final = bytes(2)
 _RECORD: Final = struct.Struct(">HHBBBII")
-_VALUE: Final = struct.Struct(">HHIIIHBBBII")
+_VALUE: Final = struct.Struct(">4sHHIIHBBBII")
 _REVOKED_FLAG: Final = 1
+_WORD: Final = (1 << 32) - 1
 KEY_BYTES: Final = 2 + SERIAL_BYTES
 HASHES: Final = (HashName.SHA1, HashName.SHA256)
 
 # Where the responder's fast path looks without reading the whole value.
-VALUE_FORM: Final = (slice(0, 16), slice(0, 18))
+VALUE_PRODUCED: Final = 0       # seconds after thisUpdate, modulo 256
+VALUE_FORM: Final = (slice(1, 16), slice(1, 18))
 VALUE_FLAGS: Final = 19
 VALUE_REVOKED_AT: Final = slice(21, 25)
 VALUE_NOT_AFTER: Final = slice(25, 29)
 VALUE_BYTES: Final = _VALUE.size
 # Of what is kept in a store of values: another one is not read.
-VALUE_FORMAT: Final = b"2"
+VALUE_FORMAT: Final = b"3"
 _VALUE_VERSION: Final = 18
 _VALUE_THIS_UPDATE: Final = slice(8, 12)
 
@@ -95,6 +99,8 @@ def encode_batch(times: Times, records: Iterable[SignedStatus], *, responder_id:
 def split_batch(payload: bytes, issuer_id: int) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of every record, ready to be stored. Raises BatchError."""
     origin, offset = _origin(payload)
+    _, produced_s, this_s, _ = _ORIGIN.unpack(origin)
+    after, shared = (produced_s - this_s & _WORD).to_bytes(4, "little"), origin[:2] + origin[6:]
     prefix, end = issuer_id.to_bytes(2, "big"), len(payload)
     while offset < end:
         body = offset + SERIAL_BYTES
@@ -104,7 +110,7 @@ def split_batch(payload: bytes, issuer_id: int) -> Iterator[tuple[bytes, bytes]]
         behind = signatures + (payload[body] << 8 | payload[body + 1]) + (payload[body + 2] << 8 | payload[body + 3])
         if behind > end:
             raise BatchError("truncated signature")
-        yield prefix + payload[offset:body], payload[body:body + 2] + origin + payload[body + 2:behind]
+        yield prefix + payload[offset:body], after + payload[body:body + 2] + shared + payload[body + 2:behind]
         offset = behind
 
 
@@ -134,14 +140,14 @@ def in_record(part: slice) -> slice:
 
 def is_whole(value: bytes) -> bool:
     """Whether a value is as long as it says, so that its end is known when something is behind it."""
-    return len(value) == _VALUE.size + int.from_bytes(value[:2], "big") + int.from_bytes(value[16:18], "big")
+    return len(value) == _VALUE.size + int.from_bytes(value[4:6], "big") + int.from_bytes(value[16:18], "big")
 
 
 def value_of(record: bytes) -> bytes:
     """The value of a record that may have more behind. Raises BatchError."""
     if len(record) < KEY_BYTES + _VALUE.size:
         raise BatchError("truncated value")
-    first, *_, second, _, _, _, _, _ = _VALUE.unpack_from(record, KEY_BYTES)
+    _, first, *_, second, _, _, _, _, _ = _VALUE.unpack_from(record, KEY_BYTES)
     return record[KEY_BYTES:KEY_BYTES + _VALUE.size + first + second]
 
 
@@ -149,11 +155,12 @@ def read_value(value: bytes) -> StoredResponse:
     """A stored value with both signatures. Raises BatchError."""
     if len(value) < _VALUE.size:
         raise BatchError("truncated value")
-    (first, responder_id, produced_s, this_s, next_s, second, version, flags, reason, revoked_s, not_after_s
+    (after, first, responder_id, this_s, next_s, second, version, flags, reason, revoked_s, not_after_s
      ) = _VALUE.unpack_from(value)
     if len(value) != _VALUE.size + first + second or flags & ~_REVOKED_FLAG:
         raise BatchError("a value has two signatures of the lengths it says, and flags that are known")
     start = _VALUE.size
+    produced_s = this_s + int.from_bytes(after, "little") & _WORD
     return StoredResponse(
         responder_id, Times(produced_at_s=produced_s, this_update_s=this_s, next_update_s=next_s), version,
         CertStatus(revoked_at_s=revoked_s if flags & _REVOKED_FLAG else None, reason=reason), not_after_s,

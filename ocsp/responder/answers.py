@@ -5,6 +5,8 @@ from: for each issuer and hash the bytes around a serial number and a signature.
 from binascii import hexlify
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 from ca.pki.issuer import Issuer, read_issuer
@@ -38,12 +40,17 @@ from ocsp.responder.store import StoredIssuer
 SUCCESS_LINES: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/ocsp-response\r\nContent-Length: %d\r\n"
 _END_OF_HEAD: Final = b'"\r\n\r\n'
 ETAG_BYTES: Final = 16
-_MAX_FORMS: Final = 16_384
+SECOND_BYTES: Final = 3
+# A response is signed again after 60 hours at the latest: 3,600 minutes, times four lengths of ECDSA signatures, for
+# SHA-256 with another signature of four lengths before it, are 72,000.
+MAX_FORMS: Final = 80_000
+_FORGOTTEN_AT_ONCE: Final = 2_000
+_MINUTE_S: Final = 60
 
-# until when it holds; the HTTP head up to Date; from behind the ETag up to the serial number; behind the serial number
-# up to the time of revocation or, for good, up to the signature; behind that time; where in the record the signature
-# is, and what of it the ETag is; what is behind it
-Form = tuple[int, bytes, bytes, bytes, bytes, slice, slice, bytes]
+# until when it holds; the HTTP head up to Date; from behind the ETag up to the second of producedAt; from behind that
+# up to the serial number; behind the serial number up to the time of revocation or, for good, up to the signature;
+# behind that time; where in the record the signature is, and what of it the ETag is; what is behind it
+Form = tuple[int, bytes, bytes, bytes, bytes, bytes, slice, slice, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +109,8 @@ class Answers:
         self._by_hashes: dict[tuple[HashName, bytes, bytes], Asked] = {}
         self.canonical: dict[bytes, Asked] = {}     # by what a canonical request has before the serial number
         self.past_next_update = 0
+        self.max_forms = MAX_FORMS
+        self._kept: dict[bytes, bytes] = {}         # parts that nearly all forms have in common
         for issuer in issuers:
             read = read_issuer(issuer.certificate)
             for index, name in enumerate(HASHES):
@@ -112,30 +121,43 @@ class Answers:
                 self.canonical[template.canonical_request()[:-SERIAL_BYTES]] = asked
 
     def make_form(self, asked: Asked, record: bytes, shape: bytes) -> Form | None:
-        """What responses with these times, status and length of signature share; None when they have ended.
+        """What responses of one minute with this status and length of signature share; None when they have ended, or
+        for times that are not so.
 
         It holds for as long as max-age, which counts down to the end of the response's life, is what it is now.
         """
         stored, second = read_value(value_of(record)), self.second
         times, size = stored.times, len(stored.signatures[asked.hash_index])
-        if times.next_update_s < second.now_s:
+        if times.next_update_s < second.now_s or times.this_update_s % _MINUTE_S or not (
+                0 <= times.produced_at_s - times.this_update_s < _MINUTE_S):
             return None
         try:
             template = self._template(asked, stored.responder_id)
         except _SignerUnknown:
             return None
         before, after = template.around(stored.status, times, size)
+        produced = generalized_time(times.produced_at_s)
+        before, _, upto_serial = before.partition(produced)
+        before, upto_serial = before + produced[:-SECOND_BYTES], self._kept.setdefault(upto_serial, upto_serial)
         behind, tail = b"", template.tail
-        body_bytes = len(before) + SERIAL_BYTES + len(after) + size + len(tail)
+        body_bytes = len(before) + SECOND_BYTES + len(upto_serial) + SERIAL_BYTES + len(after) + size + len(tail)
         head = SUCCESS_LINES % body_bytes + second.cache_headers(times)
         if stored.status.revoked_at_s is not None:
             after, _, behind = after.partition(generalized_time(stored.status.revoked_at_s))
-        if len(asked.forms) >= _MAX_FORMS:
-            asked.forms.clear()
+        asked.forms.pop(shape, None)
+        if sum(len(other.forms) for other in self.canonical.values()) >= self.max_forms:
+            self._forget_oldest_forms()
         form = asked.forms[shape] = (
-            max(second.now_s + 1, second.full_age_until_s(times)), head, _END_OF_HEAD + before, after, behind,
-            *_where(stored.signatures, asked.hash_index), tail)
+            max(second.now_s + 1, second.full_age_until_s(times)), head, _END_OF_HEAD + before, upto_serial, after,
+            behind, *_where(sum(map(len, stored.signatures[:asked.hash_index])), size), tail)
         return form
+
+    def _forget_oldest_forms(self) -> None:
+        """Some of those there are most of, those that were made first: their responses are the next to be signed
+        again."""
+        fullest = max((asked.forms for asked in self.canonical.values()), key=len)
+        for shape in list(islice(fullest, min(_FORGOTTEN_AT_ONCE, len(fullest) // 8 + 1))):
+            del fullest[shape]
 
     def _template(self, asked: Asked, responder_id: int) -> ResponseTemplate:
         found = asked.templates.get(responder_id)
@@ -193,8 +215,9 @@ class Answers:
                       signature=signature)
 
 
-def _where(signatures: Sequence[bytes], hash_index: int) -> tuple[slice, slice]:
-    """Of a record: the signature, and what of it the ETag is."""
-    start = KEY_BYTES + VALUE_BYTES + sum(map(len, signatures[:hash_index]))
-    end = start + len(signatures[hash_index])
+@lru_cache(maxsize=1_024)
+def _where(before: int, size: int) -> tuple[slice, slice]:
+    """Of a record: a signature of so many octets with so many before it, and what of it the ETag is."""
+    start = KEY_BYTES + VALUE_BYTES + before
+    end = start + size
     return slice(start, end), slice(max(start, end - ETAG_BYTES), end)

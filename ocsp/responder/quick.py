@@ -15,7 +15,15 @@ from typing import Final
 from urllib.parse import quote_from_bytes
 
 from ca.pki.serial import SERIAL_BYTES
-from ocsp.protocol.batch import KEY_BYTES, VALUE_FLAGS, VALUE_NOT_AFTER, VALUE_REVOKED_AT, BatchError, in_record
+from ocsp.protocol.batch import (
+    KEY_BYTES,
+    VALUE_FLAGS,
+    VALUE_NOT_AFTER,
+    VALUE_PRODUCED,
+    VALUE_REVOKED_AT,
+    BatchError,
+    in_record,
+)
 from ocsp.protocol.response import generalized_time
 from ocsp.responder.answers import Answers, Asked
 from ocsp.responder.memory import MemoryFault
@@ -30,6 +38,8 @@ _FLAGS: Final = KEY_BYTES + VALUE_FLAGS
 _REVOKED_FORM: Final = slice(_FLAGS, _FLAGS + 2)
 _REVOKED_AT: Final = in_record(VALUE_REVOKED_AT)
 _NOT_AFTER: Final = in_record(VALUE_NOT_AFTER)
+_PRODUCED: Final = KEY_BYTES + VALUE_PRODUCED
+_SECONDS: Final = tuple(b"%02dZ" % second for second in range(60))      # of a GeneralizedTime
 # No certificate's: there is nothing to look up.
 _NO_KEY: Final = bytes(KEY_BYTES)
 # Of a GET: all before the serial number with the shorter hash and nothing escaped, which no two issuers have in common.
@@ -130,11 +140,17 @@ def make_quick(answers: Answers, known: KnownHeads) -> Quick:
                 if form is None:
                     append(None)
                     continue
-            _, head, before, after, behind, signature, etag, tail = form
+            _, head, before, upto_serial, after, behind, signature, etag, tail = form
+            try:
+                produced = _SECONDS[record[_PRODUCED]]
+            except IndexError:
+                append(None)
+                continue
             if behind:
                 after += generalized_time(int.from_bytes(record[_REVOKED_AT], "big")) + behind
             append(b"".join((
-                head, date_and_etag, hexlify(record[etag]), before, serial, after, record[signature], tail)))
+                head, date_and_etag, hexlify(record[etag]), before, produced, upto_serial, serial, after,
+                record[signature], tail)))
         return found_answers
 
     return quick

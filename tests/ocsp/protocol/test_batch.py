@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from ocsp.protocol.batch import (
     KEY_BYTES,
+    VALUE_BYTES,
     VALUE_FLAGS,
     VALUE_FORM,
     VALUE_NOT_AFTER,
+    VALUE_PRODUCED,
     BatchError,
     SignedStatus,
     encode_batch,
@@ -85,12 +87,13 @@ def test_any_other_bytes_are_no_value(data: bytes) -> None:
         read = read_value(data)
     except BatchError:
         return
-    assert sum(map(len, read.signatures)) == len(data) - 27
+    assert sum(map(len, read.signatures)) == len(data) - VALUE_BYTES
 
 
-def value(version: int, this_update_s: int, *, first: bytes = b"a" * 71, second: bytes = b"b" * 70) -> bytes:
+def value(version: int, this_update_s: int, *, first: bytes = b"a" * 71, second: bytes = b"b" * 70,
+          produced_at_s: int = 9) -> bytes:
     """A stored value with a version and a thisUpdate."""
-    when = Times(produced_at_s=9, this_update_s=this_update_s, next_update_s=99)
+    when = Times(produced_at_s=produced_at_s, this_update_s=this_update_s, next_update_s=99)
     item = SignedStatus(bytes(18), version, CertStatus(), 1, (first, second))
     (_, made), = split_batch(encode_batch(when, [item]), 1)
     return made
@@ -104,13 +107,18 @@ def test_a_value_replaces_another_by_version_then_by_this_update(left: tuple[int
 
 
 def test_the_form_of_a_value_is_the_same_for_responses_of_the_same_shape() -> None:
-    """Times and the lengths of the signatures up to that hash's, and nothing of the certificate, choose a template."""
+    """Times and the lengths of the signatures up to that hash's, and nothing of the certificate, choose a template. Of
+    producedAt only by which 256 seconds it is after thisUpdate: the rest is an octet of its own."""
     one = value(0, 5)
     assert value(1, 5)[VALUE_FORM[0]] == one[VALUE_FORM[0]]
     assert value(0, 5, first=b"a" * 72)[VALUE_FORM[0]] != one[VALUE_FORM[0]]
     assert value(0, 5, first=b"a" * 72)[VALUE_FORM[1]] != one[VALUE_FORM[1]]
     assert value(0, 5, second=b"a" * 72)[VALUE_FORM[0]] == one[VALUE_FORM[0]]
     assert value(0, 6)[VALUE_FORM[1]] != one[VALUE_FORM[1]]
+    for after_s, is_same in ((0, True), (59, True), (255, True), (256, False)):
+        other = value(0, 5, produced_at_s=5 + after_s)
+        assert other[VALUE_PRODUCED] == after_s % 256
+        assert all((other[form] == one[form]) is is_same for form in VALUE_FORM)
 
 
 @given(behind=st.binary(max_size=9), lost=st.integers(1, 140))

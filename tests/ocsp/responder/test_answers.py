@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import ocsp
 
 from ca.admin.ocsp_responders import ResponderState, ask_responders
-from ocsp.protocol.batch import encode_batch, split_batch
+from ocsp.protocol.batch import SignedStatus, encode_batch, split_batch
 from ocsp.protocol.response import (
     INTERNAL_ERROR,
     MALFORMED_REQUEST,
@@ -20,7 +20,11 @@ from ocsp.protocol.response import (
     ResponseTemplate,
     Times,
 )
-from ocsp.responder.memory import Mark, encode_issuers
+from ocsp.responder.answers import Answers, Asked, Form
+from ocsp.responder.http_text import Second
+from ocsp.responder.memory import Mark, ResponseMemory, encode_issuers
+from ocsp.responder.quick import KnownHeads, make_quick
+from ocsp.responder.store import StoredIssuer
 from tests.ca.pki.authority import authority
 from tests.ocsp.protocol import reference
 from tests.ocsp.responder.serving import Serving, get, post, request_for, serving
@@ -227,7 +231,8 @@ async def test_many_batches_do_not_mix_up_their_forms(service: Serving) -> None:
     expected = {}
     for number in range(40):
         own = RSA if number % 4 == 0 else OWN
-        times = Times(produced_at_s=NOW_S - number, this_update_s=NOW_S - 60 * (number // 3) - 60,
+        this_update_s = NOW_S - 60 * (number // 3) - 60
+        times = Times(produced_at_s=this_update_s + number, this_update_s=this_update_s,
                       next_update_s=NOW_S + DAY_S + number // 2)
         record = signed(own, serial_of(number), times=times)
         service.memory.apply(split_batch(encode_batch(times, [record]), 8 if own is RSA else 7), mark=Mark(number, 1))
@@ -241,6 +246,80 @@ async def test_many_batches_do_not_mix_up_their_forms(service: Serving) -> None:
         assert answer is not None
         assert answer.partition(b"\r\n\r\n")[2] == body
         assert b"Content-Length: %d\r\n" % len(body) in answer
+
+
+@pytest.mark.parametrize("status", [CertStatus(), REVOKED, COMPROMISED], ids=["good", "revoked", "reason"])
+async def test_every_second_of_a_minute_has_its_own_producedat(service: Serving, status: CertStatus) -> None:
+    """With one form for all: the quick way's bytes are those that were signed. Times that the pre-signer does not give,
+    producedAt before thisUpdate or a minute or more after it, thisUpdate within a minute, are left to the strict way,
+    whichever of them is asked for first."""
+    expected, this_update_s = list[tuple[bytes, bytes, bool]](), NOW_S - 600
+    for number, (this_s, after_s) in enumerate([
+            (this_update_s, 60), *((this_update_s, second) for second in range(60)), (this_update_s, 255),
+            (this_update_s, 256), (this_update_s, 300), (this_update_s, -1), (this_update_s, -256),
+            (this_update_s + 1, 0), (this_update_s - 1, 59)]):
+        times = Times(produced_at_s=this_s + after_s, this_update_s=this_s, next_update_s=NOW_S + DAY_S)
+        record = signed(OWN, serial_of(number), status, times=times)
+        service.store([record], times=times, batch_id=number + 1)
+        expected += [(request_for(OWN, record.serial, name.value), ResponseTemplate(OWN.issuer, name).response(
+            record.serial, status, times, record.signatures[index]), this_s % 60 == 0 and 0 <= after_s < 60)
+            for index, name in enumerate(HashName)]
+    await service.ask(get(expected[0][0]))              # so that its header is known
+    for request, body, is_plain in expected * 2:
+        answer = service.server.quick(get(request))
+        assert (answer is not None) is is_plain
+        reply, = await service.ask(get(request))
+        assert (reply.status, reply.body) == (200, body)
+        if answer is not None:
+            assert answer.partition(b"\r\n\r\n")[2] == body
+
+
+async def test_forms_are_made_once_a_minute_and_forgotten_a_few_at_a_time(tmp_path: Path) -> None:
+    """More different producedAt than forms are kept: one form for each minute and length of signature. With more
+    minutes than are kept those that were asked for first are forgotten, not all; and nobody is answered otherwise."""
+    memory, made = ResponseMemory(tmp_path, map_size_gib=1), list[bytes]()
+    answers = Answers([StoredIssuer(id=7, certificate=OWN.issuer.certificate_der)], memory, Second(NOW_S, max_age_s=60))
+    answers.max_forms = 500
+    make_form = answers.make_form
+
+    def counted(asked: Asked, record: bytes, shape: bytes) -> Form | None:
+        made.append(shape)
+        return make_form(asked, record, shape)
+
+    answers.make_form = counted  # type: ignore[method-assign]
+    quick, head = make_quick(answers, known := KnownHeads()), b"HTTP/1.1\r\nHost: ocsp.example\r\n\r\n"
+    known.remember_tail(head)
+    minutes, requests, bodies = 300, list[list[bytes]](), dict[bytes, bytes]()
+    for minute in range(minutes):
+        requests.append([])
+        for second in (0, 29, 59):
+            this_s = NOW_S - 60 * minutes + 60 * minute
+            times = Times(produced_at_s=this_s + second, this_update_s=this_s, next_update_s=this_s + 7 * DAY_S - 1)
+            serial = serial_of(minute * 60 + second)
+            record = SignedStatus(serial, 0, CertStatus(), NOW_S + DAY_S, (bytes(71), bytes(71)))
+            memory.apply(split_batch(encode_batch(times, [record]), 7), mark=Mark(minute + 1, 1))
+            for name in HashName:
+                raw = get(request_for(OWN, serial, name.value))
+                requests[-1].append(raw)
+                bodies[raw] = ResponseTemplate(OWN.issuer, name).response(serial, CertStatus(), times, bytes(71))
+    memory.renew()
+
+    def ask(some: list[list[bytes]]) -> int:
+        made.clear()
+        for of_minute in some:
+            for raw, answer in zip(of_minute, quick(of_minute), strict=True):
+                assert answer is not None
+                assert answer.partition(b"\r\n\r\n")[2] == bodies[raw]
+        return len(made)
+
+    assert ask(requests[:250]) == 500       # three producedAt each, 750 in all, under two hashes
+    assert ask(requests[:250]) == 0
+    assert ask(requests[250:]) == 100       # the fuller table has given away its first ones, by and by
+    assert sum(len(asked.forms) for asked in answers.canonical.values()) <= 500
+    assert ask(requests[250:]) == 0
+    assert ask(requests[150:250]) == 0
+    assert 100 <= ask(requests[:100]) <= 200
+    memory.close()
 
 
 @pytest.mark.parametrize("name", ["sha1", "sha256"])

@@ -213,7 +213,7 @@ async def test_a_stored_value_that_cannot_be_read_ends_one_connection_only(servi
     """Whoever asks for it gets no answer; who asks at the same moment for something else gets theirs."""
     spoilt = signed(OWN, serial_of(5))
     (key, value), = split_batch(encode_batch(TIMES, [spoilt]), ISSUER_ID)
-    service.memory.apply([(key, b"\0\1" + value[2:])], mark=Mark(5, 1))
+    service.memory.apply([(key, value[:4] + b"\0\1" + value[6:])], mark=Mark(5, 1))
     service.server.refresh()
     for make in (get, post):
         await service.ask(make(REQUEST))        # so that its header is known

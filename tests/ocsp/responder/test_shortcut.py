@@ -26,8 +26,8 @@ def random_key(source: random.Random, *, crowded: bool = False) -> bytes:
 
 def value(number: int, *, longer: int = 0) -> bytes:
     """A whole value whose signatures tell the number."""
-    return b"\0\x46" + bytes(14) + (70 + longer).to_bytes(2, "big") + bytes(11) + number.to_bytes(70, "big") + bytes(
-        70 + longer)
+    lengths = bytes(4) + b"\0\x46" + bytes(10) + (70 + longer).to_bytes(2, "big")
+    return lengths + bytes(11) + number.to_bytes(70, "big") + bytes(70 + longer)
 
 
 def found(shortcut: Shortcut, key: bytes) -> bytes | None:
