@@ -254,9 +254,13 @@ class ResponseMemory:
     def _follow_shortcut(self) -> None:
         """Uses it when it has all that was committed."""
         committed = self._environment.info()["last_txnid"]      # first: what is committed from now on is noted before
-        if self._shortcut is None:
+        self._leave_shortcut(committed)
+        if self._shortcut is None:      # there may be another one already
             with suppress(ShortcutFault):
                 self._shortcut = Shortcut(self._directory / self._generation / _SHORTCUT)
+            self._leave_shortcut(committed)
+
+    def _leave_shortcut(self, committed: int) -> None:
         if self._shortcut is not None and (self._shortcut.is_retired or self._shortcut.transaction < committed):
             self._shortcut.close()
             self._shortcut = None

@@ -119,8 +119,7 @@ def test_a_damaged_file_is_done_without(tmp_path: Path, damage: Callable[[Path],
 
 
 def uses_it(memory: ResponseMemory) -> bool:
-    """Whether values are looked up in the shortcut; one renewal leaves a file, the next takes another."""
-    memory.renew()
+    """Whether values are looked up in the shortcut; one renewal leaves a file and takes another."""
     memory.renew()
     return memory._shortcut is not None
 
