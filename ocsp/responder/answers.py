@@ -19,7 +19,6 @@ from ocsp.protocol.batch import (
     in_record,
     read_value,
     store_key,
-    value_of,
 )
 from ocsp.protocol.request import CertId, MalformedRequest, parse_request
 from ocsp.protocol.response import (
@@ -47,10 +46,11 @@ MAX_FORMS: Final = 80_000
 _FORGOTTEN_AT_ONCE: Final = 2_000
 _MINUTE_S: Final = 60
 
-# until when it holds; the HTTP head up to Date; from behind the ETag up to the second of producedAt; from behind that
-# up to the serial number; behind the serial number up to the time of revocation or, for good, up to the signature;
-# behind that time; where in the record the signature is, and what of it the ETag is; what is behind it
-Form = tuple[int, bytes, bytes, bytes, bytes, bytes, slice, slice, bytes]
+# until when it holds; how long a record is at least; the HTTP head up to Date; from behind the ETag up to the second of
+# producedAt; from behind that up to the serial number; behind the serial number up to the time of revocation or, for
+# good, up to the signature; behind that time; where in the record the signature is, and what of it the ETag is; what is
+# behind it
+Form = tuple[int, int, bytes, bytes, bytes, bytes, bytes, slice, slice, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Answers:
 
         It holds for as long as max-age, which counts down to the end of the response's life, is what it is now.
         """
-        stored, second = read_value(value_of(record)), self.second
+        stored, second = read_value(self.memory.value_in(record)), self.second
         times, size = stored.times, len(stored.signatures[asked.hash_index])
         if times.next_update_s < second.now_s or times.this_update_s % _MINUTE_S or not (
                 0 <= times.produced_at_s - times.this_update_s < _MINUTE_S):
@@ -147,9 +147,10 @@ class Answers:
         asked.forms.pop(shape, None)
         if sum(len(other.forms) for other in self.canonical.values()) >= self.max_forms:
             self._forget_oldest_forms()
+        signature, etag = _where(sum(map(len, stored.signatures[:asked.hash_index])), size)
         form = asked.forms[shape] = (
-            max(second.now_s + 1, second.full_age_until_s(times)), head, _END_OF_HEAD + before, upto_serial, after,
-            behind, *_where(sum(map(len, stored.signatures[:asked.hash_index])), size), tail)
+            max(second.now_s + 1, second.full_age_until_s(times)), signature.stop, head, _END_OF_HEAD + before,
+            upto_serial, after, behind, signature, etag, tail)
         return form
 
     def _forget_oldest_forms(self) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import lmdb
 
-from ocsp.protocol.batch import KEY_BYTES, VALUE_FORMAT, VALUE_NOT_AFTER, is_whole, replaces
+from ocsp.protocol.batch import KEY_BYTES, VALUE_FORMAT, VALUE_NOT_AFTER, is_whole, replaces, value_of
 from ocsp.responder.shortcut import Shortcut, ShortcutFault
 from ocsp.responder.shortcut_keeper import ShortcutKeeper
 
@@ -40,6 +40,8 @@ _MARK_FORM: Final = struct.Struct(">QQ")
 _MAX_READERS: Final = 512
 _WARM_UP_CHUNK: Final = 4 << 20
 _SHORTCUT: Final = "shortcut"
+# Fewer values are found as fast in LMDB.
+SHORTCUT_FROM: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,12 @@ class Mark:
 
 
 class ResponseMemory:
-    """Opened once a process. `get` reads what was there at the last `renew`, without a system call."""
+    """Opened once a process. `get` reads what was there at the last `renew`, without a system call. The shortcut is
+    looked into from so many values on."""
 
-    def __init__(self, directory: Path, *, map_size_gib: int) -> None:
+    def __init__(self, directory: Path, *, map_size_gib: int, shortcut_from: int = SHORTCUT_FROM) -> None:
         self._directory = directory
+        self._shortcut_from = shortcut_from
         self._map_bytes = map_size_gib << 30
         self._environment: Any = None
         self._reader: Any = None
@@ -80,9 +84,15 @@ class ResponseMemory:
         self._follow_shortcut()
 
     def look_up(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Key and value of each together, perhaps with more behind, as `get` has them or newer; None also for a value
-        that cannot be read."""
-        return list(map(self._record, keys)) if self._shortcut is None else self._shortcut.look_up(keys, self._record)
+        """Key and value of each together, perhaps with more behind, as `get` has them or newer; perhaps less than a
+        whole value, where the file is damaged."""
+        if self._shortcut is not None:
+            return self._shortcut.look_up(keys, self._record)
+        return [value and key + value for key, value in zip(keys, map(self.get, keys), strict=True)]
+
+    def value_in(self, record: bytes) -> bytes:
+        """What of a record that `look_up` gave is the value. Raises BatchError."""
+        return record[KEY_BYTES:] if self._shortcut is None else value_of(record)
 
     def follow(self) -> None:
         """Moves to the current generation if another worker has begun one."""
@@ -252,7 +262,12 @@ class ResponseMemory:
         return None if value is None or not is_whole(value) else key + value
 
     def _follow_shortcut(self) -> None:
-        """Uses it when it has all that was committed."""
+        """Uses it when it has all that was committed, and that is so much that LMDB takes longer."""
+        if self.entries() < self._shortcut_from:
+            if self._shortcut is not None:
+                self._shortcut.close()
+                self._shortcut = None
+            return
         committed = self._environment.info()["last_txnid"]      # first: what is committed from now on is noted before
         self._leave_shortcut(committed)
         if self._shortcut is None:      # there may be another one already

@@ -45,14 +45,14 @@ _NO_KEY: Final = bytes(KEY_BYTES)
 # Of a GET: all before the serial number with the shorter hash and nothing escaped, which no two issuers have in common.
 _TARGET_BYTES: Final = 93
 
-# What the start of the request has behind _TARGET_BYTES up to the serial number's base64, the length of that start, the
-# length of an unescaped rest, what the rest decodes to before the serial number, how much that is, how much in all
-_Target = tuple[bytes, int, int, bytes, int, int, Asked]
+# What the start of the request has behind _TARGET_BYTES up to the serial number's base64; the length of that start;
+# where an unescaped rest is, and what follows it; what the rest decodes to before the serial number, how much in all
+_Target = tuple[bytes, int, slice, slice, bytes, int, Asked]
 
 
 class KnownHeads:
-    """What has been read strictly and found plain: `tails` of GETs, from the version of HTTP on, and heads of `posts`
-    without their empty line, with the length of the body.
+    """What has been read strictly and found plain: `tails` of GETs, from the space behind the target on, and heads of
+    `posts` without their empty line, with the length of the body.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class KnownHeads:
         if len(tail) <= _MAX_REMEMBERED_BYTES:
             if len(self.tails) >= _MAX_REMEMBERED:
                 self.tails.clear()
-            self.tails[tail] = True
+            self.tails[b" " + tail] = True
 
     def remember_post(self, head: bytes, content_length: int) -> None:
         """The head of a plain POST."""
@@ -84,26 +84,31 @@ def make_quick(answers: Answers, known: KnownHeads) -> Quick:
     tails, length_of = known.tails, known.posts.get
     memory, second, make_form = answers.memory, answers.second, answers.make_form
 
+    def unescaped(data: bytes, start: int) -> bytes:
+        text, space, tail = data[start:].partition(b" ")
+        return text.replace(b"%2B", b"+").replace(b"%2F", b"/").replace(b"%3D", b"=") if space + tail in tails else b""
+
     def quick(requests: Sequence[bytes]) -> list[bytes | None]:
         keys: list[bytes] = []
         subjects: list[tuple[Asked, bytes] | None] = []
         for data in requests:
             target = target_of(data[:_TARGET_BYTES])
             if target is not None:
-                more, length, plain, lead, skip, size, asked = target
-                text, _, tail = data[length:].partition(b" ")
-                if tail in tails and (not more or data.startswith(more, _TARGET_BYTES)):
-                    if len(text) != plain:      # many clients escape what base64 has besides letters and digits
-                        text = text.replace(b"%2B", b"+").replace(b"%2F", b"/").replace(b"%3D", b"=")
+                more, length, text_at, tail_at, lead, size, asked = target
+                text = data[text_at]
+                # Many clients escape what base64 has besides letters and digits.
+                if (data[tail_at] in tails or (text := unescaped(data, length))) and (
+                        not more or data.startswith(more, _TARGET_BYTES)):
                     try:
                         whole = a2b_base64(text, strict_mode=True)
                     except Base64Error:
                         whole = b""
-                    if len(whole) == size and whole.startswith(lead):
-                        serial = whole[skip:]
-                        keys.append(asked.key_prefix + serial)
-                        subjects.append((asked, serial))
-                        continue
+                    if len(whole) == size:
+                        serial = whole.removeprefix(lead)
+                        if len(serial) == SERIAL_BYTES:
+                            keys.append(asked.key_prefix + serial)
+                            subjects.append((asked, serial))
+                            continue
             else:
                 end = data.find(_END_OF_HEAD)
                 if length_of(data[:end]) == len(data) - end - 4:
@@ -140,7 +145,10 @@ def make_quick(answers: Answers, known: KnownHeads) -> Quick:
                 if form is None:
                     append(None)
                     continue
-            _, head, before, upto_serial, after, behind, signature, etag, tail = form
+            _, least, head, before, upto_serial, after, behind, signature, etag, tail = form
+            if len(record) < least:
+                append(None)
+                continue
             try:
                 produced = _SECONDS[record[_PRODUCED]]
             except IndexError:
@@ -163,8 +171,10 @@ def _targets(answers: Answers) -> dict[bytes, _Target]:
         whole = len(fixed) // 3 * 3         # octets whose base64 has nothing of the serial number
         lead, text = fixed[whole:], b64encode(fixed[:whole])
         size = len(lead) + SERIAL_BYTES
+        plain = -(-size // 3) * 4
         for form in {text, quote_from_bytes(text, safe="").encode("ascii")}:
             start = b"GET /" + form
             found.setdefault(start[:_TARGET_BYTES], (
-                start[_TARGET_BYTES:], len(start), -(-size // 3) * 4, lead, len(lead), size, asked))
+                start[_TARGET_BYTES:], len(start), slice(len(start), len(start) + plain),
+                slice(len(start) + plain, None), lead, size, asked))
     return found

@@ -29,6 +29,7 @@ _FORMAT_AT, _BOOT_AT, _SLOTS_AT, _RING_AT, _RESERVED_AT, _TRANSACTION_AT, _LONGE
 _RETIRED: Final = 1 << 62
 _OFFSET: Final = (1 << 48) - 1
 _HASH: Final = struct.Struct("<IH").unpack_from     # place and tag
+_HASHES: Final = struct.Struct(f"<4xIH{KEY_BYTES - 10}x").iter_unpack
 _RANDOM_AT: Final = 4                               # of a key: behind the issuer's id and the day
 _WINDOW: Final = 24                                 # slots in which a key may be
 _FEWEST_SLOTS: Final = 1 << 16
@@ -94,7 +95,7 @@ class Shortcut:
         header, slots, mask, ring, size = self._header, self._slots, self._mask, self._ring, self._size
         reserved, longest = header[_RESERVED_AT], header[_LONGEST_AT]
         oldest = reserved - size + self._margin
-        places = [_HASH(key, _RANDOM_AT) for key in keys]
+        places = list(_HASHES(b"".join(keys)))
         entries = [slots[place & mask] for place, _ in places]
         found: list[bytes | None] = []
         append = found.append

@@ -102,10 +102,11 @@ async def read_reply(reader: asyncio.StreamReader, *, head_only: bool = False) -
 
 @asynccontextmanager
 async def serving(directory: Path, *authorities: Authority, listen: Listen = listen_by_epoll,
-                  live: LiveDesk | None = None) -> AsyncIterator[Serving]:
-    """A server of these issuers, numbered from ISSUER_ID, with an empty and complete memory."""
+                  live: LiveDesk | None = None, shortcut_from: int = 0) -> AsyncIterator[Serving]:
+    """A server of these issuers, numbered from ISSUER_ID, with an empty and complete memory whose shortcut is used from
+    so many values on."""
     clock = Clock()
-    memory = ResponseMemory(directory, map_size_gib=1)
+    memory = ResponseMemory(directory, map_size_gib=1, shortcut_from=shortcut_from)
     memory.set_issuers(encode_issuers([(ISSUER_ID + index, own.issuer.certificate_der)
                                        for index, own in enumerate(authorities)]))
     memory.apply((), mark=Mark(), complete=True)

@@ -22,7 +22,7 @@ from ocsp.protocol.response import (
 )
 from ocsp.responder.answers import Answers, Asked, Form
 from ocsp.responder.http_text import Second
-from ocsp.responder.memory import Mark, ResponseMemory, encode_issuers
+from ocsp.responder.memory import SHORTCUT_FROM, Mark, ResponseMemory, encode_issuers
 from ocsp.responder.quick import KnownHeads, make_quick
 from ocsp.responder.store import StoredIssuer
 from tests.ca.pki.authority import authority
@@ -37,10 +37,10 @@ REVOKED = CertStatus(revoked_at_s=NOW_S - 500)
 COMPROMISED = CertStatus(revoked_at_s=NOW_S - 500, reason=1)
 
 
-@pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[Serving]:
-    """Two issuers, an empty memory."""
-    async with serving(tmp_path, OWN, RSA) as running:
+@pytest.fixture(params=[0, SHORTCUT_FROM], ids=["shortcut", "lmdb"])
+async def service(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Serving]:
+    """Two issuers, an empty memory, with and without the shortcut."""
+    async with serving(tmp_path, OWN, RSA, shortcut_from=request.param) as running:
         yield running
 
 

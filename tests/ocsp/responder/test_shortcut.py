@@ -14,8 +14,13 @@ from hypothesis import strategies as st
 
 from ocsp.responder.memory import Mark, ResponseMemory
 from ocsp.responder.shortcut import Shortcut, ShortcutFault, begin_shortcut
-from tests.ocsp.responder.test_memory import entry, in_another_process, opened
+from tests.ocsp.responder.test_memory import entry, in_another_process
 from tests.ocsp.signing import NOW_S
+
+
+def opened(directory: Path) -> ResponseMemory:
+    """The memory, where few values are looked up in the shortcut as well; closed by the test."""
+    return ResponseMemory(directory, map_size_gib=1, shortcut_from=0)
 
 
 def random_key(source: random.Random, *, crowded: bool = False) -> bytes:
@@ -141,6 +146,22 @@ def test_what_another_process_commits_is_never_hidden(tmp_path: Path) -> None:
     assert not memory.tend_shortcut(limit=10)
     assert uses_it(memory)
     assert (memory.look_up([key])[0] or b"").startswith(key + new)
+    memory.close()
+
+
+def test_few_values_are_looked_up_in_lmdb(tmp_path: Path) -> None:
+    """From a number on in the shortcut, below it no more."""
+    memory = ResponseMemory(tmp_path, map_size_gib=1, shortcut_from=30)
+    entries = dict(entry(number, not_after_s=NOW_S + number) for number in range(40))
+    memory.apply(list(entries.items())[:20], mark=Mark(1, 1))
+    memory.tend_shortcut(limit=100)
+    assert not uses_it(memory)
+    memory.apply(entries.items(), mark=Mark(2, 1))
+    assert uses_it(memory)
+    memory.forget_expired(b"", now_s=NOW_S + 20, limit=100)
+    assert not uses_it(memory)
+    left = dict(list(entries.items())[20:])
+    assert memory.look_up(list(entries)) == [key + left[key] if key in left else None for key in entries]
     memory.close()
 
 
