@@ -13,9 +13,9 @@ slicing.
     value  = produced_after(4) length1(2) responder id(2) this_update(4) next_update(4) length2(2) status signatures
 
 Responder id 0 is the issuer's own key; a batch of version 1 has only that and leaves it out. The responder finds its
-template by one slice of a value, VALUE_FORM[hash]. So that this has not another form for every second, a value tells
-produced_at by the seconds since this_update (modulo 2**32), in little-endian: the slice begins behind the first octet,
-which alone is different in responses of one minute.
+template by a slice of a value, VALUE_FORM, and what responses of the same minute share by another, VALUE_MINUTE. So
+that nothing has another form for every second, a value tells produced_at by the seconds since this_update (modulo
+2**32), in little-endian: the slice begins behind the first octet, which alone is different in responses of one minute.
 """
 
 import struct
@@ -42,7 +42,9 @@ HASHES: Final = (HashName.SHA1, HashName.SHA256)
 
 # Where the responder's fast path looks without reading the whole value.
 VALUE_PRODUCED: Final = 0       # seconds after thisUpdate, modulo 256
-VALUE_FORM: Final = (slice(1, 16), slice(1, 18))
+VALUE_FORM: Final = slice(1, 8)
+VALUE_MINUTE: Final = slice(8, 16)
+VALUE_SECOND_LENGTH: Final = slice(16, 18)      # of a form as well, for the second hash
 VALUE_FLAGS: Final = 19
 VALUE_REVOKED_AT: Final = slice(21, 25)
 VALUE_NOT_AFTER: Final = slice(25, 29)

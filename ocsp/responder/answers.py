@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 from ca.pki.issuer import Issuer, read_issuer
 from ca.pki.serial import SERIAL_BYTES
@@ -15,7 +15,7 @@ from ocsp.protocol.batch import (
     HASHES,
     KEY_BYTES,
     VALUE_BYTES,
-    VALUE_FORM,
+    VALUE_MINUTE,
     in_record,
     read_value,
     store_key,
@@ -40,17 +40,20 @@ SUCCESS_LINES: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/ocsp-respo
 _END_OF_HEAD: Final = b'"\r\n\r\n'
 ETAG_BYTES: Final = 16
 SECOND_BYTES: Final = 3
-# A response is signed again after 60 hours at the latest: 3,600 minutes, times four lengths of ECDSA signatures, for
-# SHA-256 with another signature of four lengths before it, are 72,000.
-MAX_FORMS: Final = 80_000
-_FORGOTTEN_AT_ONCE: Final = 2_000
+_MINUTE: Final = in_record(VALUE_MINUTE)
+_T = TypeVar("_T")
+# A response is signed again after 60 hours at the latest: 3,600 minutes.
+MAX_MINUTES: Final = 8_192
+_MAX_FORMS: Final = 4_096
 _MINUTE_S: Final = 60
 
-# until when it holds; how long a record is at least; the HTTP head up to Date; from behind the ETag up to the second of
-# producedAt; from behind that up to the serial number; behind the serial number up to the time of revocation or, for
-# good, up to the signature; behind that time; where in the record the signature is, and what of it the ETag is; what is
+# how long a record is at least; the start of the HTTP head; from behind the ETag up to producedAt; from behind that up
+# to the serial number; behind it up to the time of revocation, nothing for good; from behind these up to thisUpdate;
+# behind nextUpdate up to the signature; where in the record the signature is, and what of it the ETag is; what is
 # behind it
-Form = tuple[int, int, bytes, bytes, bytes, bytes, bytes, slice, slice, bytes]
+Form = tuple[int, bytes, bytes, bytes, bytes, bytes, bytes, slice, slice, bytes]
+# until when it holds; of the HTTP head what is about caching; producedAt up to its second; thisUpdate to nextUpdate
+Minute = tuple[int, bytes, bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +84,15 @@ NOT_YET_KNOWN: Final = Answer(UNAUTHORIZED, None)
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One issuer under one CertID hash. `forms` are kept for every shape of response that was asked for, `templates`
-    for everyone who signs: 0 is the issuer itself, others are delegated responders."""
+    for everyone who signs: 0 is the issuer itself, others are delegated responders. A shape has the length of the first
+    signature and, where `has_two_lengths`, that of the second."""
 
     issuer: Issuer
     key_prefix: bytes
     hash_index: int
     templates: dict[int, ResponseTemplate]
+    has_two_lengths: bool
     forms: dict[bytes, Form]
-    hot: tuple[slice, dict[bytes, Form]]    # what of a record names its form, the forms
 
     @property
     def issuer_id(self) -> int:
@@ -109,22 +113,21 @@ class Answers:
         self._by_hashes: dict[tuple[HashName, bytes, bytes], Asked] = {}
         self.canonical: dict[bytes, Asked] = {}     # by what a canonical request has before the serial number
         self.past_next_update = 0
-        self.max_forms = MAX_FORMS
-        self._kept: dict[bytes, bytes] = {}         # parts that nearly all forms have in common
+        self.minutes: dict[bytes, Minute] = {}      # by thisUpdate and nextUpdate
+        self.max_minutes = MAX_MINUTES
         for issuer in issuers:
             read = read_issuer(issuer.certificate)
             for index, name in enumerate(HASHES):
                 template = ResponseTemplate(read, name)
-                key_prefix, forms = store_key(issuer.id, b""), dict[bytes, Form]()
-                asked = Asked(read, key_prefix, index, {0: template}, forms, (in_record(VALUE_FORM[index]), forms))
+                asked = Asked(read, store_key(issuer.id, b""), index, {0: template}, index > 0, {})
                 self._by_hashes[name, template.name_hash, template.key_hash] = asked
                 self.canonical[template.canonical_request()[:-SERIAL_BYTES]] = asked
 
-    def make_form(self, asked: Asked, record: bytes, shape: bytes) -> Form | None:
-        """What responses of one minute with this status and length of signature share; None when they have ended, or
-        for times that are not so.
+    def make_form(self, asked: Asked, record: bytes, shape: bytes) -> tuple[Form, Minute] | None:
+        """What responses with this status, signer and length of signature share, and what those of one minute do; None
+        when they have ended, or for times that are not so.
 
-        It holds for as long as max-age, which counts down to the end of the response's life, is what it is now.
+        A minute holds for as long as max-age, which counts down to the end of the response's life, is what it is now.
         """
         stored, second = read_value(self.memory.value_in(record)), self.second
         times, size = stored.times, len(stored.signatures[asked.hash_index])
@@ -135,30 +138,24 @@ class Answers:
             template = self._template(asked, stored.responder_id)
         except _SignerUnknown:
             return None
+        produced, this_update, next_update = map(
+            generalized_time, (times.produced_at_s, times.this_update_s, times.next_update_s))
         before, after = template.around(stored.status, times, size)
-        produced = generalized_time(times.produced_at_s)
+        body_bytes = len(before) + SERIAL_BYTES + len(after) + size + len(template.tail)
         before, _, upto_serial = before.partition(produced)
-        before, upto_serial = before + produced[:-SECOND_BYTES], self._kept.setdefault(upto_serial, upto_serial)
-        behind, tail = b"", template.tail
-        body_bytes = len(before) + SECOND_BYTES + len(upto_serial) + SERIAL_BYTES + len(after) + size + len(tail)
-        head = SUCCESS_LINES % body_bytes + second.cache_headers(times)
+        upto_revoked = b""
         if stored.status.revoked_at_s is not None:
-            after, _, behind = after.partition(generalized_time(stored.status.revoked_at_s))
-        asked.forms.pop(shape, None)
-        if sum(len(other.forms) for other in self.canonical.values()) >= self.max_forms:
-            self._forget_oldest_forms()
+            upto_revoked, _, after = after.partition(generalized_time(stored.status.revoked_at_s))
+        upto_this_update, _, after = after.partition(this_update)
+        between, _, after = after.partition(next_update)
         signature, etag = _where(sum(map(len, stored.signatures[:asked.hash_index])), size)
-        form = asked.forms[shape] = (
-            max(second.now_s + 1, second.full_age_until_s(times)), signature.stop, head, _END_OF_HEAD + before,
-            upto_serial, after, behind, signature, etag, tail)
-        return form
-
-    def _forget_oldest_forms(self) -> None:
-        """Some of those there are most of, those that were made first: their responses are the next to be signed
-        again."""
-        fullest = max((asked.forms for asked in self.canonical.values()), key=len)
-        for shape in list(islice(fullest, min(_FORGOTTEN_AT_ONCE, len(fullest) // 8 + 1))):
-            del fullest[shape]
+        form = (signature.stop, SUCCESS_LINES % body_bytes, _END_OF_HEAD + before, upto_serial, upto_revoked,
+                upto_this_update, after, signature, etag, template.tail)
+        minute = (max(second.now_s + 1, second.full_age_until_s(times)), second.cache_headers(times),
+                  produced[:-SECOND_BYTES], this_update + between + next_update)
+        _keep(asked.forms, shape, form, _MAX_FORMS)
+        _keep(self.minutes, record[_MINUTE], minute, self.max_minutes)
+        return form, minute
 
     def _template(self, asked: Asked, responder_id: int) -> ResponseTemplate:
         found = asked.templates.get(responder_id)
@@ -214,6 +211,16 @@ class Answers:
         signature = stored.signatures[asked.hash_index]
         return Answer(template.response(first.serial, stored.status, stored.times, signature), stored.times,
                       signature=signature)
+
+
+def _keep(found: dict[bytes, _T], key: bytes, one: _T, most: int) -> None:
+    """When there are too many, some are forgotten that were made first: their responses are the next to be signed
+    again."""
+    found.pop(key, None)
+    if len(found) >= most:
+        for old in list(islice(found, most // 8)):
+            del found[old]
+    found[key] = one
 
 
 @lru_cache(maxsize=1_024)

@@ -18,9 +18,12 @@ from ca.pki.serial import SERIAL_BYTES
 from ocsp.protocol.batch import (
     KEY_BYTES,
     VALUE_FLAGS,
+    VALUE_FORM,
+    VALUE_MINUTE,
     VALUE_NOT_AFTER,
     VALUE_PRODUCED,
     VALUE_REVOKED_AT,
+    VALUE_SECOND_LENGTH,
     BatchError,
     in_record,
 )
@@ -35,6 +38,9 @@ _MAX_REMEMBERED_BYTES: Final = 1_024
 _END_OF_HEAD: Final = b"\r\n\r\n"
 # Of a record, which is a key and its value.
 _FLAGS: Final = KEY_BYTES + VALUE_FLAGS
+_FORM: Final = in_record(VALUE_FORM)
+_SECOND_LENGTH: Final = in_record(VALUE_SECOND_LENGTH)
+_MINUTE: Final = in_record(VALUE_MINUTE)
 _REVOKED_FORM: Final = slice(_FLAGS, _FLAGS + 2)
 _REVOKED_AT: Final = in_record(VALUE_REVOKED_AT)
 _NOT_AFTER: Final = in_record(VALUE_NOT_AFTER)
@@ -83,6 +89,7 @@ def make_quick(answers: Answers, known: KnownHeads) -> Quick:
     target_of, asked_of = _targets(answers).get, answers.canonical.get
     tails, length_of = known.tails, known.posts.get
     memory, second, make_form = answers.memory, answers.second, answers.make_form
+    minute_of = answers.minutes.get
 
     def unescaped(data: bytes, start: int) -> bytes:
         text, space, tail = data[start:].partition(b" ")
@@ -132,20 +139,22 @@ def make_quick(answers: Answers, known: KnownHeads) -> Quick:
                 append(None)
                 continue
             asked, serial = subject
-            form_of_record, forms = asked.hot
-            shape = record[form_of_record]
+            shape = record[_FORM]
+            if asked.has_two_lengths:
+                shape += record[_SECOND_LENGTH]
             if record[_FLAGS]:
                 shape += record[_REVOKED_FORM]
-            form = forms.get(shape)
-            if form is None or form[0] <= now_s:
+            form, minute = asked.forms.get(shape), minute_of(record[_MINUTE])
+            if form is None or minute is None or minute[0] <= now_s:
                 try:
-                    form = make_form(asked, record, shape)
+                    made = make_form(asked, record, shape)
                 except (BatchError, MemoryFault):   # of this value, which the strict way will meet again
-                    form = None
-                if form is None:
+                    made = None
+                if made is None:
                     append(None)
                     continue
-            _, least, head, before, upto_serial, after, behind, signature, etag, tail = form
+                form, minute = made
+            least, head, before, upto_serial, upto_revoked, upto_this_update, after, signature, etag, tail = form
             if len(record) < least:
                 append(None)
                 continue
@@ -154,11 +163,13 @@ def make_quick(answers: Answers, known: KnownHeads) -> Quick:
             except IndexError:
                 append(None)
                 continue
-            if behind:
-                after += generalized_time(int.from_bytes(record[_REVOKED_AT], "big")) + behind
+            if upto_revoked:
+                upto_this_update = (
+                    upto_revoked + generalized_time(int.from_bytes(record[_REVOKED_AT], "big")) + upto_this_update)
+            _, caching, upto_second, this_to_next = minute
             append(b"".join((
-                head, date_and_etag, hexlify(record[etag]), before, produced, upto_serial, serial, after,
-                record[signature], tail)))
+                head, caching, date_and_etag, hexlify(record[etag]), before, upto_second, produced, upto_serial, serial,
+                upto_this_update, this_to_next, after, record[signature], tail)))
         return found_answers
 
     return quick

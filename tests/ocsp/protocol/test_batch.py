@@ -9,8 +9,10 @@ from ocsp.protocol.batch import (
     VALUE_BYTES,
     VALUE_FLAGS,
     VALUE_FORM,
+    VALUE_MINUTE,
     VALUE_NOT_AFTER,
     VALUE_PRODUCED,
+    VALUE_SECOND_LENGTH,
     BatchError,
     SignedStatus,
     encode_batch,
@@ -109,16 +111,21 @@ def test_a_value_replaces_another_by_version_then_by_this_update(left: tuple[int
 def test_the_form_of_a_value_is_the_same_for_responses_of_the_same_shape() -> None:
     """Times and the lengths of the signatures up to that hash's, and nothing of the certificate, choose a template. Of
     producedAt only by which 256 seconds it is after thisUpdate: the rest is an octet of its own."""
-    one = value(0, 5)
-    assert value(1, 5)[VALUE_FORM[0]] == one[VALUE_FORM[0]]
-    assert value(0, 5, first=b"a" * 72)[VALUE_FORM[0]] != one[VALUE_FORM[0]]
-    assert value(0, 5, first=b"a" * 72)[VALUE_FORM[1]] != one[VALUE_FORM[1]]
-    assert value(0, 5, second=b"a" * 72)[VALUE_FORM[0]] == one[VALUE_FORM[0]]
-    assert value(0, 6)[VALUE_FORM[1]] != one[VALUE_FORM[1]]
+    def form(made: bytes) -> tuple[bytes, bytes, bytes]:
+        return made[VALUE_FORM], made[VALUE_MINUTE], made[VALUE_SECOND_LENGTH]
+
+    one = form(value(0, 5))
+    assert form(value(1, 5)) == one
+    assert [left == right for left, right in zip(form(value(0, 5, first=b"a" * 72)), one, strict=True)] == [
+        False, True, True]
+    assert [left == right for left, right in zip(form(value(0, 5, second=b"a" * 72)), one, strict=True)] == [
+        True, True, False]
+    assert [left == right for left, right in zip(form(value(0, 6)), form(value(0, 5)), strict=True)][1:] == [
+        False, True]
     for after_s, is_same in ((0, True), (59, True), (255, True), (256, False)):
         other = value(0, 5, produced_at_s=5 + after_s)
         assert other[VALUE_PRODUCED] == after_s % 256
-        assert all((other[form] == one[form]) is is_same for form in VALUE_FORM)
+        assert (form(other) == one) is is_same
 
 
 @given(behind=st.binary(max_size=9), lost=st.integers(1, 140))

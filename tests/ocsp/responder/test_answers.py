@@ -20,7 +20,7 @@ from ocsp.protocol.response import (
     ResponseTemplate,
     Times,
 )
-from ocsp.responder.answers import Answers, Asked, Form
+from ocsp.responder.answers import Answers, Asked, Form, Minute
 from ocsp.responder.http_text import Second
 from ocsp.responder.memory import SHORTCUT_FROM, Mark, ResponseMemory, encode_issuers
 from ocsp.responder.quick import KnownHeads, make_quick
@@ -274,15 +274,15 @@ async def test_every_second_of_a_minute_has_its_own_producedat(service: Serving,
             assert answer.partition(b"\r\n\r\n")[2] == body
 
 
-async def test_forms_are_made_once_a_minute_and_forgotten_a_few_at_a_time(tmp_path: Path) -> None:
-    """More different producedAt than forms are kept: one form for each minute and length of signature. With more
+async def test_what_a_minute_shares_is_made_once_and_forgotten_a_few_at_a_time(tmp_path: Path) -> None:
+    """More different producedAt than minutes are kept: one is made for all of a minute, whatever the hash. With more
     minutes than are kept those that were asked for first are forgotten, not all; and nobody is answered otherwise."""
     memory, made = ResponseMemory(tmp_path, map_size_gib=1), list[bytes]()
     answers = Answers([StoredIssuer(id=7, certificate=OWN.issuer.certificate_der)], memory, Second(NOW_S, max_age_s=60))
-    answers.max_forms = 500
+    answers.max_minutes = 200
     make_form = answers.make_form
 
-    def counted(asked: Asked, record: bytes, shape: bytes) -> Form | None:
+    def counted(asked: Asked, record: bytes, shape: bytes) -> tuple[Form, Minute] | None:
         made.append(shape)
         return make_form(asked, record, shape)
 
@@ -312,13 +312,13 @@ async def test_forms_are_made_once_a_minute_and_forgotten_a_few_at_a_time(tmp_pa
                 assert answer.partition(b"\r\n\r\n")[2] == bodies[raw]
         return len(made)
 
-    assert ask(requests[:250]) == 500       # three producedAt each, 750 in all, under two hashes
-    assert ask(requests[:250]) == 0
-    assert ask(requests[250:]) == 100       # the fuller table has given away its first ones, by and by
-    assert sum(len(asked.forms) for asked in answers.canonical.values()) <= 500
+    assert ask(requests[:150]) == 151       # three producedAt each; one is for the other hash
+    assert ask(requests[:150]) == 0
+    assert ask(requests[150:]) == 150       # the first ones are given up, by and by
+    assert len(answers.minutes) <= 200
+    assert ask(requests[150:]) == 0
+    assert ask(requests[:100]) == 100
     assert ask(requests[250:]) == 0
-    assert ask(requests[150:250]) == 0
-    assert 100 <= ask(requests[:100]) <= 200
     memory.close()
 
 
