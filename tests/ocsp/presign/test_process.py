@@ -45,10 +45,10 @@ async def test_killed_in_the_middle_nothing_is_lost(certificates: Certificates, 
 
 async def test_two_presigners_share_the_work(certificates: Certificates, config: Path) -> None:
     """No serial number is signed twice, and both sign."""
-    serials = await certificates.add(6_000)
     with running("presign", config, name="one") as one, running("presign", config, name="two") as two:
         await one.ready()
         await two.ready()
+        serials = await certificates.add(6_000)     # not before: one could be done with them when the other is ready
         await certificates.until_answered()
     published = Counter(serial for _, records in await certificates.batches() for serial in records)
     assert sorted(published) == sorted(serials)
