@@ -3,8 +3,9 @@
 A canonical request differs from another for the same issuer and hash in its last 18 octets alone, the serial number. So
 what stands before them, in base64 for a GET, is looked up in a table; clients send the same header fields again and
 again, so everything behind the target of a GET, and the whole head of a POST, is remembered once it has been read
-strictly. The stored value's first bytes (its times, the length of its signature) name the template and the HTTP header
-around it. What is not so plain is left to the strict parsers, with the same result.
+strictly. Who signed a stored value, and how long its signature is, name the form of the response around it; thisUpdate
+and nextUpdate name what the responses of one minute have in common, the caching headers among them. What is not so
+plain is left to the strict parsers, with the same result.
 """
 
 from base64 import b64encode

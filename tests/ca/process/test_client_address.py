@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from ca.process.client_address import behind_proxies, parse_address, parse_networks
 
-_PROXY = ipaddress.ip_address("10.0.0.1")
 _TRUSTED = parse_networks(["10.0.0.0/8", "2001:db8:ffff::/48"])
 
 
