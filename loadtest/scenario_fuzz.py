@@ -63,6 +63,7 @@ async def run_fuzz(session: Session, options: FuzzOptions) -> None:
                 await _prove(origin, source.choice(subjects))
             steps.done(count)
     await _prove(origin, subjects[0])
+    require_answers(seen, connections * (_PER_CONNECTION - 1))
     grown = (max(memory_bytes(chancery.process_ids(), "ocsp"), default=0) - before) / 1e6
     session.report.add(Row(scenario=_SCENARIO, figure="damaged requests, all answered or refused", unit="",
                            value=float(connections * _PER_CONNECTION), note=f"seed {options.seed}"))
@@ -161,6 +162,12 @@ def check_answers_to_noise(received: bytes, known: set[int], seen: Counter[str])
         body, received = rest[:length], rest[length:]
         if len(body) == length and body not in _ERRORS and length:
             _require_known(body, known)
+
+
+def require_answers(seen: Counter[str], least: int) -> None:
+    """Raises ProgramFault when some of what was sent in whole HTTP was not answered at all."""
+    if seen.total() < least:
+        raise ProgramFault(f"{seen.total():,} answers, where {least:,} requests could be read")
 
 
 def _require_known(body: bytes, known: set[int]) -> None:

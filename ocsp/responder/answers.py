@@ -65,6 +65,7 @@ class Answer:
     status: bytes = b"200 OK"
     headers: bytes = b""
     signature: bytes = b""
+    is_revoked: bool = False
     is_live: bool = False
 
     @property
@@ -187,11 +188,13 @@ class Answers:
     def _answer_parsed(self, cert_ids: Sequence[CertId]) -> Answer:
         """Two CertIDs of one certificate are answered by the first; two certificates are not answered together."""
         first = cert_ids[0]
-        if any(other.serial != first.serial for other in cert_ids):
-            return NOT_AUTHORIZED
         asked = self.asked(first)
         if asked is None or len(first.serial) != SERIAL_BYTES:
             return NOT_AUTHORIZED
+        for other in cert_ids[1:]:
+            of_other = self.asked(other)
+            if of_other is None or of_other.key_prefix != asked.key_prefix or other.serial != first.serial:
+                return NOT_AUTHORIZED
         value = self.memory.get(asked.key_prefix + first.serial)
         if value is None:
             # While the log is still being read nobody knows which serial numbers were given out.
@@ -210,7 +213,7 @@ class Answers:
             return LATER
         signature = stored.signatures[asked.hash_index]
         return Answer(template.response(first.serial, stored.status, stored.times, signature), stored.times,
-                      signature=signature)
+                      signature=signature, is_revoked=stored.status.revoked_at_s is not None)
 
 
 def _keep(found: dict[bytes, _T], key: bytes, one: _T, most: int) -> None:

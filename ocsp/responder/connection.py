@@ -281,7 +281,7 @@ class OcspConnection(asyncio.Protocol):
                 len(answer.body)), answer.body
         etag = answer.etag
         validators = b"%b%bETag: %b\r\n" % (second.cache_headers(answer.times), second.date, etag)
-        if head.method != b"POST" and _is_known(head, etag, answer.times.this_update_s):
+        if head.method != b"POST" and _is_known(head, etag, answer):
             return b"HTTP/1.1 304 Not Modified\r\n" + validators, b""
         return SUCCESS_LINES % len(answer.body) + validators, answer.body
 
@@ -291,12 +291,16 @@ def _is_request_type(content_type: bytes | None) -> bool:
     return content_type is None or content_type.partition(b";")[0].strip(b" \t").lower() == _REQUEST_TYPE
 
 
-def _is_known(head: Head, etag: bytes, this_update_s: int) -> bool:
-    """RFC 9110 13.2.2: If-None-Match decides; If-Modified-Since only where it is absent."""
+def _is_known(head: Head, etag: bytes, answer: Answer) -> bool:
+    """RFC 9110 13.2.2: If-None-Match decides; If-Modified-Since only where it is absent.
+
+    thisUpdate is a minute, in which a certificate may have been good before it was revoked: by the date alone nobody is
+    told that he knows a revoked one already.
+    """
     if head.if_none_match is not None:
         named = {name.strip(b" \t").removeprefix(b"W/") for name in head.if_none_match.split(b",")}
         return b"*" in named or etag in named
-    if head.if_modified_since is None:
+    if head.if_modified_since is None or answer.times is None or answer.is_revoked:
         return False
     since_s = read_http_date(head.if_modified_since)
-    return since_s is not None and this_update_s <= since_s
+    return since_s is not None and answer.times.this_update_s <= since_s

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import ocsp
+from structlog.testing import capture_logs
 
 from ca.admin.ocsp_responders import ResponderState, ask_responders
 from ocsp.protocol.batch import SignedStatus, encode_batch, split_batch
@@ -138,9 +139,10 @@ async def test_what_was_not_issued_is_unauthorized_and_never_good(service: Servi
         assert reply.headers["Cache-Control"] == "max-age=0, no-cache"
 
 
-async def test_an_expired_certificate_is_unauthorized(service: Serving) -> None:
-    """From the second after notAfter on, even while its response lives."""
-    record = signed(OWN, serial_of(1), not_after_s=NOW_S + 10)
+@pytest.mark.parametrize("status", [CertStatus(), REVOKED], ids=["good", "revoked"])
+async def test_an_expired_certificate_is_unauthorized(service: Serving, status: CertStatus) -> None:
+    """From the second after notAfter on, even while its response lives; revoked ones are answered for until then."""
+    record = signed(OWN, serial_of(1), status, version=1 if status.revoked_at_s else 0, not_after_s=NOW_S + 10)
     service.store([record])
     request = request_for(OWN, record.serial)
     for later_s, body in ((10, None), (11, UNAUTHORIZED)):
@@ -154,7 +156,8 @@ async def test_an_expired_certificate_is_unauthorized(service: Serving) -> None:
 
 @pytest.mark.parametrize("status", [CertStatus(), REVOKED], ids=["good", "revoked"])
 async def test_no_answer_is_given_past_its_next_update(service: Serving, status: CertStatus) -> None:
-    """internalError with HTTP 500 from the second after nextUpdate on, although the quick way knew the response."""
+    """internalError with HTTP 500 from the second after nextUpdate on, although the quick way knew the response; the
+    operator is told, by an alarm that does not fill the log and by a metric."""
     service.store([signed(OWN, serial_of(1), status, version=1 if status.revoked_at_s else 0)])
     request = request_for(OWN, serial_of(1))
     for at_s in (NOW_S, TIMES.next_update_s - 1, TIMES.next_update_s):
@@ -170,6 +173,14 @@ async def test_no_answer_is_given_past_its_next_update(service: Serving, status:
         reply, = await service.ask(raw)
         assert (reply.status, reply.body) == (500, INTERNAL_ERROR)
         assert reply.headers["Cache-Control"] == "max-age=0, no-cache"
+    with capture_logs() as logs:
+        service.server.look_around()
+        await service.ask(get(request))
+        service.server.look_around()
+    assert [(line["event"], line["log_level"], line["count"]) for line in logs] == [
+        ("answers withheld: past nextUpdate", "error", 3)]
+    metrics, = await service.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"chancery_ocsp_responder_withheld_total 4\n" in metrics.body
 
 
 async def test_before_the_log_was_read_an_unknown_serial_is_asked_to_try_later(tmp_path: Path) -> None:
