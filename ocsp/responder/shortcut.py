@@ -11,7 +11,9 @@ the transaction first, so that readers leave a copy that lacks what somebody els
     ring     records: key and value, at multiples of 8
 
 `reserved` is the virtual offset up to which the ring is written or just being written; a record that could have been
-overwritten while it was read is not used. A retired file says the highest number there.
+overwritten while it was read is not used. A retired file says the highest number there. Behind `reserved` there are
+always some zeros: a look-up reads as much as the longest record has, and where nothing was written yet that would kill
+the process on some file systems (tmpfs) when they are full.
 """
 
 import mmap
@@ -35,6 +37,8 @@ _WINDOW: Final = 24                                 # slots in which a key may b
 _FEWEST_SLOTS: Final = 1 << 16
 _SMALLEST_RING: Final = 1 << 24
 _SHARE: Final = 32                                  # of the ring, at most, is written at once
+_LONGEST: Final = 4_096                             # record, by far
+_ZEROS: Final = bytes(_LONGEST)
 
 LookUp = Callable[[bytes], bytes | None]
 
@@ -127,7 +131,7 @@ class Shortcut:
         length = 0
         for key, value in items:
             padded = len(key) + len(value) + 7 & ~7
-            if padded > self._margin or not is_whole(value):
+            if padded > _LONGEST or not is_whole(value):
                 raise ShortcutFault("no value of this version")
             if length + padded > self._margin:
                 self._write(b"".join(parts), keys)
@@ -148,11 +152,13 @@ class Shortcut:
         self._header[_RESERVED_AT] = _RETIRED
 
     def _write(self, data: bytes, keys: Sequence[tuple[bytes, int]]) -> None:
+        if not data:
+            return
         start = self._header[_RESERVED_AT]
         if start % self._size + len(data) > self._size:
             start += self._size - start % self._size
         self._header[_RESERVED_AT] = start + len(data)
-        done = 0
+        done, data = 0, data + _ZEROS[:self._size - start % self._size - len(data)]
         while done < len(data):
             done += os.pwrite(self._file, memoryview(data)[done:], self._ring_at + start % self._size + done)
         for key, offset in keys:
@@ -169,7 +175,7 @@ class Shortcut:
         """Whether the key has a slot, and which one it has or gets: a free one, one whose record is no more, or the
         first, whose key will be looked up in LMDB. Behind the first free slot there is nothing of this key."""
         slots, mask, gone = self._slots, self._mask, -1
-        oldest = self._header[_RESERVED_AT] - self._size
+        oldest = self._header[_RESERVED_AT] - self._size + _LONGEST
         for number in range(place, place + _WINDOW):
             entry = slots[number & mask]
             if not entry:
