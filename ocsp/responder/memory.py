@@ -315,7 +315,7 @@ class ResponseMemory:
         # metasync off: after a power failure the last moments are read again from the log.
         self._environment = lmdb.open(str(path), map_size=self._map_bytes, max_readers=_MAX_READERS, metasync=False,
                                       readahead=False)
-        self._keeper = ShortcutKeeper(path / _SHORTCUT, self._environment)
+        self._keeper = ShortcutKeeper(path / _SHORTCUT, self._environment, needed_from=self._shortcut_from)
         _require_whole(path / "data.mdb", self._environment)
         _require_format(self._environment)
         self._environment.reader_check()

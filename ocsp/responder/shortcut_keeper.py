@@ -3,26 +3,36 @@
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ocsp.protocol.batch import KEY_BYTES, is_whole
 from ocsp.responder.shortcut import Shortcut, ShortcutFault, begin_shortcut
 
+# Up to so many values a new file has room for four times of what there is: a store that grows copies all of it each
+# time that the file has become too small, and the file takes only the disk that is written.
+_AMPLE_UP_TO: Final = 700_000
+_AMPLE: Final = 4
+
 
 class ShortcutKeeper:
-    """Of one LMDB environment, whose lock the caller holds. Without a file it does nothing until `tend`."""
+    """Of one LMDB environment, whose lock the caller holds. Without a file it does nothing until `tend`, which begins
+    none for fewer than `needed_from` values."""
 
-    def __init__(self, path: Path, environment: Any) -> None:
+    def __init__(self, path: Path, environment: Any, *, needed_from: int) -> None:
         self._path = path
         self._environment = environment
+        self._needed_from = needed_from
         self._kept: Shortcut | None = None
         self._behind: bytes | None = b""        # up to this key it has what the store has; None: all
 
     def tend(self, *, limit: int) -> bool:
-        """Looks at `limit` entries that the shortcut may not have; begins it where there is none, or where it has
-        become too small. Returns whether there is more to do."""
+        """Looks at `limit` entries that the shortcut may not have; begins it where one is needed, or where it is too
+        small. Returns whether there is more to do."""
         try:
-            if self._kept is None or not self._kept.has_room_for(*self._extent()):
+            records, record_bytes = self._extent()
+            if self._kept is None and records < self._needed_from:
+                return False
+            if self._kept is None or not self._kept.has_room_for(records, record_bytes):
                 self._begin()
             return self._put_older(limit)
         except (OSError, ShortcutFault):    # the disk is full, say: it is looked up without
@@ -64,7 +74,8 @@ class ShortcutKeeper:
                 self._kept.transaction != committed or not self._kept.has_room_for(records, record_bytes)):
             self._give_up()
         if self._kept is None:
-            self._kept = begin_shortcut(self._path, records=records, record_bytes=record_bytes, transaction=committed)
+            self._kept = begin_shortcut(self._path, records=max(records, min(records * _AMPLE, _AMPLE_UP_TO)),
+                                        record_bytes=record_bytes, transaction=committed)
 
     def _extent(self) -> tuple[int, int]:
         """How many values there are, and how many octets of the file each has."""
