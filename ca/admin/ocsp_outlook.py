@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from ca.admin.output import span
+from ca.admin.output import hours, span
 from ca.process.postgres import Connection
 from ocsp.protocol.forecast import DueRange, Forecast, forecast
-from ocsp.protocol.schedule import OLDEST_ALLOWED
+from ocsp.protocol.schedule import oldest_allowed
 
 # A pre-signer writes every five seconds that it runs.
 _SEEN_WITHIN: Final = timedelta(seconds=60)
@@ -74,17 +74,17 @@ class Outlook:
         found = []
         if self.forecast.breach_at is not None and (self.signers or self.forecast.breach_at - now < _SOON):
             when = "is broken since" if self.forecast.breach_at <= now else "will be broken in"
-            found.append(("ocsp_breach", f"at this speed OCSP responses get {span(self.forecast.oldest)} old; the rule "
-                          f"of {span(OLDEST_ALLOWED)} (BR 4.9.9) {when} {span(self.forecast.breach_at - now)}: "
-                          "start more pre-signers"))
+            found.append(("ocsp_breach", f"at this speed OCSP responses get {hours(self.forecast.oldest)} old; the "
+                          f"rule of {hours(self.forecast.allowed)} (BR 4.9.9) {when} "
+                          f"{span(self.forecast.breach_at - now)}: start more pre-signers"))
         if self.new_done_in is not None and self.new_done_in > _FIRST_RESPONSE:
             found.append(("ocsp_slow", f"{self.waiting:,} certificates wait for a response, the last for "
                           f"{span(self.new_done_in)} at the present speed; BR 4.9.9 allows {span(_FIRST_RESPONSE)}"))
         return found
 
 
-async def outlook(connection: Connection, *, now: datetime) -> Outlook:
-    """Asks the database and plays the next days through."""
+async def outlook(connection: Connection, *, now: datetime, life_s: int) -> Outlook:
+    """Asks the database and plays the next days through; responses live for `life_s` seconds."""
     ranges = [DueRange(issuer_id=row["issuer_id"], signed_at=row["signed_at"], due_at=row["due_at"],
                        certificates=row["certificates"]) for row in await connection.fetch(RANGES)]
     signers = tuple(OcspSigner(**row) for row in await connection.fetch(SIGNERS, now - _SEEN_WITHIN))
@@ -92,8 +92,8 @@ async def outlook(connection: Connection, *, now: datetime) -> Outlook:
     waiting = {row["issuer_id"]: row["waiting"] for row in await connection.fetch(WAITING)}
     last = await connection.fetchrow(LAST_BATCH)
     return Outlook(
-        forecast=forecast(ranges, speeds, now=now), ranges=len(ranges),
-        certificates=sum(one.certificates for one in ranges),
+        forecast=forecast(ranges, speeds, now=now, allowed=oldest_allowed(timedelta(seconds=life_s))),
+        ranges=len(ranges), certificates=sum(one.certificates for one in ranges),
         uncounted=sum(1 for one in ranges if not one.certificates), signers=signers, waiting=sum(waiting.values()),
         new_done_in=_new_done_in(waiting, speeds),
         responders={row["issuer_id"]: (row["id"], row["not_after"]) for row in await connection.fetch(RESPONDERS)},

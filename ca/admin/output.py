@@ -124,6 +124,11 @@ def span(length: timedelta) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
+def hours(length: timedelta) -> str:
+    """How long, where two times are compared of which `span` would give one in days: '96 h'."""
+    return f"{length.total_seconds() / 3600:.0f} h"
+
+
 def relative(value: datetime | None, now: datetime) -> str:
     """A time for people with its distance: '2026-11-24 03:01:02Z (2 h ago)'."""
     return "-" if value is None else f"{moment(value)} ({distance(value, now)})"
@@ -138,6 +143,11 @@ def distance(value: datetime, now: datetime) -> str:
 def day(value: datetime, now: datetime) -> str:
     """A day for people with its distance: '2029-08-20 (in 1000 d)'."""
     return f"{value.astimezone(UTC):%Y-%m-%d} ({distance(value, now)})"
+
+
+def count(number: int, noun: str) -> str:
+    """'1 range', '1,234 ranges'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def size(value_bytes: int) -> str:

@@ -8,11 +8,11 @@ from cryptography import x509
 
 from ca.admin import status_store as store
 from ca.admin.ocsp_outlook import Outlook, outlook
-from ca.admin.output import Column, day, distance, moment, moment_json, relative, size, span
+from ca.admin.output import Column, count, day, distance, hours, moment, moment_json, relative, size, span
 from ca.admin.records import CrlFreshness, Facts, Issuer, Queue
 from ca.process.postgres import Connection
 from ca.process.settings import OcspSettings
-from ocsp.protocol.schedule import OLDEST_ALLOWED, WARNING_AGE
+from ocsp.protocol.schedule import oldest_allowed, warning_age
 
 # Every process that always runs; one that keeps no connection to the database does no work.
 EXPECTED_PROCESSES = ("wfe", "va", "ca", "presign", "ocsp", "crl", "admin")
@@ -27,7 +27,6 @@ _QUEUE_PATIENCE = {
     "ocsp": timedelta(minutes=5),
     "transparency": timedelta(minutes=1),
 }
-_OCSP_SLACK = timedelta(hours=12)        # beyond the age at which a response is due to be signed again
 _OLDEST_CRL = timedelta(hours=24)        # BR 4.9.7: after a revocation; every shard is made anew within 6 hours
 _ISSUER_NOTICE = timedelta(days=100)     # a certificate of 90 days would outlive it
 _PARTITION_NOTICE = timedelta(days=3)    # eight days are made ahead
@@ -73,7 +72,7 @@ async def look(
     facts = await store.facts(connection, now=now, serials_from=(256 + (day - _SERIAL_EPOCH).days).to_bytes(2, "big"),
                               signed_after=now - timedelta(days=1))
     processes = EXPECTED_PROCESSES + _CT_PROCESSES if transparency else EXPECTED_PROCESSES
-    ahead = await outlook(connection, now=now)
+    ahead = await outlook(connection, now=now, life_s=ocsp.response_life_s)
     found = (*reasons(facts, processes, now=now, ocsp=ocsp),
              *(Reason(code=code, text=text) for code, text in ahead.alarms(now)), *notices)
     return Status(looked_at=now, facts=facts, processes=processes, outlook=ahead, reasons=found)
@@ -99,10 +98,11 @@ def reasons(
     found += [Reason(code="perspective_away", text=f"perspective {each.name} does not answer: {each.fault}")
               for each in facts.perspectives if each.fault is not None]
     oldest = facts.ocsp.oldest_signed_at
-    allowed = min(timedelta(seconds=ocsp.resign_age_s) + _OCSP_SLACK, WARNING_AGE)
-    if oldest is not None and now - oldest > allowed:
-        found.append(Reason(code="ocsp_old", text=f"the oldest OCSP response was signed {span(now - oldest)} ago; "
-                            f"{span(allowed)} is our limit and {span(OLDEST_ALLOWED)} that of BR 4.9.9"))
+    life, age = timedelta(seconds=ocsp.response_life_s), timedelta(seconds=ocsp.resign_age_s)
+    if oldest is not None and now - oldest > warning_age(life=life, age=age):
+        found.append(Reason(code="ocsp_old", text=f"the oldest OCSP response was signed {hours(now - oldest)} ago; "
+                            f"{hours(warning_age(life=life, age=age))} is our limit and {hours(oldest_allowed(life))} "
+                            "that of BR 4.9.9"))
     for crls in facts.crls:
         state = crl_state(crls, now)
         if state != "ok":
@@ -192,18 +192,14 @@ def _freshness(status: Status) -> Section:
     ocsp = status.facts.ocsp
     codes = {reason.code for reason in status.reasons}
     rows = [("OCSP", "old" if "ocsp_old" in codes else "ok",
-             f"{_count(ocsp.shards, 'range')}, {ocsp.overdue} due", _age(ocsp.oldest_signed_at, now), "-")]
+             f"{count(ocsp.shards, 'range')}, {ocsp.overdue} due", _age(ocsp.oldest_signed_at, now), "-")]
     rows += [(f"CRL {crls.issuer_name}", crl_state(crls, now),
-              f"{_count(crls.published, 'CRL')}, {crls.entries:,} revoked", _age(crls.oldest_this_update, now),
+              f"{count(crls.published, 'CRL')}, {crls.entries:,} revoked", _age(crls.oldest_this_update, now),
               "-" if crls.first_next_update is None else distance(crls.first_next_update, now))
              for crls in status.facts.crls]
     return Section(title="Revocation status", rows=tuple(rows), columns=(
         Column(title="what"), Column(title="state"), Column(title="holds"), Column(title="oldest", right=True),
         Column(title="ends", right=True)))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _age(value: datetime | None, now: datetime) -> str:

@@ -22,7 +22,7 @@ from ocsp.presign.publish import PublishedBatch, Resigning, publish, schedule_da
 from ocsp.presign.signer import IssuerSigner, SignedBatch, sign_batch
 from ocsp.presign.store import Claim, ClaimedRequest, Shard, StatusOfCertificate
 from ocsp.protocol.batch import HASHES
-from ocsp.protocol.schedule import SHORTEST_LIFE, WARNING_AGE, SerialRange, is_settled, moment, split_after
+from ocsp.protocol.schedule import SHORTEST_LIFE, SerialRange, is_settled, moment, split_after, warning_age
 
 _ROUNDS_AT_ONCE: Final = 2
 _LARGEST_BATCH: Final = 4_000
@@ -288,7 +288,7 @@ class DueRound:
         """Signs what has not expired, and sets the time for the next time."""
         shard, presigner = self._shard, self._presigner
         assert shard is not None  # noqa: S101 - claimed before
-        if self._now - shard.signed_at > WARNING_AGE:
+        if self._now - shard.signed_at > warning_age(life=presigner.life, age=presigner.resigning.age):
             presigner.log.warning("responses are signed late", issuer_id=shard.issuer_id, first=shard.first.hex(),
                                   age_h=(self._now - shard.signed_at) // timedelta(hours=1))
         statuses = await store.statuses_of_shard(connection, shard, now=self._now, limit=_LARGEST_BATCH)

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ocsp.protocol.schedule import OLDEST_ALLOWED
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueRange:
@@ -24,16 +22,20 @@ class DueRange:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
     """`done_at`: when nothing is overdue any more, None when nobody signs. `oldest`: the greatest age that a response
-    will reach before it is replaced. `breach_at`: when the first one will be older than the rule allows, if ever."""
+    will reach before it is replaced. `breach_at`: when the first one will be older than is `allowed`, if ever."""
 
+    allowed: timedelta
     overdue: int
     done_at: datetime | None
     oldest: timedelta
     breach_at: datetime | None
 
 
-def forecast(ranges: Iterable[DueRange], certificate_s: Mapping[int, float], *, now: datetime) -> Forecast:
+def forecast(
+    ranges: Iterable[DueRange], certificate_s: Mapping[int, float], *, now: datetime, allowed: timedelta
+) -> Forecast:
     """`certificate_s`: for each issuer that is signed for, the seconds that all signers together need a certificate.
+    `allowed`: the age at which a response has to be replaced.
 
     An issuer that is not in it is signed for by nobody; ranges of unknown size count as one certificate.
     """
@@ -45,8 +47,8 @@ def forecast(ranges: Iterable[DueRange], certificate_s: Mapping[int, float], *, 
             overdue += held
         each_s = certificate_s.get(one.issuer_id)
         if each_s is None:
-            oldest = max(oldest, OLDEST_ALLOWED if one.signed_at < now - OLDEST_ALLOWED else now - one.signed_at)
-            breach_at = _earlier(breach_at, one.signed_at + OLDEST_ALLOWED)
+            oldest = max(oldest, allowed if one.signed_at < now - allowed else now - one.signed_at)
+            breach_at = _earlier(breach_at, one.signed_at + allowed)
             continue
         if one.due_at > clock:
             done_at = done_at or clock
@@ -54,11 +56,11 @@ def forecast(ranges: Iterable[DueRange], certificate_s: Mapping[int, float], *, 
         clock += timedelta(seconds=held * each_s)
         age = clock - one.signed_at
         oldest = max(oldest, age)
-        if age > OLDEST_ALLOWED:
-            breach_at = _earlier(breach_at, one.signed_at + OLDEST_ALLOWED)
+        if age > allowed:
+            breach_at = _earlier(breach_at, one.signed_at + allowed)
     if certificate_s:
         done_at = done_at or clock
-    return Forecast(overdue=overdue, done_at=done_at, oldest=oldest, breach_at=breach_at)
+    return Forecast(allowed=allowed, overdue=overdue, done_at=done_at, oldest=oldest, breach_at=breach_at)
 
 
 def _earlier(one: datetime | None, other: datetime) -> datetime:

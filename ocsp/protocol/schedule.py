@@ -12,7 +12,6 @@ from typing import Final
 from ca.pki.serial import SERIAL_BYTES, serial_number
 from ocsp.protocol.response import Times
 
-WARNING_AGE: Final = timedelta(hours=72)
 OLDEST_ALLOWED: Final = timedelta(hours=96)
 SHORTEST_LIFE: Final = timedelta(hours=8)
 _LONGEST_LIFE: Final = timedelta(days=10)
@@ -40,9 +39,20 @@ def require_lawful(*, life: timedelta, age: timedelta) -> None:
     """Raises ScheduleError when responses of this life, signed again at this age, would break BR 4.9.9."""
     if not SHORTEST_LIFE <= life <= _LONGEST_LIFE:
         raise ScheduleError("an OCSP response lives 8 hours to 10 days (BR 4.9.9)")
-    oldest = min(life - _LEFT_OF_LONG_LIFE, OLDEST_ALLOWED) if life >= _LONG_LIFE else life / 2
+    oldest = oldest_allowed(life)
     if not timedelta() < age <= oldest:
         raise ScheduleError(f"OCSP responses that live {life} are signed again before they are {oldest} old (BR 4.9.9)")
+
+
+def oldest_allowed(life: timedelta) -> timedelta:
+    """The age at which responses of this life have to be replaced (BR 4.9.9)."""
+    return min(life - _LEFT_OF_LONG_LIFE, OLDEST_ALLOWED) if life >= _LONG_LIFE else life / 2
+
+
+def warning_age(*, life: timedelta, age: timedelta) -> timedelta:
+    """When somebody has to look: a third of the time from `age`, at which responses are due, to the rule's limit has
+    passed. 72 hours for those that live a week and are due after 60."""
+    return age + (oldest_allowed(life) - age) / 3
 
 
 def response_times(now: datetime, *, life: timedelta, signer_not_after: datetime) -> Times:

@@ -10,12 +10,13 @@ from ca.process.ambient import Ambient, system_ambient
 from ca.process.http import bind_sockets
 from ca.process.lifecycle import StartupError, ready, run_process
 from ca.process.settings import Settings
-from ca.process.worker import wait_any
+from ca.process.worker import wait_any, worker_name
 from ocsp.responder.live import LiveDesk
 from ocsp.responder.memory import MemoryFault, ResponseMemory
 from ocsp.responder.server import OcspServer
 from ocsp.responder.sockets import listen
 from ocsp.responder.tail import Tail
+from ocsp.responder.tally import Tally
 
 _STOP_PATIENCE_S = 2.0
 _RENEW_EVERY_S = 0.05
@@ -54,7 +55,8 @@ async def respond(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> 
         # Not earlier: the kernel would hand this worker its share of the connections while it cannot answer.
         live = LiveDesk(settings.ocsp, ambient=ambient, log=log) if settings.ocsp.live else None
         asking = None if live is None else asyncio.create_task(live.run(settings.database, stop))
-        server = OcspServer(memory, now=ambient.now, max_age_s=settings.ocsp.max_age_s, log=log, live=live)
+        server = OcspServer(memory, now=ambient.now, max_age_s=settings.ocsp.max_age_s, log=log, live=live,
+                            tally=Tally(directory, worker_name()))
         await server.start(bind_sockets(settings.ocsp.listen), listen)
         ready()
         warming = asyncio.create_task(asyncio.to_thread(memory.warm_up, stop.is_set))

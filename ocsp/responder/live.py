@@ -89,15 +89,15 @@ class LiveMetrics:
         self._waits[bisect_left(_BOUNDS_S, seconds)] += 1
         self._waited_s += seconds
 
-    def lines(self, prefix: str) -> list[str]:
-        """For Prometheus."""
-        lines = [f"{prefix}requests_total {self.requests}", f"{prefix}signed_total {self.signed}"]
-        lines += [f'{prefix}refused_total{{reason="{reason.value}"}} {count}' for reason, count in self.refused.items()]
+    def counts(self) -> dict[str, float]:
+        """By name and label, as Prometheus wants them."""
+        counts: dict[str, float] = {"requests_total": self.requests, "signed_total": self.signed}
+        counts |= {f'refused_total{{reason="{reason.value}"}}': count for reason, count in self.refused.items()}
         below = 0
         for bound_s, count in zip((*_BOUNDS_S, None), self._waits, strict=True):
             below += count
-            lines.append(f'{prefix}wait_seconds_bucket{{le="{"+Inf" if bound_s is None else bound_s}"}} {below}')
-        return [*lines, f"{prefix}wait_seconds_sum {self._waited_s:.6f}", f"{prefix}wait_seconds_count {below}"]
+            counts[f'wait_seconds_bucket{{le="{"+Inf" if bound_s is None else bound_s}"}}'] = below
+        return counts | {"wait_seconds_sum": self._waited_s, "wait_seconds_count": below}
 
 
 class LiveDesk:

@@ -17,6 +17,7 @@ from ocsp.responder.memory import MemoryFault, ResponseMemory, decode_issuers
 from ocsp.responder.question import question_of
 from ocsp.responder.quick import KnownHeads, make_quick
 from ocsp.responder.store import StoredIssuer
+from ocsp.responder.tally import Tally
 
 MAX_CONNECTIONS: Final = 20_000
 _REFRESH_S: Final = 0.05
@@ -62,10 +63,11 @@ class OcspServer:
     answer is older than that, and none is given past its nextUpdate.
     """
 
-    def __init__(self, memory: ResponseMemory, *, now: Callable[[], datetime], max_age_s: int,
+    def __init__(self, memory: ResponseMemory, *, now: Callable[[], datetime], max_age_s: int, tally: Tally,
                  log: FilteringBoundLogger, live: LiveDesk | None = None) -> None:
         self._memory = memory
         self._now = now
+        self._tally = tally
         self._log = log
         self.live = live
         self._connections: set[Client] = set()
@@ -112,18 +114,30 @@ class OcspServer:
             b"200 OK" if complete else b"503 Service Unavailable", self.second.date, len(content)), content
 
     def metrics(self) -> tuple[bytes, bytes]:
-        """For Prometheus and `chancery ocsp status`, from this machine alone: header lines and content."""
+        """For Prometheus and `chancery ocsp status`, from this machine alone: header lines and content. What the store
+        holds is told once, what is counted for each worker."""
         mark, read_at_s = self._memory.mark(), self._memory.read_at_s() or float("-inf")
         values = {
             "complete": float(self._memory.complete), "batch_id": float(mark.batch_id),
-            "lag_seconds": max(0.0, self._now().timestamp() - read_at_s), "held": float(self._memory.entries()),
-            "withheld_total": float(self._answers.past_next_update), "connections": float(len(self._connections))}
+            "lag_seconds": max(0.0, self._now().timestamp() - read_at_s), "held": float(self._memory.entries())}
         lines = [f"chancery_ocsp_responder_{name} {value:.10g}" for name, value in values.items()]
-        if self.live is not None:
-            lines += self.live.metrics.lines("chancery_ocsp_responder_live_")
+        own = self._counts()
+        for worker, counts in sorted((self._tally.others(own) | {self._tally.worker: own}).items()):
+            for labelled, value in counts.items():
+                name, _, labels = labelled.removesuffix("}").partition("{")
+                labels = f'worker="{worker}"' + (f",{labels}" if labels else "")
+                lines.append(f"chancery_ocsp_responder_{name}{{{labels}}} {value:.15g}")
         content = "".join(f"{line}\n" for line in lines).encode()
         return (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
                 b"Cache-Control: no-store\r\n%bContent-Length: %d\r\n") % (self.second.date, len(content)), content
+
+    def _counts(self) -> dict[str, float]:
+        """Of this worker, since its start."""
+        counts = {"withheld_total": float(self._answers.past_next_update),
+                  "connections": float(len(self._connections))}
+        if self.live is not None:
+            counts |= {f"live_{name}": value for name, value in self.live.metrics.counts().items()}
+        return counts
 
     def admit(self, connection: Client) -> bool:
         """Whether there is room for one more."""
@@ -168,6 +182,7 @@ class OcspServer:
         if self._sockets is not None:
             self._sockets.close()
             self._sockets = None
+        self._tally.close()
 
     def _refresh_for_all(self) -> None:
         self.refresh()
@@ -183,7 +198,7 @@ class OcspServer:
                 self._log.exception("the responder goes on after a fault")
 
     def look_around(self) -> None:
-        """Once a second: slow clients, another generation of the memory, other issuers, withheld answers."""
+        """Once a second: slow clients, another generation of the memory, other issuers, withheld answers, counts."""
         for connection in tuple(self._connections):
             connection.end_if_late(self.second.now_s)
         self._memory.follow()
@@ -201,6 +216,7 @@ class OcspServer:
             # BR 4.9.9: somebody has to look why nothing was signed.
             self._alarm("answers withheld: past nextUpdate", count=withheld)
             self._withheld_before = withheld
+        self._tally.write(self._counts())
 
     def say_fault(self, fault: Exception) -> None:
         """A request met a fault of this program, or of what is stored; its connection has ended."""

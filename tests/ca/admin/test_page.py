@@ -126,6 +126,34 @@ async def test_metrics_are_well_formed(seed: Seed, base: str, clock: Clock) -> N
     assert samples["chancery_maintenance_timestamp_seconds",] > 0
 
 
+async def test_a_breach_of_the_ocsp_rule_is_foretold_in_metrics_and_health(seed: Seed, base: str, clock: Clock) -> None:
+    """Hours before a response gets older than BR 4.9.9 allows: when that will be, when the backlog would be done, and
+    the reason, for whoever alerts; with more signers all of it is gone."""
+    await seed.run("chancery_owner", "INSERT INTO ocsp_shards (issuer_id, first_serial, last_serial, due_at, signed_at,"
+                   " certificates) VALUES (1, $1, $2, $3, $4, 100000000)", bytes(18), b"\x01" + bytes(17),
+                   seed.now - timedelta(hours=20), seed.now - timedelta(hours=80))
+    await seed.run("chancery_owner", "INSERT INTO ocsp_signers VALUES ('there:1', 1, 0, 0.001, now() + '1 hour')")
+
+    async def look() -> dict[tuple[str, ...], float]:
+        clock.ahead += timedelta(seconds=6)
+        text = (await _get(base + "/metrics"))[1]
+        return {(sample.name.removeprefix("chancery_"), *sample.labels.values()): sample.value
+                for family in text_string_to_metric_families(text) for sample in family.samples}
+
+    found, now_s = await look(), seed.now.timestamp()
+    assert found["ocsp_backlog_certificates",] == found["ocsp_certificates",] == 100_000_000
+    assert found["ocsp_certificates_per_second", "1"] == pytest.approx(1_000)
+    assert abs(found["ocsp_breach_timestamp_seconds",] - now_s - 16 * 3_600) < 1
+    assert abs(found["ocsp_backlog_done_timestamp_seconds",] - now_s - 100_000) < 120
+    assert abs(found["ocsp_forecast_oldest_seconds",] - 80 * 3_600 - 100_000) < 120
+    assert found["degraded", "ocsp_breach"] == 1
+    assert "ocsp_breach: at this speed OCSP responses get 108 h old" in (await _get(base + "/healthz"))[1]
+    await seed.run("chancery_owner", "UPDATE ocsp_signers SET certificate_s = 0.0001")
+    found = await look()
+    assert abs(found["ocsp_backlog_done_timestamp_seconds",] - now_s - 10_000) < 120
+    assert not {("ocsp_breach_timestamp_seconds",), ("degraded", "ocsp_breach")} & set(found)
+
+
 async def test_database_away_is_shown(seed: Seed, base: str, clock: Clock) -> None:
     """The page keeps the last facts and says that the database is away; health is 503 and the metric 0."""
     await _forbid_connections(seed, allowed=False)

@@ -106,8 +106,13 @@ async def test_old_ocsp_and_ending_issuer_and_partitions(seed: Seed) -> None:
     await seed.issuer(days=99)
     await seed.ocsp_shard(age=timedelta(hours=73))
     connection = await seed.database.connect("ca_admin")
-    codes = {reason.code for reason in (await look(connection, now=seed.now, ocsp=_OCSP)).reasons}
+    reasons = (await look(connection, now=seed.now, ocsp=_OCSP)).reasons
+    codes = {reason.code for reason in reasons}
     assert {"ocsp_old", "issuer_ends", "crl_missing"} <= codes
+    assert ("the oldest OCSP response was signed 73 h ago; 72 h is our limit and 96 h that of BR 4.9.9"
+            in {reason.text for reason in reasons})
+    soon = await look(connection, now=seed.now - timedelta(hours=2), ocsp=_OCSP)
+    assert "ocsp_old" not in {reason.code for reason in soon.reasons}
     assert "partitions_end" not in codes
     later = await look(connection, now=seed.now + 7 * DAY, ocsp=_OCSP)
     await connection.close()

@@ -253,8 +253,11 @@ async def test_the_cache_in_front_keeps_no_live_answer(
 async def test_status_shows_what_live_mode_does(
     certificates: Certificates, config: Path, token_issuers: TokenIssuers
 ) -> None:
-    """`chancery ocsp status`: asked, signed, how long that took, and why others were answered without it."""
+    """`chancery ocsp status`: asked, signed, how long that took, and why others were answered without it; for each
+    worker once, at however many addresses they listen."""
     port, own = port_of(config), token_issuers.ec
+    config.write_text(config.read_text("utf-8").replace(
+        f'listen = ["127.0.0.1:{port}"]', f'listen = ["127.0.0.1:{port}", "127.0.0.2:{port}"]'), "utf-8")
 
     def status(*options: str) -> str:
         return subprocess.run([sys.executable, "-m", "ca.admin.cli", "ocsp", "status", "--config", str(config),
@@ -273,6 +276,9 @@ async def test_status_shows_what_live_mode_does(
     print(said)
     assert "LIVE MODE" in said
     assert "1 not signed" in said
-    counts = document["responders"][0]["live"]
+    assert [one["state"] for one in document["responders"]] == ["ok", "ok"]
+    worker, = document["workers"]
+    assert said.count(worker["worker"]) == 2, "once for its connections, once for live mode"
+    counts = worker["live"]
     assert (counts["requests"], counts["signed"], counts["refused"]["not_signed"]) == (3, 2, 1)
     assert counts["mean_wait_s"] > 0

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
+import re
 import subprocess
 import sys
 import urllib.request
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,21 @@ async def chancery(config: Path, *arguments: str, exit_code: int = 0) -> str:
         capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == exit_code, done.stdout + done.stderr
     return done.stdout if exit_code == 0 else done.stdout + done.stderr
+
+
+async def in_terminal(config: Path, *arguments: str) -> str:
+    """What `chancery ocsp ...` shows in a terminal, which makes it succeed."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen([sys.executable, "-m", "ca.admin.cli", "ocsp", *arguments, "--config", str(config)],
+                          stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"}) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):         # when nobody has the other end any more
+            while part := await asyncio.to_thread(os.read, ours, 65_536):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0, shown
+    return shown.decode("utf-8")
 
 
 def metrics_of(port: int) -> bytes:
@@ -66,17 +84,22 @@ async def test_signers_speed_lag_and_backlog_are_told(certificates: Certificates
         assert document["responders"][0]["lag_s"] < 60
         assert (document["ranges"], document["overdue"], document["waiting"]) == (32, 0, 0)
         text = await chancery(config, "status")
-        assert "its own key" in text
-        assert "never, at this speed" in text
+        assert max(map(len, text.splitlines())) <= 80
+        for said in ("its own key", "never, at this speed", "of the 96 h that BR 4.9.9 allows",
+                     "THEIR WORKERS, each since its start"):
+            assert said in text
         assert b"chancery_ocsp_responder_held 40" in await asyncio.to_thread(metrics_of, port_of(config))
     await until(lambda: signer.popen.poll() is not None)
-    after = await status(config)
+    after = await status(config, exit_code=5)
     assert after["signers"] == []
     assert after["responders"][0]["state"].startswith("missing")
+    assert [alarm["code"] for alarm in after["alarms"]] == ["ocsp_signer_missing", "ocsp_responder_missing"]
 
 
 async def test_a_breach_is_foretold_before_it_happens(certificates: Certificates, config: Path) -> None:
-    """80 hours old and more to sign than can be signed in 16: exit code 5, with the moment."""
+    """80 hours old and more to sign than can be signed in 16: exit code 5, with the moment. No responder is missed
+    where none is configured."""
+    config.write_text(re.sub(r"(\[ocsp\]\nlisten = ).*", r"\1[]", config.read_text("utf-8")), "utf-8")
     await certificates.owner.execute(
         "INSERT INTO ocsp_shards (issuer_id, first_serial, last_serial, due_at, signed_at, certificates)"
         " VALUES (1, $1, $2, now() - interval '20 hours', now() - interval '80 hours', 100000000)",
@@ -103,9 +126,14 @@ async def test_everything_is_signed_again_on_demand(certificates: Certificates, 
         await certificates.until_answered()
         assert "nothing is due" in await chancery(config, "presign")
     first = len(await certificates.batches())
-    assert "would sign" in await chancery(config, "presign", "--everything", exit_code=4)
+    assert "would sign 400 certificates in 16 ranges" in await chancery(config, "presign", "--everything", exit_code=4)
+    assert json.loads(await chancery(config, "presign", "--output", "json")) == {
+        "status": "ok", "certificates": 0, "took_s": 0.0}
     assert "no pre-signer is running" in await chancery(config, "presign", "--everything", "--yes", exit_code=1)
-    assert "ok: " in await chancery(config, "presign", "--everything", "--yes", "--workers", "1")
+    said = await in_terminal(config, "presign", "--everything", "--yes", "--workers", "1")
+    assert "signing" in said
+    assert "400/400" in said, "the bar is full at the end"
+    assert "ok: 400 certificates in " in said.splitlines()[-1]
     again = [serial for _, records in (await certificates.batches())[first:] for serial in records]
     assert sorted(again) == sorted(serials)
     assert await certificates.owner.fetchval("SELECT count(*) FROM ocsp_resign_requests") == 0

@@ -16,10 +16,12 @@ from ocsp.protocol.schedule import (
     due_at,
     may_be_new,
     moment,
+    oldest_allowed,
     parts_of_day,
     require_lawful,
     response_times,
     split_after,
+    warning_age,
 )
 
 LIFE, AGE, JITTER = timedelta(days=7), timedelta(hours=60), timedelta(hours=12)
@@ -56,6 +58,17 @@ def test_unlawful_schedules_are_refused(life_h: int, age_h: int) -> None:
     """Too short or long a life, or a replacement that comes too late (BR 4.9.9)."""
     with pytest.raises(ScheduleError):
         require_lawful(life=timedelta(hours=life_h), age=timedelta(hours=age_h))
+
+
+@pytest.mark.parametrize(("life_h", "age_h", "warning_h", "allowed_h"), [
+    (168, 60, 72, 96), (240, 96, 96, 96), (24, 10, 12, 16), (16, 5, 6, 8), (10, 2, 3, 5)])
+def test_somebody_is_told_before_a_rule_is_broken(life_h: int, age_h: int, warning_h: int, allowed_h: int) -> None:
+    """Whatever life responses have: never past the age at which BR 4.9.9 wants them replaced; 72 of 96 hours by default
+    (spec 5.4)."""
+    life, age = timedelta(hours=life_h), timedelta(hours=age_h)
+    assert oldest_allowed(life) == timedelta(hours=allowed_h)
+    assert warning_age(life=life, age=age) == timedelta(hours=warning_h)
+    require_lawful(life=life, age=age)
 
 
 @given(random4=st.binary(min_size=4, max_size=4))

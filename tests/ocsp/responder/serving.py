@@ -18,6 +18,7 @@ from ocsp.responder.live import LiveDesk
 from ocsp.responder.memory import Mark, ResponseMemory, encode_issuers
 from ocsp.responder.server import Listen, OcspServer
 from ocsp.responder.sockets import listen_by_epoll
+from ocsp.responder.tally import Tally
 from tests.ca.pki.authority import Authority
 from tests.ocsp.protocol import reference
 from tests.ocsp.signing import NOW_S, TIMES
@@ -111,7 +112,8 @@ async def serving(directory: Path, *authorities: Authority, listen: Listen = lis
                                        for index, own in enumerate(authorities)]))
     memory.apply((), mark=Mark(), complete=True)
     memory.renew()
-    server = OcspServer(memory, now=clock.now, max_age_s=3_600, log=structlog.get_logger(), live=live)
+    server = OcspServer(memory, now=clock.now, max_age_s=3_600, log=structlog.get_logger(), live=live,
+                        tally=Tally(directory, "here:1"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import ocsp
 from structlog.testing import capture_logs
 
-from ca.admin.ocsp_responders import ResponderState, ask_responders
+from ca.admin.ocsp_responders import ResponderState, WorkerState, ask_responders
 from ocsp.protocol.batch import SignedStatus, encode_batch, split_batch
 from ocsp.protocol.response import (
     INTERNAL_ERROR,
@@ -180,7 +180,7 @@ async def test_no_answer_is_given_past_its_next_update(service: Serving, status:
     assert [(line["event"], line["log_level"], line["count"]) for line in logs] == [
         ("answers withheld: past nextUpdate", "error", 3)]
     metrics, = await service.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert b"chancery_ocsp_responder_withheld_total 4\n" in metrics.body
+    assert b'chancery_ocsp_responder_withheld_total{worker="here:1"} 4\n' in metrics.body
 
 
 async def test_before_the_log_was_read_an_unknown_serial_is_asked_to_try_later(tmp_path: Path) -> None:
@@ -193,13 +193,14 @@ async def test_before_the_log_was_read_an_unknown_serial_is_asked_to_try_later(t
         reply, = await service.ask(get(request_for(OWN, serial_of(1))))
         assert (reply.status, reply.body, reply.headers["Retry-After"]) == (503, TRY_LATER, "5")
         address = f"127.0.0.1:{service.port}"
+        workers = (WorkerState(worker="here:1", connections=1, withheld=0, live=None),)
         assert await ask_responders([address]) == [ResponderState(
-            address=address, state="pending: reading the batch log", batch_id=0, lag_s=None)]
+            address=address, state="pending: reading the batch log", batch_id=0, lag_s=None, workers=workers)]
         service.memory.apply((), mark=Mark(), complete=True)
         service.memory.read_to_the_end(service.clock.now_s - 2)
         service.server.refresh()
         assert await ask_responders([address]) == [ResponderState(
-            address=address, state="ok", batch_id=0, lag_s=2.0)]
+            address=address, state="ok", batch_id=0, lag_s=2.0, workers=workers)]
         assert (await service.ask(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))[0].body == b"ok\n"
 
 

@@ -17,6 +17,7 @@ import pytest
 import structlog
 from cryptography import x509
 from cryptography.x509 import ocsp
+from prometheus_client.parser import text_string_to_metric_families
 
 from ca.process.ambient import system_ambient
 from ca.process.postgres import connect
@@ -362,21 +363,22 @@ async def test_a_client_that_leaves_gives_its_place_back(tmp_path: Path, databas
 
 
 async def test_what_is_counted_is_shown_to_this_machine(tmp_path: Path, database: TestDatabase) -> None:
-    """Requests, what was signed, refusals by reason, and how long clients waited, in Prometheus's text."""
+    """Requests, what was signed, refusals by reason, and how long clients waited, in Prometheus's text, for each worker
+    by its name."""
     async with running_live(tmp_path, database) as live:
         for _ in range(3):
             await live.one(post(with_nonce(RECORD.serial)))
         live.signer.refuses = True
         await live.one(post(with_nonce(RECORD.serial)))
         text = (await live.one(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")).body.decode()
-    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if "_live_" in line)
-    prefix = "chancery_ocsp_responder_live_"
-    assert lines[f"{prefix}requests_total"] == "4"
-    assert lines[f"{prefix}signed_total"] == "3"
-    assert lines[prefix + 'refused_total{reason="not_signed"}'] == "1"
-    assert lines[prefix + 'refused_total{reason="client_limit"}'] == "0"
-    assert lines[prefix + 'wait_seconds_bucket{le="+Inf"}'] == lines[f"{prefix}wait_seconds_count"] == "3"
-    assert 0 < float(lines[f"{prefix}wait_seconds_sum"]) < 15
+    values = {(sample.name.removeprefix("chancery_ocsp_responder_"), *sorted(sample.labels.values())): sample.value
+              for family in text_string_to_metric_families(text) for sample in family.samples}
+    assert values["live_requests_total", "here:1"] == 4
+    assert values["live_signed_total", "here:1"] == 3
+    assert values["live_refused_total", "here:1", "not_signed"] == 1
+    assert values["live_refused_total", "client_limit", "here:1"] == 0
+    assert values["live_wait_seconds_bucket", "+Inf", "here:1"] == values["live_wait_seconds_count", "here:1"] == 3
+    assert 0 < values["live_wait_seconds_sum", "here:1"] < 15
 
 
 def test_a_client_is_an_address_or_a_subscriber_s_prefix() -> None:

@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import ocsp
 
+from ca.admin.ocsp_responders import ask_responders, workers_of
 from ca.process.settings import DatabaseSettings
 from ocsp.protocol.batch import SignedStatus, encode_batch
 from ocsp.protocol.response import CertStatus, Times
@@ -103,7 +104,8 @@ async def test_a_new_responder_catches_up_before_it_is_ready(config: Path, datab
 
 
 async def test_another_worker_takes_over_within_a_second(config: Path, database: TestDatabase) -> None:
-    """Workers share port and store; when the one that writes is killed, another goes on with the log."""
+    """Workers share port and store; whichever is asked says what each has counted; when the one that writes is killed,
+    another goes on with the log."""
     times = times_now()
     port = port_of(config)
     with running("ocsp", config, name="ocsp-1") as first, running("ocsp", config, name="ocsp-2") as second:
@@ -114,7 +116,11 @@ async def test_another_worker_takes_over_within_a_second(config: Path, database:
             await until(lambda: status_of(port, OWN, serial_of(1)) is ocsp.OCSPCertStatus.GOOD, patience_s=1.0)
         writer, other = (first, second) if "this worker writes" in first.log.read_text() else (second, first)
         assert "this worker writes" not in other.log.read_text()
+        address = f"127.0.0.1:{port}"
+        names = [f"{socket.gethostname()}:{one.popen.pid}" for one in (writer, other)]
+        assert [one.worker for one in workers_of(await ask_responders([address, address]))] == sorted(names)
         writer.kill()
+        assert [one.worker for one in workers_of(await ask_responders([address]))] == names[1:]
         await publish(database, [signed(OWN, serial_of(2), times=times, not_after_s=LATER_S)], times)
         await until(lambda: status_of(port, OWN, serial_of(2)) is ocsp.OCSPCertStatus.GOOD, patience_s=1.5)
 
