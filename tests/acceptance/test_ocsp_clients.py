@@ -26,14 +26,15 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from ocsp.protocol.response import CertStatus
+from ocsp.responder.memory import encode_issuers
 from tests.acceptance.demo_process import REPOSITORY
 from tests.acceptance.server_program import find, nginx_main, server
 from tests.ca.pki.authority import Authority, authority
 from tests.fixtures_postgres import TestDatabase
 from tests.ocsp.processes import add_issuer, port_of, publish, running, times_now, until, write_config
 from tests.ocsp.protocol.test_request import FORMS
-from tests.ocsp.responder.serving import request_for
-from tests.ocsp.signing import signed
+from tests.ocsp.responder.serving import ISSUER_ID, request_for, serving
+from tests.ocsp.signing import serial_of, signed
 from tests.ports import free_port
 
 _NOW = datetime.now(UTC).replace(microsecond=0)
@@ -296,12 +297,12 @@ async def test_curl_gets_an_answer_by_every_encoding(responder: Responder, tmp_p
 
 
 @contextmanager
-def cache_in_front(directory: Path, responder_port: int) -> Iterator[int]:
-    """nginx in front of a responder, as `deploy/nginx/ocsp.conf` says it, on another port."""
+def cache_in_front(directory: Path, *responder_ports: int) -> Iterator[int]:
+    """nginx in front of responders, as `deploy/nginx/ocsp.conf` says it, on another port."""
     port, text = free_port(), (REPOSITORY / "deploy" / "nginx" / "ocsp.conf").read_text("utf-8")
     for old, new in ((r"listen 80;", f"listen 127.0.0.1:{port};"), (r"\n *listen \[::\]:80;", ""),
                      ("/var/cache/nginx/ocsp", str(directory / "cache")),
-                     ("127.0.0.1:14001", f"127.0.0.1:{responder_port}")):
+                     ("server 127.0.0.1:14001;", " ".join(f"server 127.0.0.1:{one};" for one in responder_ports))):
         text, changed = re.subn(old, new, text)
         assert changed == 1, old
     with server(directory, find("nginx"), "-c", nginx_main(directory / "front", text)):
@@ -354,6 +355,28 @@ async def test_the_cache_in_front_answers_the_repeats(responder: Responder, cach
     assert (wrong["status"], wrong["x-cache-status"]) == ("400", "MISS")
     assert curl(cached_port, "/junk")[0]["x-cache-status"] == "MISS"
     assert curl(cached_port, "/healthz")[0]["status"] == "404"
+
+
+async def test_answers_that_say_try_later_take_no_responder_out(tmp_path: Path) -> None:
+    """Two responders behind the cache that cannot know yet what was given out, or whose queue of live answers is full,
+    are not what nginx calls failed: what they know is answered all the same."""
+    own, known = _ISSUERS["ec"], signed(_ISSUERS["ec"], serial_of(1))
+    tmp_path.chmod(0o755)
+    async with serving(tmp_path / "one", own) as one, serving(tmp_path / "two", own) as two:
+        for service in (one, two):
+            service.memory.begin_anew()
+            service.memory.set_issuers(encode_issuers([(ISSUER_ID, own.issuer.certificate_der)]))
+            service.server.refresh()
+            service.server.look_around()
+            service.store([known], is_complete=False)
+        with cache_in_front(tmp_path, one.port, two.port) as port:
+            await asyncio.to_thread(curl, port, "/healthz")     # it listens
+            for _ in range(3):
+                for serial, expected in ((serial_of(2), "503"), (known.serial, "200")):
+                    path = "/" + base64.b64encode(request_for(own, serial)).decode()
+                    headers, _ = await asyncio.to_thread(curl, port, path, "--retry", "0")
+                    assert headers["status"] == expected
+                    assert ("retry-after" in headers) is (expected == "503")
 
 
 async def test_a_revocation_passes_the_cache_within_max_age(responder: Responder, cached_port: int) -> None:

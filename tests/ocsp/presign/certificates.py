@@ -40,7 +40,7 @@ class Certificates:
                     "serial", "version", "issuer_id", "request_id", "requested_at", "not_after"], records=[
                         (serial, 0, issuer_id, serial + b"reqs", now, now + life if has_ocsp else None)
                         for serial in made])
-                await self.ca.execute("NOTIFY ocsp_due")
+                await self.ca.execute("NOTIFY ocsp_due, 'new'")
         return made
 
     async def ask(self, serials: Sequence[bytes], *, version: int = 0, issuer_id: int = 1) -> None:
@@ -48,7 +48,7 @@ class Certificates:
         await self.ca.executemany(
             "INSERT INTO ocsp_requests (serial, version, issuer_id, request_id, requested_at) VALUES ($1, $2, $3, $4,"
             " now())", [(serial, version, issuer_id, serial + b"reqs") for serial in serials])
-        await self.ca.execute("NOTIFY ocsp_due")
+        await self.ca.execute(f"NOTIFY ocsp_due, '{'changed' if version else 'new'}'")
 
     async def revoke(self, serials: Sequence[bytes], *, reason: int = 4, version: int = 1, issuer_id: int = 1) -> None:
         """As the CA revokes: the fact and the request in one transaction."""

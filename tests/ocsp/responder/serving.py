@@ -82,10 +82,10 @@ class Serving:
         return found
 
     def store(self, records: Sequence[SignedStatus], *, times: Times = TIMES, batch_id: int = 1,
-              responder_id: int = 0) -> None:
-        """Puts signed records into the memory."""
+              responder_id: int = 0, is_complete: bool = True) -> None:
+        """Puts signed records into the memory; with all that there is, unless it says otherwise."""
         payload = encode_batch(times, records, responder_id=responder_id)
-        self.memory.apply(split_batch(payload, ISSUER_ID), mark=Mark(batch_id, 1), complete=True)
+        self.memory.apply(split_batch(payload, ISSUER_ID), mark=Mark(batch_id, 1), complete=is_complete)
         self.memory.tend_shortcut(limit=10_000)
         self.server.refresh()
 

@@ -88,10 +88,11 @@ async def test_batches_that_come_one_by_one_are_taken_together(database: TestDat
 async def test_a_batch_after_a_pause_waits_for_nobody(
     database: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first one is applied at once, were the moment an hour; who stops meanwhile does not wait for its end, and
-    what was left is applied by the next run."""
+    """The first one is applied at once, were the moment, and the poll, an hour: the notification brings it. Who stops
+    meanwhile does not wait for its end, and what was left is applied by the next run."""
     await add_issuer(database, OWN)
-    monkeypatch.setattr(tail_module, "_GATHER_S", 3600.0)
+    for name in ("_GATHER_S", "_POLL_S"):
+        monkeypatch.setattr(tail_module, name, 3600.0)
     async with following(database, tmp_path / "ocsp") as applied:
         await reached(applied, await one_more(database, 1))
         second = await one_more(database, 2)
