@@ -7,6 +7,7 @@ PKCS#1 v1.5 is offered for RSA: PSS is legal for CAs and accepted by fewer clien
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NoReturn, Self
 
 import pkcs11
@@ -218,8 +219,32 @@ def sign_many(key: HsmPrivateKey, messages: Sequence[bytes]) -> list[bytes]:
         prefix = _DIGEST_INFO[_RSA_HASH]
         return key.sign_prepared([prefix + hashlib.sha256(message).digest() for message in messages])
     hash_of: Callable[[bytes], Any] = hashlib.sha256 if key.key_size == 256 else hashlib.sha384
-    raw = key.sign_prepared([hash_of(message).digest() for message in messages])
-    return [ecdsa_signature_der(signature) for signature in raw]
+    return ecdsa_signatures_der(key.sign_prepared([hash_of(message).digest() for message in messages]))
+
+
+def ecdsa_signatures_der(raw: Sequence[bytes]) -> list[bytes]:
+    """`ecdsa_signature_der` of each: in bulk, half of its time, because nearly all are of one of four forms."""
+    half = max(1, len(raw[0]) // 2) if raw else 1
+    size, frames = 2 * half, _der_frames(half)
+    made: list[bytes] = []
+    for signature in raw:
+        frame = frames[signature[0]][signature[half]] if len(signature) == size else None
+        made.append(ecdsa_signature_der(signature) if frame is None else
+                    frame[0] + signature[:half] + frame[1] + signature[half:])
+    return made
+
+
+@cache
+def _der_frames(half: int) -> list[list[tuple[bytes, bytes] | None]]:
+    """By the first octets of r and s, what DER has before r and before s, which are so many octets each; None where one
+    begins with a zero and may be shorter."""
+    def frame(r_padding: int, s_padding: int) -> tuple[bytes, bytes]:
+        before_r = bytes((0x30, 2 * half + 4 + r_padding + s_padding, 0x02, half + r_padding)) + bytes(r_padding)
+        return before_r, bytes((0x02, half + s_padding)) + bytes(s_padding)
+
+    rows: list[list[tuple[bytes, bytes] | None]] = [
+        [None, *[frame(padding, 0)] * 127, *[frame(padding, 1)] * 128] for padding in (0, 1)]
+    return [[None] * 256, *[rows[0]] * 127, *[rows[1]] * 128]
 
 
 def ecdsa_signature_der(raw: bytes) -> bytes:

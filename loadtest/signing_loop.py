@@ -24,6 +24,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _DIGEST_INFO_SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
 _ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=127"}     # as the supervisor starts signers
 _MESSAGE_BYTES = 163    # of the part of an OCSP response that is signed
+_OPENING_TRIES, _BETWEEN_TRIES_S = 20, 0.05
 KeyKind = Literal["ec", "rsa"]
 
 
@@ -99,8 +100,7 @@ def main() -> None:
 
     import pkcs11  # here alone: importing it elsewhere would bring the module into the load generator
 
-    token = pkcs11.lib(arguments.module).get_token(token_label=_LABEL)
-    with token.open(user_pin=os.environ["LOADTEST_PIN"], rw=True) as session:
+    with _open(pkcs11.lib(arguments.module)) as session:
         key = _make_key(session, arguments.key)
         mechanism = pkcs11.Mechanism.ECDSA if arguments.key == "ec" else pkcs11.Mechanism.RSA_PKCS
         prefix = b"" if arguments.key == "ec" else _DIGEST_INFO_SHA256
@@ -114,6 +114,18 @@ def main() -> None:
             elapsed_s = time.perf_counter() - started
         cpu_s = time.process_time() - cpu_before
     print(json.dumps({"per_s": count / elapsed_s, "signatures": count, "cpu_s": cpu_s}))
+
+
+def _open(library: Any) -> Any:
+    """SoftHSM cannot look at its tokens while another loop, which starts at the same time, writes there."""
+    import pkcs11
+
+    for _ in range(_OPENING_TRIES):
+        try:
+            return library.get_token(token_label=_LABEL).open(user_pin=os.environ["LOADTEST_PIN"], rw=True)
+        except (pkcs11.GeneralError, pkcs11.NoSuchToken):
+            time.sleep(_BETWEEN_TRIES_S)
+    return library.get_token(token_label=_LABEL).open(user_pin=os.environ["LOADTEST_PIN"], rw=True)
 
 
 def _make_key(session: Any, kind: str) -> Any:

@@ -1,6 +1,7 @@
 """`chancery run presign`: claims, signs and publishes until it is told to stop."""
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -115,6 +116,9 @@ async def _sign(
         tasks.create_task(_follow_issuers(signers, certified, wake, stop, log))
         tasks.create_task(tell(pool, presigner, again, stop, log))
         tasks.create_task(anchor_heads(pool, audit_log, stop, log))
+        # What is here now stays: no later collection has to look at it again.
+        gc.collect()
+        gc.freeze()
         ready()
     for lane, _, _ in lanes:
         await lane.drain()

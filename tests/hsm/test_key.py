@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsm.errors import ExportRefusedError, KeyNotFoundError, KeyUnsuitableError
-from hsm.key import HsmEcKey, HsmRsaKey, ecdsa_signature_der, private_key, sign_many
+from hsm.key import HsmEcKey, HsmRsaKey, ecdsa_signature_der, ecdsa_signatures_der, private_key, sign_many
 from tests.fixtures_hsm import SoftHsm
 
 _NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test")])
@@ -124,6 +124,28 @@ def test_ecdsa_der_is_that_of_cryptography(r: int, s: int) -> None:
     """r||s becomes the minimal DER that cryptography writes and reads."""
     raw = r.to_bytes(48, "big") + s.to_bytes(48, "big")
     assert ecdsa_signature_der(raw) == asymmetric.encode_dss_signature(r, s)
+
+
+@given(st.sampled_from([32, 48]).flatmap(lambda half: st.lists(st.lists(
+    st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]), min_size=2 * half, max_size=2 * half).map(bytes), max_size=9)))
+def test_ecdsa_der_in_bulk_is_that_of_each(raw: list[bytes]) -> None:
+    """Whatever the first octets are, zeros or high bits, of both curves; a number that is zero is refused as well."""
+    try:
+        each = [ecdsa_signature_der(one) for one in raw]
+    except KeyUnsuitableError:
+        with pytest.raises(KeyUnsuitableError):
+            ecdsa_signatures_der(raw)
+    else:
+        assert ecdsa_signatures_der(raw) == each
+
+
+@pytest.mark.parametrize("bad", [b"", b"\1", b"\1" * 63, b"\1" * 65, b"\1" * 32 + bytes(32), bytes(32) + b"\1" * 32])
+def test_one_bad_signature_in_bulk_is_refused(bad: bytes) -> None:
+    """Wherever it comes: of an odd length, or with a number that is zero."""
+    good = b"\1" * 64
+    for raw in ([bad], [bad, good], [good, bad, good]):
+        with pytest.raises(KeyUnsuitableError):
+            ecdsa_signatures_der(raw)
 
 
 @pytest.mark.parametrize("raw", [b"", bytes(64), b"\1" * 63, bytes(32) + b"\1" * 32])
