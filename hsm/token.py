@@ -41,6 +41,7 @@ _FIRST_PAUSE_S = 0.1
 _PAUSE_FACTOR = 5
 _MAX_FIRST_LOOKS = 6
 _PAUSE_AFTER_FIRST_LOOK_S = 0.05
+_PAUSE_FOR_A_KEY_S = 0.2
 _MAX_PIN_BYTES = 255
 _OPEN_TO_EVERYBODY = 0o007
 
@@ -244,9 +245,16 @@ class Token:
     def require_without(self, spkis: Collection[bytes]) -> None:
         """Raises ForeignKeyError when the token holds one of these public keys' private halves (a root's, online).
 
-        Fails closed: a private key whose public half is not shown cannot be told from a root's.
+        Fails closed: a private key whose public half is not shown cannot be told from a root's. Another process may be
+        making it just now, so it is looked at again before that is said.
         """
-        for key in self.list_keys():
+        keys = self.list_keys()
+        for _ in range(_MAX_FIRST_LOOKS - 1):
+            if all(key.has_public or key.spki is not None for key in keys):
+                break
+            self._pause(_PAUSE_FOR_A_KEY_S)
+            keys = self.list_keys()
+        for key in keys:
             if key.spki is None and not key.has_public:
                 raise ForeignKeyError(f"token {self._token_label!r} shows private key {key.label!r} without its public "
                                       "half, so it cannot be told whose it is: add the public key object, or move it")

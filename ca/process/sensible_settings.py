@@ -35,6 +35,11 @@ def require_sensible(settings: "Settings", require: Require) -> None:
     require_sensible_limits(settings.limits, require)
     require(28_800 <= settings.ocsp.response_life_s <= 864_000, "ocsp.response_life_s",
             "expected 28800 to 864000 seconds (8 hours to 10 days, BR 4.9.9)")
+    require(0 <= settings.ocsp.resign_jitter_s < settings.ocsp.resign_age_s, "ocsp.resign_jitter_s",
+            f"expected 0 to {settings.ocsp.resign_age_s - 1} seconds, less than ocsp.resign_age_s: by so much at most "
+            "responses are signed again earlier")
+    require(settings.ocsp.map_size_gib >= 1, "ocsp.map_size_gib",
+            f"expected a number of at least 1, got {settings.ocsp.map_size_gib}")
     require(0 <= settings.ocsp.max_age_s <= 43_200, "ocsp.max_age_s",
             "expected 0 to 43200 seconds (12 hours, when the caches in front are purged at a revocation; else 1 to 4)")
     require(0 <= settings.ocsp.gather_ms <= 1_000, "ocsp.gather_ms",

@@ -17,6 +17,7 @@ SHORTEST_LIFE: Final = timedelta(hours=8)
 _LONGEST_LIFE: Final = timedelta(days=10)
 _LONG_LIFE: Final = timedelta(hours=16)
 _LEFT_OF_LONG_LIFE: Final = timedelta(hours=8)
+_HOUR: Final = timedelta(hours=1)
 _SETTLED: Final = timedelta(days=8)
 _NEW: Final = timedelta(hours=1)
 _PARTS_PER_DAY: Final = 16
@@ -41,7 +42,8 @@ def require_lawful(*, life: timedelta, age: timedelta) -> None:
         raise ScheduleError("an OCSP response lives 8 hours to 10 days (BR 4.9.9)")
     oldest = oldest_allowed(life)
     if not timedelta() < age <= oldest:
-        raise ScheduleError(f"OCSP responses that live {life} are signed again before they are {oldest} old (BR 4.9.9)")
+        raise ScheduleError(f"OCSP responses that live {life / _HOUR:g} h are signed again before they are "
+                            f"{oldest / _HOUR:g} h old (BR 4.9.9)")
 
 
 def oldest_allowed(life: timedelta) -> timedelta:

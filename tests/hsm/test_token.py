@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pkcs11
 import pytest
+from pkcs11 import Attribute, ObjectClass
 
 from hsm.errors import (
     ForeignKeyError,
@@ -22,6 +23,7 @@ from hsm.errors import (
     TokenMissingError,
     WrongThreadError,
 )
+from hsm.generate import KeySpec, destroy_key, generate_key
 from hsm.key import private_key, sign_many
 from hsm.token import Token
 from tests.fixtures_hsm import SoftHsm, make_softhsm
@@ -223,6 +225,29 @@ def test_a_roots_key_in_reach_is_refused(softhsm_token: SoftHsm) -> None:
         token.require_without([b"another key"])
         with pytest.raises(ForeignKeyError, match="holds the key of a root, 'Test R1'"):
             token.require_without([b"another key", spki])
+
+
+def test_a_key_that_is_being_made_is_looked_at_again(tmp_path: Path) -> None:
+    """Another process's key shows its private half alone for a moment: no reason to refuse the token. A half that stays
+    is one, because nobody can tell whose it is."""
+    softhsm, looks = make_softhsm(tmp_path / "hsm", "halves"), list[float]()
+
+    def pause(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 9:
+            destroy_key(token, label="new", key_id=b"1")
+
+    token = Token.open(module=softhsm.module, conf=softhsm.conf, token_label=softhsm.token_label,
+                       pin_file=softhsm.pin_file, writable=True, pause=pause)
+    with token:
+        generate_key(token, label="new", key_id=b"1", spec=KeySpec.P_256)
+        token.within(lambda session: next(iter(session.get_objects({
+            Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.LABEL: "new"}))).destroy())
+        with pytest.raises(ForeignKeyError, match="private key 'new' without its public half"):
+            token.require_without([])
+        assert 0.5 < sum(looks) < 2
+        token.require_without([])
+        assert len(looks) == 9
 
 
 def test_a_process_ends_cleanly_with_its_token_open(softhsm_token: SoftHsm) -> None:

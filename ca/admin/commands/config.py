@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ from ca.process.http import parse_listen
 from ca.process.lifecycle import StartupError
 from ca.process.public_settings import public_urls
 from ca.process.settings import Settings
+from ocsp.protocol.schedule import ScheduleError, require_lawful
 
 _ROLES = ("acme_wfe", "acme_va", "ca_issuer", "ca_publisher", "ca_reader", "ocsp_signer", "ocsp_reader", "ca_admin")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -82,6 +83,11 @@ def policy_faults(settings: Settings, path: Path, now: datetime) -> Iterator[str
         rule_at(now, public=public, least_corroborated=settings.ca.least_corroborated), public=public)
     if missing is not None:
         yield f"{path}: perspectives.remotes: {missing}: see deploy/PERSPECTIVES.md"
+    try:
+        require_lawful(life=timedelta(seconds=settings.ocsp.response_life_s),
+                       age=timedelta(seconds=settings.ocsp.resign_age_s))
+    except ScheduleError as fault:
+        yield f"{path}: ocsp.response_life_s, ocsp.resign_age_s: {fault}"
     if settings.ct_enabled and settings.ct.log_list is not None and settings.ct.log_list.is_file():
         try:
             parse_log_list(settings.ct.log_list.read_bytes()).require_fresh(now)
@@ -101,11 +107,14 @@ def _files(settings: Settings) -> Iterator[tuple[str, Path, bool]]:
     # The embedded server's are made with it, at the first start.
     for role in _ROLES if settings.database.url or (settings.data_dir / "postgres").exists() else ():
         yield "database.secrets_dir", settings.database.secrets_dir / f"{role}.password", True
-    if "/" in settings.hsm.module:      # a bare name is looked for by the dynamic linker
-        yield "hsm.module", Path(settings.hsm.module), False
-    if settings.hsm.conf is not None:
-        yield "hsm.conf", settings.hsm.conf, False
-    yield "hsm.pin_file", settings.hsm.pin_file, True
+    for name, hsm in (("hsm", settings.hsm), ("ocsp_hsm", settings.ocsp_hsm)):
+        if hsm is None:
+            continue
+        if "/" in hsm.module:           # a bare name is looked for by the dynamic linker
+            yield f"{name}.module", Path(hsm.module), False
+        if hsm.conf is not None:
+            yield f"{name}.conf", hsm.conf, False
+        yield f"{name}.pin_file", hsm.pin_file, True
     yield "acme.nonce_key", settings.acme.nonce_key, True
     if settings.ct_enabled and settings.ct.log_list is not None:
         yield "ct.log_list", settings.ct.log_list, False

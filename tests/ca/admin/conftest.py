@@ -54,6 +54,7 @@ crl_base_url = "http://localhost:14002"
 [ocsp]
 listen = ["127.0.0.1:14001"]
 store_dir = "ocsp"
+map_size_gib = 1
 [distribution]
 listen = ["127.0.0.1:{port}"]
 [admin]

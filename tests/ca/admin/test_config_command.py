@@ -70,6 +70,16 @@ async def test_missing_files(command_line: CommandLine) -> None:
     ('base_url = "https://localhost:14000"', 'base_url = "http://localhost:14000/"', "acme.base_url"),
     ('policy = "internal"', "policy = ", "not TOML"),
     ('listen = ["127.0.0.1:14000"]', 'listen = ["127.0.0.1"]', "acme.listen"),
+    ("map_size_gib = 1", "resign_age_s = 345601", "ocsp.resign_age_s: OCSP responses that live 168 h are signed again "
+     "before they are 96 h old (BR 4.9.9)"),
+    ("map_size_gib = 1", "response_life_s = 36000", "live 10 h are signed again before they are 5 h old (BR 4.9.9)"),
+    ("map_size_gib = 1", "response_life_s = 864001", "expected 28800 to 864000 seconds"),
+    ("map_size_gib = 1", "resign_jitter_s = 216000", "ocsp.resign_jitter_s: expected 0 to 215999"),
+    ("map_size_gib = 1", "resign_jitter_s = -1", "ocsp.resign_jitter_s: expected 0 to 215999"),
+    ("map_size_gib = 1", "max_age_s = 43201", "ocsp.max_age_s: expected 0 to 43200"),
+    ("map_size_gib = 1", "map_size_gib = 0", "ocsp.map_size_gib"),
+    ("[acme]", '[ocsp_hsm]\nmodule = "none"\ntoken_label = "t"\npin_file = "gone"\n[acme]',
+     "ocsp_hsm.pin_file: expected a file"),
 ])
 async def test_wrong_setting(command_line: CommandLine, line: str, wrong: str, said: str) -> None:
     """Exit code 1 and one line with the file and the key."""

@@ -19,7 +19,7 @@ from ca.process.ambient import system_ambient
 from ca.process.audit_reader import read_chain
 from ca.process.postgres import create_pool
 from ca.process.settings import OcspSettings
-from hsm.generate import KeySpec, generate_key
+from hsm.generate import KeySpec, destroy_key, generate_key
 from hsm.key import private_key
 from hsm.thread import HsmThread
 from ocsp.presign.gate import SigningGate
@@ -125,6 +125,27 @@ async def test_slow_issuers_are_answered_for_by_certified_responders(
             assert (stored["profile"], stored["has_ocsp"]) == ("ocsp-responder", False)
             assert x509.load_der_x509_certificate(row["certificate"]).tbs_certificate_bytes == stored["tbs"]
         assert "signing" in {record.event for record in read_chain(config.parent / "audit" / "ca.0")}
+        if own_token:
+            await _change_key(certificates, config, place, made)
+
+
+async def _change_key(certificates: Certificates, config: Path, place: Place, made: set[str]) -> None:
+    """As the runbook says: the key is deleted from the token, the pre-signer restarted; a new one is made, certified,
+    and signs."""
+    old = next(label for label in made if label.startswith("OCSP Slow E1 "))
+    with place.empty.open(writable=True) as token:
+        destroy_key(token, label=old, key_id=next(one.key_id for one in token.list_keys() if one.label == old))
+    with running("ca", config, name="ca-2") as ca, running("presign", config, name="presign-2") as signer:
+        await ca.ready()
+        await signer.ready()
+        serial, = await certificates.add(1)
+        await certificates.until_answered(patience_s=60)
+    new, = labels(place.empty) - made
+    assert new.startswith("OCSP Slow E1 ")
+    last = await certificates.owner.fetchrow("SELECT id, key_label FROM ocsp_responders ORDER BY id DESC LIMIT 1")
+    assert last is not None
+    assert last["key_label"] == new
+    assert (await certificates.batches())[-1][1][serial].responder_id == last["id"]
 
 
 async def _until_good_without(certificates: Certificates) -> None:

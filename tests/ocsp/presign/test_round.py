@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from structlog.testing import capture_logs
 
 from ca.pki.serial import serial_number
 from ca.process.ambient import Ambient, system_ambient
@@ -15,6 +16,7 @@ from ca.process.postgres import create_pool
 from ocsp.presign import round as round_module
 from ocsp.presign.publish import publish
 from ocsp.presign.signer import SignatureFault, SignedBatch
+from ocsp.presign.store import claim_shard
 from ocsp.protocol.batch import HASHES, StoredResponse, read_value, replaces, split_batch, store_key
 from ocsp.protocol.response import ResponseTemplate
 from ocsp.protocol.schedule import parts_of_day
@@ -300,15 +302,25 @@ async def test_a_range_without_living_certificates_is_forgotten(
 async def test_an_outage_of_a_day_is_made_up_for_within_the_rule(
     certificates: Certificates, database: TestDatabase, softhsm_token: SoftHsm
 ) -> None:
-    """Everything was due when the pre-signer went away; 24 hours later nothing is older than 96 hours, oldest first."""
+    """Everything was due when the pre-signer went away; 24 hours later nothing is older than 96 hours. What has been
+    due the longest is taken first, and whoever reads the log is told how late it was."""
     early = await certificates.add(50, at=datetime.now(UTC) - DAY)
     late = await certificates.add(50)
     async with bench(database, softhsm_token, ambient=moved(-DAY)) as signer:
         await signer.run(signer.presigner.new)
     async with bench(database, softhsm_token, ambient=moved(60 * HOUR - DAY + 24 * HOUR)) as signer:
         oldest = min(row["signed_at"] for row in await certificates.shards())
-        assert signer.presigner.ambient.now() - oldest < 96 * HOUR
-        await signer.run(signer.presigner.due)
+        now = signer.presigner.ambient.now()
+        assert now - oldest < 96 * HOUR
+        async with (await create_pool(database.settings, "ocsp_signer", process="test", max_size=2) as pool,
+                    pool.acquire() as one, pool.acquire() as two, one.transaction(), two.transaction()):
+            claimed = [await claim_shard(connection, [1], now=now) for connection in (one, two)]
+        assert [shard and shard.due_at for shard in claimed] == sorted(
+            row["due_at"] for row in await certificates.shards())[:2]
+        with capture_logs() as logs:
+            await signer.run(signer.presigner.due)
+        late_h = [line["age_h"] for line in logs if line["event"] == "responses are signed late"]
+        assert late_h == [84] * 32
         assert all(row["signed_at"] > signer.presigner.ambient.now() - HOUR for row in await certificates.shards())
     again = {serial for _, records in (await certificates.batches())[1:] for serial in records}
     assert again == {*early, *late}

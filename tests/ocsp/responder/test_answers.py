@@ -29,6 +29,7 @@ from ocsp.responder.store import StoredIssuer
 from tests.ca.pki.authority import authority
 from tests.ocsp.protocol import reference
 from tests.ocsp.responder.serving import Serving, get, post, request_for, serving
+from tests.ocsp.responder.test_memory import in_another_process
 from tests.ocsp.signing import DAY_S, NOW_S, TIMES, delegate_of, serial_of, signed
 
 OWN = authority(ec.generate_private_key(ec.SECP256R1()))
@@ -202,6 +203,21 @@ async def test_before_the_log_was_read_an_unknown_serial_is_asked_to_try_later(t
         assert await ask_responders([address]) == [ResponderState(
             address=address, state="ok", batch_id=0, lag_s=2.0, workers=workers)]
         assert (await service.ask(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))[0].body == b"ok\n"
+
+
+async def test_another_generation_and_its_issuers_are_taken_up(service: Serving, tmp_path: Path) -> None:
+    """Begun by another worker, because the file was damaged or of another log: within a second answers are from there,
+    for the issuers of there, and nothing that only the old one knew is answered."""
+    service.store([signed(OWN, serial_of(1))])
+    old, new = (get(request_for(own, serial_of(1))) for own in (OWN, STRANGER))
+    assert [(await service.ask(raw))[0].body == UNAUTHORIZED for raw in (old, new)] == [False, True]
+    issuers = encode_issuers([(7, OWN.issuer.certificate_der), (9, STRANGER.issuer.certificate_der)])
+    items = list(split_batch(encode_batch(TIMES, [signed(STRANGER, serial_of(1))]), 9))
+    in_another_process(tmp_path, f"memory.begin_anew(); memory.set_issuers({issuers!r}); memory.apply({items!r},"
+                       " mark=Mark(1, 1), complete=True); memory.close()")
+    service.server.look_around()
+    service.server.refresh()
+    assert [(await service.ask(raw))[0].body == UNAUTHORIZED for raw in (old, new)] == [True, False]
 
 
 async def test_cache_headers_count_down_to_the_end(service: Serving) -> None:

@@ -223,6 +223,27 @@ for number in range(1, 10**9):
     memory.close()
 
 
+def test_a_reader_that_is_killed_keeps_no_old_pages(tmp_path: Path) -> None:
+    """Its slot is given back, or the file would grow with every write from its death on."""
+    memory = opened(tmp_path)
+    entries = [entry(number) for number in range(2_000)]
+    memory.apply(entries, mark=Mark(1, 1))
+    memory.renew()
+    with subprocess.Popen([sys.executable, "-c", _OTHER.format(act="print(1, flush=True); sys.stdin.read()"),
+                           str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        reader.kill()
+    memory.free_dead_readers()
+    path, = tmp_path.glob("responses-*/data.mdb")
+    before = path.stat().st_size
+    for number in range(2, 32):
+        memory.apply(entries, mark=Mark(number, 1))
+        memory.renew()
+    assert path.stat().st_size < 4 * before
+    memory.close()
+
+
 def test_warming_up_reads_the_whole_file_if_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the first answers after a start do not wait for the disk one by one."""
     memory = opened(tmp_path)

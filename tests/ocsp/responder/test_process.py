@@ -207,7 +207,7 @@ async def test_another_ca_is_noticed(config: Path, database: TestDatabase) -> No
 
 
 async def test_a_batch_that_cannot_be_read_is_left_out(config: Path, database: TestDatabase) -> None:
-    """One bad row does not stop the log."""
+    """One bad row does not stop the log. A store that was damaged meanwhile is filled anew from it."""
     times = times_now()
     signer = await database.connect("ocsp_signer")
     await signer.execute("INSERT INTO ocsp_batches VALUES (nextval('ocsp_batch_id'), now(), 1, 1, now() + '1 day', $1)",
@@ -218,6 +218,12 @@ async def test_a_batch_that_cannot_be_read_is_left_out(config: Path, database: T
         await process.ready()
         assert status_of(port_of(config), OWN, serial_of(1)) is ocsp.OCSPCertStatus.GOOD
         assert "cannot be read and is left out" in process.log.read_text()
+    file, = (config.parent / "ocsp").glob("responses-*/data.mdb")
+    file.write_bytes(bytes(file.stat().st_size))
+    with running("ocsp", config) as process:
+        await process.ready()
+        assert status_of(port_of(config), OWN, serial_of(1)) is ocsp.OCSPCertStatus.GOOD
+    assert not file.exists()
 
 
 async def test_the_store_does_not_grow_with_what_it_replaces(config: Path, database: TestDatabase) -> None:

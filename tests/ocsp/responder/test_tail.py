@@ -12,6 +12,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.process.ambient import system_ambient
+from ocsp.protocol.batch import store_key
 from ocsp.responder import tail as tail_module
 from ocsp.responder.memory import ResponseMemory
 from ocsp.responder.tail import Tail
@@ -101,3 +102,19 @@ async def test_a_batch_after_a_pause_waits_for_nobody(
         assert len(applied.moments) == 1
     async with following(database, tmp_path / "ocsp") as applied:
         await reached(applied, second)
+
+
+async def test_expired_certificates_are_forgotten_by_and_by(database: TestDatabase, tmp_path: Path) -> None:
+    """Who follows the log also clears up, when there is nothing else to do."""
+    await add_issuer(database, OWN)
+    times = times_now()
+    records = [signed(OWN, serial_of(number), times=times, not_after_s=LATER_S if number else times.this_update_s - 1)
+               for number in range(2)]
+    async with following(database, tmp_path / "ocsp") as applied:
+        await reached(applied, await publish(database, records, times))
+
+        def held() -> list[bool]:
+            applied.renew()
+            return [applied.get(store_key(1, record.serial)) is not None for record in records]
+
+        await until(lambda: held() == [False, True])

@@ -62,6 +62,10 @@ async def test_a_client_that_does_not_read_is_ended_and_holds_little(service: Se
             writer.write(get(REQUEST) * 100)
             await asyncio.wait_for(writer.drain(), 0.3)
         pytest.fail("the server read on although nobody took its answers")
+    slow, = service.server._connections
+    assert isinstance(slow, OcspConnection)
+    assert slow._transport is not None
+    assert slow._transport.get_write_buffer_size() < 80_000, "what it was sent is answered only as far as it reads"
     service.clock.now_s += 11
     service.server.refresh()
     service.server.look_around()
