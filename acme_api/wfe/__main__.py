@@ -1,7 +1,6 @@
 """`chancery run wfe`: the ACME server's process, wired from the settings."""
 
 import asyncio
-import resource
 import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -39,7 +38,7 @@ from ca.pki.identifier import Identifier, NamePolicy, registered_domain, require
 from ca.pki.profile import offered_profiles
 from ca.process.ambient import Ambient, system_ambient
 from ca.process.client_address import parse_networks
-from ca.process.http import inherited_or_bound
+from ca.process.http import inherited_or_bound, raise_descriptor_limit
 from ca.process.lifecycle import StartupError, ready, run_process
 from ca.process.postgres import UNAVAILABLE, Listener, Pool, PostgresError, create_pool
 from ca.process.sessions import Sessions
@@ -52,7 +51,6 @@ SESSIONS: Final = 8
 TRANSACTIONS: Final = 2
 _DRAIN_S: Final = 5.0
 _DRAIN_IDLE_S: Final = 2.0
-_MOST_DESCRIPTORS: Final = 65_536
 _OTHER_DESCRIPTORS: Final = 200
 _FORWARDED_HEADERS: Final = {"forwarded": "Forwarded", "x-forwarded-for": "X-Forwarded-For"}
 
@@ -108,16 +106,6 @@ def _run_beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
         await asyncio.wait([task])
 
     stack.push_async_callback(end)
-
-
-def raise_descriptor_limit() -> int:
-    """As many open files as the system lets us have: each connection is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        return wanted
-    return soft
 
 
 def proxy_protocol(acme: AcmeSettings) -> ProxyProtocol | None:

@@ -1,7 +1,9 @@
-"""Listening sockets: opened before anything else is done, shared by the workers of one role."""
+"""Listening sockets: opened before anything else is done, shared by the workers of one role; and how many clients there
+can be on them."""
 
 import errno
 import os
+import resource
 import socket
 from collections.abc import Sequence
 
@@ -9,6 +11,7 @@ from ca.process.lifecycle import StartupError
 
 SOCKETS_VARIABLE = "CHANCERY_LISTEN_FDS"
 _BACKLOG = 4096
+_MOST_DESCRIPTORS = 65_536
 _FIRST_SYSTEMD_FD = 3
 
 
@@ -18,6 +21,16 @@ def parse_listen(address: str) -> tuple[str, int]:
     if not separator or not port.isdigit() or not 0 < int(port) < 65536:
         raise StartupError(f"listen address {address!r} is not HOST:PORT")
     return host.strip("[]"), int(port)
+
+
+def raise_descriptor_limit() -> int:
+    """As many open files as the system lets us have: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
 
 
 def _bind(host: str, port: int, *, reuse_port: bool) -> socket.socket:

@@ -7,19 +7,21 @@ import msgspec
 import structlog
 
 from ca.process.ambient import Ambient, system_ambient
-from ca.process.http import bind_sockets
+from ca.process.http import bind_sockets, raise_descriptor_limit
 from ca.process.lifecycle import StartupError, ready, run_process
 from ca.process.settings import Settings
 from ca.process.worker import wait_any, worker_name
 from ocsp.responder.live import LiveDesk
 from ocsp.responder.memory import MemoryFault, ResponseMemory
-from ocsp.responder.server import OcspServer
+from ocsp.responder.server import MAX_CONNECTIONS, OcspServer
 from ocsp.responder.sockets import listen
 from ocsp.responder.tail import Tail
 from ocsp.responder.tally import Tally
 
 _STOP_PATIENCE_S = 2.0
 _RENEW_EVERY_S = 0.05
+# Of the store, the database, the log, and the few that are taken before a connection is refused.
+_OTHER_DESCRIPTORS = 128
 
 
 def main(settings: Settings) -> int:
@@ -56,7 +58,8 @@ async def respond(settings: Settings, ambient: Ambient, stop: asyncio.Event) -> 
         live = LiveDesk(settings.ocsp, ambient=ambient, log=log) if settings.ocsp.live else None
         asking = None if live is None else asyncio.create_task(live.run(settings.database, stop))
         server = OcspServer(memory, now=ambient.now, max_age_s=settings.ocsp.max_age_s, log=log, live=live,
-                            tally=Tally(directory, worker_name()))
+                            tally=Tally(directory, worker_name()),
+                            max_connections=min(MAX_CONNECTIONS, raise_descriptor_limit() - _OTHER_DESCRIPTORS))
         await server.start(bind_sockets(settings.ocsp.listen), listen)
         ready()
         warming = asyncio.create_task(asyncio.to_thread(memory.warm_up, stop.is_set))

@@ -113,11 +113,14 @@ class OcspConnection(asyncio.Protocol):
         self._waits_no_more = is_last
         self._serve()
 
-    def end_if_late(self, now_s: int) -> None:
-        """Ends a connection that is idle, unfinished or not read from for too long."""
-        limit_s = _REQUEST_LIMIT_S if self._pending or self._paused or self._closing else _IDLE_LIMIT_S
-        if now_s - self.since_s > limit_s and self._transport is not None:
-            self._transport.abort()
+    def end_if_late(self, now_s: int, limit_s: int | None = None) -> bool:
+        """Ends a connection that is idle, unfinished or not read from for too long; whether it did."""
+        if limit_s is None:
+            limit_s = _REQUEST_LIMIT_S if self._pending or self._paused or self._closing else _IDLE_LIMIT_S
+        if now_s - self.since_s <= limit_s or self._transport is None:
+            return False
+        self._transport.abort()
+        return True
 
     def end_if_idle(self) -> None:
         """The server stops: nothing new is taken; what is being written is finished."""

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from itertools import islice
 from time import monotonic
 from typing import Final, Protocol
 
@@ -20,6 +21,9 @@ from ocsp.responder.store import StoredIssuer
 from ocsp.responder.tally import Tally
 
 MAX_CONNECTIONS: Final = 20_000
+# When there are as many, one that has been slow for so long is ended for a new one, if it is among the next few.
+_SLOW_IN_NEED_S: Final = 2
+_LOOKED_AT: Final = 16
 _REFRESH_S: Final = 0.05
 _LOOK_AROUND_S: Final = 1.0
 _STOP_PATIENCE_S: Final = 2.0
@@ -33,8 +37,8 @@ _WAITING_LIMIT_S: Final = 0.5
 class Client(Protocol):
     """A connection, as the server sees it."""
 
-    def end_if_late(self, now_s: int) -> None:
-        """Ends it if it is slow."""
+    def end_if_late(self, now_s: int, limit_s: int | None = None) -> bool:
+        """Ends it if it is slow, or has been for so long; whether it has."""
 
     def end_if_idle(self) -> None:
         """Ends it after what is being written."""
@@ -64,13 +68,15 @@ class OcspServer:
     """
 
     def __init__(self, memory: ResponseMemory, *, now: Callable[[], datetime], max_age_s: int, tally: Tally,
-                 log: FilteringBoundLogger, live: LiveDesk | None = None) -> None:
+                 log: FilteringBoundLogger, live: LiveDesk | None = None,
+                 max_connections: int = MAX_CONNECTIONS) -> None:
         self._memory = memory
         self._now = now
         self._tally = tally
         self._log = log
         self.live = live
-        self._connections: set[Client] = set()
+        self.max_connections = max_connections
+        self._connections: dict[Client, None] = {}  # those that were not looked at for the longest first
         self._waiting: dict[Client, float] = {}     # until when
         self._encoded_issuers = b""
         self._withheld_before = 0
@@ -140,15 +146,22 @@ class OcspServer:
         return counts
 
     def admit(self, connection: Client) -> bool:
-        """Whether there is room for one more."""
-        if len(self._connections) >= MAX_CONNECTIONS:
+        """Whether there is room for one more: many slow clients must not keep out the others."""
+        if len(self._connections) >= self.max_connections and not self._make_room():
             return False
-        self._connections.add(connection)
+        self._connections[connection] = None
         return True
+
+    def _make_room(self) -> bool:
+        for connection in list(islice(self._connections, _LOOKED_AT)):
+            self._connections[connection] = self._connections.pop(connection)
+            if connection.end_if_late(self.second.now_s, _SLOW_IN_NEED_S):
+                return True
+        return False
 
     def forget(self, connection: Client) -> None:
         """It is closed."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self.release(connection)
 
     def hold(self, connection: Client) -> bool:

@@ -1,9 +1,12 @@
 """The responder as a real process on a real database: openssl, catch-up, several workers, take-over, lost databases."""
 
 import asyncio
+import resource
 import socket
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,17 @@ async def config(tmp_path: Path, database: TestDatabase) -> Path:
     return write_config(tmp_path, database.settings)
 
 
+@contextmanager
+def few_open_files(count: int) -> Iterator[None]:
+    """As many as a process may have that is started now, unless it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.parametrize("options", [(), ("-no_nonce",), ("-sha256",), ("-sha256", "-no_nonce")],
                          ids=["nonce", "no-nonce", "sha256", "sha256-no-nonce"])
 async def test_openssl_is_answered(config: Path, database: TestDatabase, options: tuple[str, ...]) -> None:
@@ -82,16 +96,21 @@ async def test_openssl_is_answered(config: Path, database: TestDatabase, options
 
 
 async def test_a_new_responder_catches_up_before_it_is_ready(config: Path, database: TestDatabase) -> None:
-    """From nothing: every unexpired batch is there when it says so; expired ones are not asked for."""
+    """From nothing: every unexpired batch is there when it says so; expired ones are not asked for. However few files a
+    process may have open by default, clients that stay are no hindrance."""
     times = times_now()
     for start in range(0, 300, 10):
         await publish(database, [signed(OWN, serial_of(number), times=times, not_after_s=LATER_S)
                                  for number in range(start, start + 10)], times)
     old = times_now(life_s=-100_000)
     await publish(database, [signed(OWN, serial_of(999), times=old, not_after_s=LATER_S)], old)
-    with running("ocsp", config) as process:
+    port = port_of(config)
+    with ExitStack() as stack:
+        with few_open_files(200):
+            process = stack.enter_context(running("ocsp", config))
         await process.ready()
-        port = port_of(config)
+        for _ in range(400):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
         assert all(status_of(port, OWN, serial_of(number)) is ocsp.OCSPCertStatus.GOOD for number in range(300))
         assert status_of(port, OWN, serial_of(999)) is None
         late = serial_of(1_000)

@@ -177,9 +177,9 @@ async def test_nobody_waits_for_long_or_with_many_others(service: Serving, monke
     assert (await service.ask(get(REQUEST)))[0].body == BODY
 
 
-async def test_there_is_a_limit_to_connections(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_there_is_a_limit_to_connections(service: Serving) -> None:
     """One more than allowed is closed at once; when one ends there is room again."""
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 2)
+    service.server.max_connections = 2
     first, second = [await service.connect() for _ in range(2)]
     await asyncio.sleep(0.05)
     third = await service.connect()
@@ -189,6 +189,37 @@ async def test_there_is_a_limit_to_connections(service: Serving, monkeypatch: py
     reply, = await service.ask(get(REQUEST))
     assert reply.body == BODY
     for _, writer in (second, third):
+        writer.close()
+
+
+async def test_slow_clients_make_room_for_others(service: Serving) -> None:
+    """When there are as many connections as there can be, one that has been idle, or sent a part of a request, for some
+    seconds is ended for each new one; those that ask stay, whoever was first."""
+    service.server.max_connections = 40
+    clients = [await service.connect() for _ in range(40)]
+    for number, (_, writer) in enumerate(clients):
+        writer.write(get(REQUEST)[:9] if number % 2 else b"")
+
+    def begun() -> int:
+        return sum(isinstance(one, OcspConnection) and bool(one._pending) for one in service.server._connections)
+
+    await until(lambda: begun() == 20)
+    busy = clients[::10]
+    for seconds in (2, 1):
+        service.clock.now_s += seconds
+        service.server.refresh()
+        for reader, writer in busy:
+            writer.write(get(REQUEST))
+            assert (await read_reply(reader)).body == BODY
+    replies = [await service.ask(get(REQUEST)) for _ in range(60)]
+    newcomers = [await service.connect() for _ in range(30)]
+    for reader, writer in (*busy, *newcomers):
+        writer.write(get(REQUEST))
+        assert (await read_reply(reader)).body == BODY
+    assert all(reply.body == BODY for reply, in replies)
+    assert len(service.server._connections) <= 41
+    assert sum([await is_ended(reader) for reader, _ in clients[1:6]]) == 5
+    for _, writer in (*clients, *newcomers):
         writer.close()
 
 
