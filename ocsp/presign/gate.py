@@ -65,6 +65,7 @@ class SigningGate:
         self._guard = threading.Lock()  # of everything below, which the event loop and the HSM thread share
         self._lanes = {name: _Lane(name.value) for name in LaneName}
         self._signature_s: dict[str, float] = {}
+        self._asked: dict[LaneName, set[_Request]] = {name: set() for name in LaneName}     # the event loop's alone
         self._running = False
         self._turns: set[asyncio.Task[None]] = set()
 
@@ -73,18 +74,26 @@ class SigningGate:
 
         What is going to be signed is in the audit log, and on disk, before the token is asked (spec/pki.md 8.5).
         """
+        request = _Request(key, messages, asyncio.get_running_loop().create_future())
+        self._asked[lane].add(request)
+        try:
+            return await self._sign_recorded(lane, request)
+        finally:
+            self._asked[lane].discard(request)
+
+    async def _sign_recorded(self, lane: LaneName, request: _Request) -> list[bytes]:
+        key, messages = request.key, request.messages
         if self._audit is None:
-            return await self._sign(lane, key, messages)
+            return await self._sign(lane, request)
         what = {"kind": "ocsp", "key": key.label, "tbs_sha256": hashlib.sha256(b"".join(messages)).hexdigest(),
                 "count": len(messages)}
         self._audit.append("signing", lane=lane.name.lower(), **what)
         await self._audit.flush()
-        signatures = await self._sign(lane, key, messages)
+        signatures = await self._sign(lane, request)
         self._audit.append("signed", **what)
         return signatures
 
-    async def _sign(self, lane: LaneName, key: HsmPrivateKey, messages: Sequence[bytes]) -> list[bytes]:
-        request = _Request(key, messages, asyncio.get_running_loop().create_future())
+    async def _sign(self, lane: LaneName, request: _Request) -> list[bytes]:
         with self._guard:
             self._enter(self._lanes[lane], request)
             start, self._running = not self._running, True
@@ -94,6 +103,12 @@ class SigningGate:
             return await request.finished
         finally:
             request.abandoned = True
+
+    def left_s(self, lane: LaneName) -> float:
+        """Seconds that what is asked for in a lane takes the token at least; nothing is known of a key that has not
+        signed."""
+        return sum(self._signature_s.get(request.key.label, 0.0) * (len(request.messages) - len(request.made))
+                   for request in self._asked[lane])
 
     def signature_s(self, label: str, count: int) -> float | None:
         """Seconds that so many signatures of a key take; None when it has not signed yet."""

@@ -21,7 +21,7 @@ from ca.process.postgres import Connection
 from ocsp.presign import live_store
 from ocsp.presign.gate import LaneName
 from ocsp.presign.live_store import Asked
-from ocsp.presign.round import Presigner
+from ocsp.presign.round import Claimed, Presigner
 from ocsp.presign.signer import IssuerSigner, require_signature
 from ocsp.presign.store import StatusOfCertificate
 from ocsp.protocol.live import live_tbs, may_be_forgotten
@@ -45,10 +45,10 @@ class LiveRound:
         self._answered: set[bytes] = set()
         self._signed: dict[bytes, list[tuple[bytes, CertStatus | None]]] = {}
 
-    async def claim(self, connection: Connection, limit: int) -> int:
+    async def claim(self, connection: Connection, limit: int) -> Claimed:
         """Locks questions, and reads the statuses."""
         self._asked = await live_store.claim(connection, self._presigner.able(self._now), min(limit, _AT_ONCE))
-        return len(self._asked)
+        return Claimed(len(self._asked), limit)
 
     async def work(self, connection: Connection) -> None:
         """Signs what may be signed, and answers all."""

@@ -1,12 +1,15 @@
 """The rounds of the pre-signer: what was revoked, what is new, and, range by range, what is due again.
 
 A round is one transaction: claim (row locks), sign, publish. Each kind has a lane with at most two rounds at a time, so
-that one is signed while the other is published; the gate shares the token between the lanes.
+that one is signed while the other is published; the gate shares the token between the lanes. In bulk, a round begins
+when the one before is nearly signed, and takes no more than its share of what waits, so that all pre-signers end
+together.
 """
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -20,7 +23,7 @@ from ocsp.presign import store
 from ocsp.presign.gate import LaneName, SigningGate
 from ocsp.presign.publish import PublishedBatch, Resigning, publish, schedule_day
 from ocsp.presign.signer import IssuerSigner, SignedBatch, sign_batch
-from ocsp.presign.store import Claim, ClaimedRequest, Shard, StatusOfCertificate
+from ocsp.presign.store import NOTHING, Claim, ClaimedRequest, Shard, StatusOfCertificate
 from ocsp.protocol.batch import HASHES
 from ocsp.protocol.schedule import SHORTEST_LIFE, SerialRange, is_settled, moment, split_after, warning_age
 
@@ -29,14 +32,26 @@ _LARGEST_BATCH: Final = 4_000
 _SMALLEST_BATCH: Final = 50
 _FIRST_BATCH: Final = 1_000
 _ROUND_S: Final = 0.8
+# Of a batch, what a share of little is at least.
+_SMALLEST_SHARE: Final = 16
+# A claim, its line in the audit log and what is to be signed take so long to be ready on busy processors.
+_AHEAD_S: Final = 0.25
 _LAST_SERIAL: Final = b"\xff" * SERIAL_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """How many things a round has locked, and of how many that it would have."""
+
+    count: int
+    wanted: int
 
 
 class Round(Protocol):
     """The work of one transaction."""
 
-    async def claim(self, connection: Connection, limit: int) -> int:
-        """Locks at most `limit` things to do; returns how many."""
+    async def claim(self, connection: Connection, limit: int) -> "Claimed":
+        """Locks at most `limit` things to do."""
 
     async def work(self, connection: Connection) -> None:
         """Signs and publishes."""
@@ -53,14 +68,17 @@ class Lane:
 
     A round that did not find all that it would have taken is followed by another one `gather_s` seconds after its
     beginning at the earliest, because a round costs the same for one thing to do as for many; what comes after a pause
-    is taken up at once.
+    is taken up at once. `left_s` says how long the token will be busy with what is claimed already: the next claim
+    waits until that is little, so that others may have what this process would only begin later.
     """
 
-    def __init__(self, pool: Pool, make_round: Callable[[], Round], *, gather_s: float = 0.0) -> None:
+    def __init__(self, pool: Pool, make_round: Callable[[], Round], *, gather_s: float = 0.0,
+                 left_s: Callable[[], float] = lambda: 0.0) -> None:
         self.wake = asyncio.Event()
         self._pool = pool
         self._make_round = make_round
         self._gather_s = gather_s
+        self._left_s = left_s
         self._next_s = 0.0              # of the event loop's clock
         self._running: set[asyncio.Task[None]] = set()
         self._fault: BaseException | None = None
@@ -68,34 +86,34 @@ class Lane:
 
     async def step(self) -> bool:
         """Begins a round; returns whether there was anything to do. Raises what an earlier one failed with."""
-        count, _ = await self._begin()
-        return count > 0
+        return (await self._begin()).count > 0
 
     async def full_step(self) -> bool:
         """As `step`, but returns whether there may be more than was taken: a look in vain costs three statements, and
         whoever queues something else wakes the lane."""
-        count, limit = await self._begin()
-        return count >= limit
+        claimed = await self._begin()
+        return claimed.count >= claimed.wanted
 
-    async def _begin(self) -> tuple[int, int]:
-        """How many things a new round claimed, and how many it would have."""
+    async def _begin(self) -> Claimed:
+        """What a new round claimed."""
         while len(self._running) >= _ROUNDS_AT_ONCE:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        while self._running and (early_s := self._left_s() - _AHEAD_S) > 0.0:
+            await asyncio.wait(self._running, timeout=early_s, return_when=asyncio.FIRST_COMPLETED)
         self._raise_fault()
         now_s = asyncio.get_running_loop().time()
         if now_s < self._next_s:
             await asyncio.sleep(self._next_s - now_s)
             self.wake.clear()           # whoever woke it meanwhile is served by this claim
         self._next_s = asyncio.get_running_loop().time() + self._gather_s
-        limit = self._limit             # rounds that end in the meantime change it
-        claimed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._run(limit, claimed))
+        claiming: asyncio.Future[Claimed] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._run(self._limit, claiming))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        count = await claimed
-        if not 0 < count < limit:
+        claimed = await claiming
+        if not 0 < claimed.count < claimed.wanted:
             self._next_s = 0.0
-        return count, limit
+        return claimed
 
     async def drain(self) -> None:
         """Waits for the rounds that have begun. Raises what one of them failed with."""
@@ -109,26 +127,26 @@ class Lane:
         if fault is not None:
             raise fault
 
-    async def _run(self, limit: int, claimed: "asyncio.Future[int]") -> None:
+    async def _run(self, limit: int, claiming: "asyncio.Future[Claimed]") -> None:
         loop = asyncio.get_running_loop()
         this = self._make_round()
         try:
             async with self._pool.acquire() as connection:
                 async with connection.transaction():
-                    count = await this.claim(connection, limit)
-                    claimed.set_result(count)
-                    if not count:
+                    claimed = await this.claim(connection, limit)
+                    claiming.set_result(claimed)
+                    if not claimed.count:
                         return
                     started = loop.time()
                     await this.work(connection)
-                    self._adapt(count, limit, loop.time() - started)
+                    self._adapt(claimed.count, limit, loop.time() - started)
                 if this.committed():
                     self.wake.set()
         except Exception as fault:
-            if claimed.done():
+            if claiming.done():
                 self._fault = fault
             else:
-                claimed.set_exception(fault)
+                claiming.set_exception(fault)
 
     def _adapt(self, count: int, limit: int, took_s: float) -> None:
         """Batches take about a second with every kind of key, so that what comes next does not wait for long."""
@@ -158,10 +176,13 @@ class Presigner:
         self.resigning = Resigning(age=timedelta(seconds=settings.resign_age_s),
                                    jitter=timedelta(seconds=settings.resign_jitter_s))
         self.scheduled: set[tuple[int, bytes]] = set()
-        changed, new = Queue(store.claim_changed), Queue(store.claim_new)
-        self.changed = Lane(pool, lambda: RequestRound(self, LaneName.CHANGED, changed))
-        self.new = Lane(pool, lambda: RequestRound(self, LaneName.NEW, new), gather_s=settings.gather_ms / 1_000)
-        self.due = Lane(pool, lambda: DueRound(self))
+        self.sharers = 1        # pre-signers that run, this one included
+        changed, new = Queue(store.claim_changed), Queue(store.claim_new, store.last_new)
+        self.changed = Lane(pool, lambda: RequestRound(self, LaneName.CHANGED, changed),
+                            left_s=lambda: gate.left_s(LaneName.CHANGED))
+        self.new = Lane(pool, lambda: RequestRound(self, LaneName.NEW, new), gather_s=settings.gather_ms / 1_000,
+                        left_s=lambda: gate.left_s(LaneName.NEW))
+        self.due = Lane(pool, lambda: DueRound(self), left_s=lambda: gate.left_s(LaneName.DUE))
 
     def able(self, now: datetime) -> list[int]:
         """Issuers that may sign: an issuer's last hours are too short for a response (BR 4.9.9)."""
@@ -189,25 +210,56 @@ class Presigner:
                           last=batch.last.hex(), revoked=batch.revoked, dropped=batch.dropped)
 
 
+_ClaimOf = Callable[[Connection, Sequence[int], int, SerialRange], Awaitable[Claim]]
+_LastOf = Callable[[Connection, Sequence[int], bytes], Awaitable[bytes | None]]
+
+
 class Queue:
     """Requests of one kind. While there are many, each claim goes on behind the one before: from the beginning it would
-    walk over what is locked, by this process and others, and over what has just been deleted."""
+    walk over what is locked, by this process and others, and over what has just been deleted.
 
-    def __init__(self, claim: Callable[[Connection, Sequence[int], int, SerialRange], Awaitable[Claim]]) -> None:
+    Several pre-signers share what waits, where `last` finds its end: each takes a part of the rest, so that the last
+    batches are small, and none signs for long while the others have nothing left to do. To count the rest would cost
+    more than it gains; but serial numbers are random, so it is as dense as what was claimed before it.
+    """
+
+    def __init__(self, claim: _ClaimOf, last: _LastOf | None = None) -> None:
         self._claim = claim
+        self._last = last
         self._behind = b""
+        self._density = 0.0         # requests by the distance of their serial numbers
 
-    async def claim(self, connection: Connection, issuer_ids: Sequence[int], limit: int) -> Claim:
-        """Locks at most `limit` of them; fewer when there are no more anywhere."""
+    async def claim(self, connection: Connection, issuer_ids: Sequence[int], limit: int, *, sharers: int = 1) -> Claim:
+        """Locks at most `limit` of them, or this pre-signer's share; fewer when there are no more anywhere."""
         behind, self._behind = self._behind, b""
+        limit = await self._share(connection, issuer_ids, limit, behind, sharers)
         found = await self._claim(connection, issuer_ids, limit, SerialRange(first=behind, last=_LAST_SERIAL))
         if found.count == limit:
             self._behind = found.last
+            if found.statuses and found.statuses[0].serial < found.last:
+                self._density = found.count / _distance(found.statuses[0].serial, found.last)
         elif behind:
             skipped = await self._claim(
                 connection, issuer_ids, limit - found.count, SerialRange(first=b"", last=behind))
             found = skipped.before(found)
-        return found
+        return replace(found, wanted=limit)
+
+    async def _share(self, connection: Connection, issuer_ids: Sequence[int], limit: int, behind: bytes,
+                     sharers: int) -> int:
+        """How much to claim. Half of what would be a fair part of the rest, because others have locked some of it. A
+        first claim mostly finds little, and is only kept from taking nearly all of what is not very much."""
+        if self._last is None or sharers == 1:
+            return limit
+        if not behind:
+            return min(limit, _FIRST_BATCH)
+        last = await self._last(connection, issuer_ids, behind)
+        rest = 0.0 if last is None else self._density * _distance(behind, last)
+        return min(limit, max(int(rest / (2 * sharers)), limit // _SMALLEST_SHARE, 1))
+
+
+def _distance(first: bytes, last: bytes) -> int:
+    """How many serial numbers there could be."""
+    return int.from_bytes(last, "big") - int.from_bytes(first, "big")
 
 
 class RequestRound:
@@ -218,15 +270,16 @@ class RequestRound:
         self._lane = lane
         self._queue = queue
         self._now = presigner.ambient.now()
-        self._claimed = Claim(count=0, last=b"", statuses=[], others=[])
+        self._claimed = NOTHING
         self._published: list[PublishedBatch] = []
         self._scheduled: set[tuple[int, bytes]] = set()
         self._dropped = False
 
-    async def claim(self, connection: Connection, limit: int) -> int:
+    async def claim(self, connection: Connection, limit: int) -> Claimed:
         """Locks requests, and reads what they are about."""
-        self._claimed = await self._queue.claim(connection, self._presigner.able(self._now), limit)
-        return self._claimed.count
+        self._claimed = await self._queue.claim(connection, self._presigner.able(self._now), limit,
+                                                sharers=self._presigner.sharers)
+        return Claimed(self._claimed.count, self._claimed.wanted)
 
     async def work(self, connection: Connection) -> None:
         """Signs, publishes and ends the requests that are answered by it, or by the certificate's end."""
@@ -279,10 +332,10 @@ class DueRound:
         self._shard: Shard | None = None
         self._published: list[PublishedBatch] = []
 
-    async def claim(self, connection: Connection, limit: int) -> int:
+    async def claim(self, connection: Connection, limit: int) -> Claimed:
         """Locks the range that has been due the longest."""
         self._shard = await store.claim_shard(connection, self._presigner.able(self._now), now=self._now)
-        return 0 if self._shard is None else 1
+        return Claimed(0 if self._shard is None else 1, limit)
 
     async def work(self, connection: Connection) -> None:
         """Signs what has not expired, and sets the time for the next time."""

@@ -32,6 +32,10 @@ SELECT serial, issuer_id, floor(date_part('epoch', not_after))::bigint, EXISTS (
     AND serial <= (SELECT max(serial) FROM claimed))
 FROM claimed
 """
+_LAST_NEW: Final = """
+SELECT serial FROM ocsp_requests WHERE version = 0 AND issuer_id = ANY($1) AND serial > $2
+ORDER BY serial DESC, version DESC LIMIT 1
+"""
 # LATERAL makes it one index look-up a row, in the partition of the serial number, whatever the planner thinks.
 _LOOK_UP: Final = """
 SELECT q.serial, q.version, c.issuer_id, floor(date_part('epoch', c.not_after))::bigint,
@@ -96,6 +100,7 @@ FROM unnest($2::smallint[], $3::smallint[], $4::float8[]) AS t (issuer_id, respo
 ON CONFLICT (worker, issuer_id) DO UPDATE SET responder_id = excluded.responder_id, seen_at = excluded.seen_at,
     certificate_s = excluded.certificate_s
 """
+_COUNT_SIGNERS: Final = "SELECT count(DISTINCT worker) FROM ocsp_signers WHERE seen_at > $1"
 _FORGET_SIGNERS: Final = "DELETE FROM ocsp_signers WHERE worker = $1 OR seen_at < $2"
 # Ranges that somebody signs at this moment are left: what they get is newer than what was asked for.
 _SIGN_AGAIN: Final = """
@@ -163,17 +168,21 @@ class StatusOfCertificate(msgspec.Struct, frozen=True, gc=False):
 class Claim:
     """So many locked requests, up to `last`, and the status of each of their certificates, in the order of the serial
     numbers; those that are not known are left out. A good one was asked for with version 0; all other requests are
-    `others`."""
+    `others`. So many as `wanted` would have been taken."""
 
     count: int
     last: bytes
     statuses: list[StatusOfCertificate]
     others: list[ClaimedRequest]
+    wanted: int = 0
 
     def before(self, other: "Claim") -> "Claim":
         """Both, when all of the other's serial numbers come behind these."""
         return Claim(count=self.count + other.count, last=other.last or self.last,
                      statuses=self.statuses + other.statuses, others=self.others + other.others)
+
+
+NOTHING: Final = Claim(count=0, last=b"", statuses=[], others=[])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +239,12 @@ async def claim_new(connection: Connection, issuer_ids: Collection[int], limit: 
     if len(statuses) < len(rows):
         return _claim(await connection.fetch(_LOOK_UP_NEW, [row["serial"] for row in rows]))
     return Claim(count=len(rows), last=rows[-1]["serial"] if rows else b"", statuses=statuses, others=[])
+
+
+async def last_new(connection: Connection, issuer_ids: Collection[int], behind: bytes) -> bytes | None:
+    """The highest serial number behind this one that a first response is asked for, even if somebody has locked it."""
+    found: bytes | None = await connection.fetchval(_LAST_NEW, list(issuer_ids), behind)
+    return found
 
 
 def _claim(rows: Sequence[Record]) -> Claim:
@@ -314,6 +329,12 @@ async def show_signer(
     """Says that this process runs, and for each (issuer, responder) how many seconds a certificate takes it."""
     await pool.execute(_SHOW_SIGNER, worker, [issuer for issuer, _, _ in speeds],
                        [responder for _, responder, _ in speeds], [seconds for _, _, seconds in speeds], now)
+
+
+async def count_signers(pool: Pool, *, since: datetime) -> int:
+    """How many processes have said since then that they run."""
+    found: int = await pool.fetchval(_COUNT_SIGNERS, since)
+    return found
 
 
 async def forget_signers(pool: Pool, *, worker: str, before: datetime) -> None:

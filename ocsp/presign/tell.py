@@ -14,6 +14,7 @@ from ocsp.presign import store
 from ocsp.presign.round import Presigner
 
 _EVERY_S: Final = 5.0
+_GONE_AFTER: Final = timedelta(seconds=15)
 _FORGOTTEN_AFTER: Final = timedelta(days=1)
 
 
@@ -30,6 +31,7 @@ async def tell(
                 presigner.due.wake.set()
             await store.count_range(pool, now=now)
             await store.show_signer(pool, worker=worker, speeds=presigner.speeds(), now=now)
+            presigner.sharers = max(1, await store.count_signers(pool, since=now - _GONE_AFTER))
         except (PostgresError, *UNAVAILABLE, TimeoutError) as fault:
             log.warning("the database does not answer", fault=repr(fault))
         await wait_any(again, stop, timeout_s=_EVERY_S)

@@ -43,6 +43,7 @@ class Bench:
     def __init__(self, presigner: Presigner, gate: HeldGate, pool: Pool) -> None:
         self.presigner = presigner
         self.gate = gate
+        self.pool = pool
         self.live_rates = Rates(per_s=1_000.0, burst=1_000)
         self.live = Lane(pool, lambda: LiveRound(presigner, self.live_rates))
 
