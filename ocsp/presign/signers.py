@@ -4,6 +4,7 @@ A responder's key is made in the pre-signer's token when there is none; its cert
 certification request in the database, and renewed by the CA. Until it is there the issuer's responses wait.
 """
 
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
@@ -17,9 +18,9 @@ from ca.pki.key_identifier import key_identifier
 from ca.pki.ocsp_responder import Delegation
 from ca.process.ambient import Ambient
 from ca.process.postgres import Pool
-from hsm.errors import HsmError, KeyNotFoundError
+from hsm.errors import HsmError, KeyGenerationError, KeyNotFoundError
 from hsm.generate import KeySpec, generate_key
-from hsm.key import private_key
+from hsm.key import HsmPrivateKey, private_key
 from hsm.thread import HsmThread
 from hsm.token import Token
 from ocsp.presign import store
@@ -27,6 +28,7 @@ from ocsp.presign.signer import IssuerSigner, open_signer
 from ocsp.presign.store import StoredIssuer, StoredResponder
 
 _KEY_ID_BYTES: Final = 16
+_TRIES_OF_A_KEY: Final = 3
 
 
 class Signers:
@@ -113,9 +115,18 @@ def _responder_key(token: Token, issuer_name: str, now: datetime, key_id: bytes)
         key = private_key(token, label)
     else:
         label = f"{prefix}{now:%Y-%m-%dT%H:%M:%SZ}"
-        key = generate_key(token, label=label, key_id=key_id, spec=KeySpec.P_256)
+        key = _made_key(token, label, key_id)
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     return label, request.public_bytes(Encoding.DER)
+
+
+def _made_key(token: Token, label: str, key_id: bytes) -> HsmPrivateKey:
+    """A new key. While another process logs in SoftHSM at times reads back another key than it made, which is destroyed
+    then; so it is tried again."""
+    for _ in range(_TRIES_OF_A_KEY - 1):
+        with suppress(KeyGenerationError):
+            return generate_key(token, label=label, key_id=key_id, spec=KeySpec.P_256)
+    return generate_key(token, label=label, key_id=key_id, spec=KeySpec.P_256)
 
 
 def _require_no_root_key(token: Token, issuers: list[Issuer]) -> None:

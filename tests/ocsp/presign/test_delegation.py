@@ -19,9 +19,12 @@ from ca.process.ambient import system_ambient
 from ca.process.audit_reader import read_chain
 from ca.process.postgres import create_pool
 from ca.process.settings import OcspSettings
+from hsm.errors import KeyGenerationError
 from hsm.generate import KeySpec, destroy_key, generate_key
-from hsm.key import private_key
+from hsm.key import HsmPrivateKey, private_key
 from hsm.thread import HsmThread
+from hsm.token import Token
+from ocsp.presign import signers as signers_module
 from ocsp.presign.gate import SigningGate
 from ocsp.presign.round import Presigner
 from ocsp.presign.signers import Signers
@@ -153,6 +156,32 @@ async def _until_good_without(certificates: Certificates) -> None:
     for issuer_id in range(1, len(_SPECS) + 1):
         await certificates.add(1, issuer_id=issuer_id)
     await certificates.until_answered(patience_s=60)
+
+
+@pytest.mark.parametrize("faults", [2, 3])
+def test_a_key_that_came_out_otherwise_is_made_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch, faults: int
+) -> None:
+    """SoftHSM reads back another one at times, while a process logs in. A token that makes no other is refused."""
+    tries = list[str]()
+
+    def generate(token: Token, *, label: str, key_id: bytes, spec: KeySpec) -> HsmPrivateKey:
+        tries.append(label)
+        if len(tries) <= faults:
+            raise KeyGenerationError("otherwise than asked")
+        return generate_key(token, label=label, key_id=key_id, spec=spec)
+
+    monkeypatch.setattr(signers_module, "generate_key", generate)
+    now = datetime.now(UTC)
+    with place.empty.open(writable=True) as token:
+        if faults == 3:
+            with pytest.raises(KeyGenerationError):
+                signers_module._responder_key(token, "Nobody E1", now, b"1")
+            return
+        label, csr = signers_module._responder_key(token, "Nobody E1", now, b"1")
+        assert tries == [label] * 3
+        assert require_responder_key(csr) in token.public_key_spkis()
+        destroy_key(token, label=label, key_id=b"1")
 
 
 async def test_a_renewed_responder_is_taken_up_and_no_response_outlives_the_one_that_signed(
