@@ -98,6 +98,7 @@ _BATCH_RECORD = struct.Struct(">HHBBBII")
 _BATCH_RECORDS = 4_000
 _SIGNATURE_BYTES = 71
 _SIGNED_WITHIN_S = 54 * 3_600
+_FIRST_RESPONSES = 40       # one in so many: 54 hours of 90 days
 _RESPONSE_LIFE_S = 604_800
 
 
@@ -105,7 +106,8 @@ async def publish_unsigned(connection: Connection, issuer: Issuer, count: int) -
     """Certificates with batches in the log whose signatures are noise: a responder holds and serves them as any other.
 
     For sizes that no signer could reach in the time; what is signed is measured elsewhere. Each batch has the times of
-    another moment of the last 54 hours, as when all are signed again and again. Returns the serial numbers.
+    another moment of the last 54 hours, as when all are signed again and again: thisUpdate is the begun hour, except
+    for the share that is signed for the first time. Returns the serial numbers.
     """
     now = datetime.now(UTC)
     serials = sorted(make_serials(count, now))
@@ -117,7 +119,7 @@ async def publish_unsigned(connection: Connection, issuer: Issuer, count: int) -
         for first in range(0, count, _BATCH_RECORDS):
             part = serials[first:first + _BATCH_RECORDS]
             produced_s = now_s - secrets.randbelow(_SIGNED_WITHIN_S)
-            this_s = produced_s - produced_s % 60
+            this_s = produced_s - produced_s % (3_600 if secrets.randbelow(_FIRST_RESPONSES) else 60)
             next_s = this_s + _RESPONSE_LIFE_S - 1
             header = _BATCH_HEADER.pack(2, 0, produced_s, this_s, next_s)
             noise = os.urandom(2 * _SIGNATURE_BYTES * len(part))

@@ -25,7 +25,15 @@ from ocsp.presign.publish import PublishedBatch, Resigning, publish, schedule_da
 from ocsp.presign.signer import IssuerSigner, SignedBatch, sign_batch
 from ocsp.presign.store import NOTHING, Claim, ClaimedRequest, Shard, StatusOfCertificate
 from ocsp.protocol.batch import HASHES
-from ocsp.protocol.schedule import SHORTEST_LIFE, SerialRange, is_settled, moment, split_after, warning_age
+from ocsp.protocol.schedule import (
+    SHORTEST_LIFE,
+    SerialRange,
+    is_settled,
+    may_begin_by_hour,
+    moment,
+    split_after,
+    warning_age,
+)
 
 _ROUNDS_AT_ONCE: Final = 2
 _LARGEST_BATCH: Final = 4_000
@@ -175,6 +183,7 @@ class Presigner:
         self.life = timedelta(seconds=settings.response_life_s)
         self.resigning = Resigning(age=timedelta(seconds=settings.resign_age_s),
                                    jitter=timedelta(seconds=settings.resign_jitter_s))
+        self.by_hour = may_begin_by_hour(age=self.resigning.age, jitter=self.resigning.jitter)
         self.scheduled: set[tuple[int, bytes]] = set()
         self.sharers = 1        # pre-signers that run, this one included
         changed, new = Queue(store.claim_changed), Queue(store.claim_new, store.last_new)
@@ -194,7 +203,9 @@ class Presigner:
         by_issuer: dict[int, list[StatusOfCertificate]] = defaultdict(list)
         for status in statuses:
             by_issuer[status.issuer_id].append(status)
-        return [await sign_batch(self.gate, lane, self.signers[issuer_id], items, now=now, life=self.life)
+        by_hour = lane is LaneName.DUE and self.by_hour
+        return [await sign_batch(self.gate, lane, self.signers[issuer_id], items, now=now, life=self.life,
+                                 by_hour=by_hour)
                 for issuer_id, items in by_issuer.items()]
 
     def speeds(self) -> list[tuple[int, int, float | None]]:

@@ -114,13 +114,15 @@ async def sign_batch(
     *,
     now: datetime,
     life: timedelta,
+    by_hour: bool = False,
 ) -> SignedBatch:
     """A response for each status and CertID hash, all with the same times; `now` is before the statuses were read.
 
     The first and the last signature are verified: a token that lies, or another key under the same label, is caught
     before anything is published. Raises SignatureFault, HsmError, ScheduleError.
     """
-    times = response_times(now, life=life, signer_not_after=signer.not_after)
+    times = response_times(now, life=life, signer_not_after=signer.not_after, by_hour=by_hour,
+                           changed_at_s=max((status.revoked_at_s or 0 for status in statuses), default=0))
     shown = [GOOD if status.revoked_at_s is None else
              CertStatus(revoked_at_s=status.revoked_at_s, reason=status.reason) for status in statuses]
     messages = _messages(signer, statuses, shown, times)

@@ -20,6 +20,7 @@ _LEFT_OF_LONG_LIFE: Final = timedelta(hours=8)
 _HOUR: Final = timedelta(hours=1)
 _SETTLED: Final = timedelta(days=8)
 _NEW: Final = timedelta(hours=1)
+_LONG_FROM: Final = timedelta(hours=12)
 _PARTS_PER_DAY: Final = 16
 _RANDOM_BYTES: Final = SERIAL_BYTES - 2
 
@@ -57,18 +58,29 @@ def warning_age(*, life: timedelta, age: timedelta) -> timedelta:
     return age + (oldest_allowed(life) - age) / 3
 
 
-def response_times(now: datetime, *, life: timedelta, signer_not_after: datetime) -> Times:
-    """thisUpdate is the begun minute, nextUpdate the last second of the life, never past the signer's end: its
-    issuer's, or that of its own certificate (Mozilla).
+def response_times(now: datetime, *, life: timedelta, signer_not_after: datetime, by_hour: bool = False,
+                   changed_at_s: int = 0) -> Times:
+    """thisUpdate is the begun minute; with `by_hour` the begun hour, if no status changed in it: the last one did at
+    `changed_at_s`. nextUpdate is the last second of the life, never past the signer's end: its issuer's, or that of its
+    own certificate (Mozilla).
 
     Raises ScheduleError when less than 8 hours would be left.
     """
-    this_update = now.replace(second=0, microsecond=0)
+    this_update = now.replace(minute=0, second=0, microsecond=0)
+    if not by_hour or changed_at_s >= this_update.timestamp():
+        this_update = now.replace(second=0, microsecond=0)
     next_update = min(this_update + life - timedelta(seconds=1), signer_not_after)
     if next_update - this_update < SHORTEST_LIFE - timedelta(seconds=1):
         raise ScheduleError(f"the signer ends at {signer_not_after}: no OCSP response can live for 8 hours")
     return Times(produced_at_s=int(now.timestamp()), this_update_s=int(this_update.timestamp()),
                  next_update_s=int(next_update.timestamp()))
+
+
+def may_begin_by_hour(*, age: timedelta, jitter: timedelta) -> bool:
+    """Whether what is signed again may have the begun hour as its thisUpdate: where that is a small part of the time
+    until it is signed again. Far fewer different times are then in use, so that responders have at hand what belongs to
+    them."""
+    return age - jitter >= _LONG_FROM
 
 
 def due_at(this_update: datetime, *, age: timedelta, jitter: timedelta, random4: bytes) -> datetime:

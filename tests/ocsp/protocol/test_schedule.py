@@ -15,6 +15,7 @@ from ocsp.protocol.schedule import (
     SerialRange,
     due_at,
     may_be_new,
+    may_begin_by_hour,
     moment,
     oldest_allowed,
     parts_of_day,
@@ -39,6 +40,27 @@ def test_a_response_lives_from_the_begun_minute(now: datetime, left: timedelta) 
     life_s = times.next_update_s - times.this_update_s + 1
     assert 8 * 3600 <= life_s <= 7 * 86_400
     assert times.next_update_s <= (now + left).timestamp()
+
+
+@given(now=st.timedeltas(timedelta(), timedelta(days=5000)).map(lambda later: NOW + later),
+       changed_before=st.one_of(st.none(), st.timedeltas(timedelta(), timedelta(hours=2))))
+def test_what_is_signed_again_lives_from_the_begun_hour(now: datetime, changed_before: timedelta | None) -> None:
+    """Unless a status changed in it: then from the begun minute, so that nothing says what was not so. The life is the
+    same, and nothing is said to be produced before its thisUpdate, or in another hour."""
+    changed_at_s = 0 if changed_before is None else int((now - changed_before).timestamp())
+    times = response_times(now, life=LIFE, signer_not_after=FAR + timedelta(days=5000), by_hour=True,
+                           changed_at_s=changed_at_s)
+    hour_s = times.produced_at_s // 3_600 * 3_600
+    assert times.this_update_s == (hour_s if changed_at_s < hour_s else times.produced_at_s // 60 * 60)
+    assert times.next_update_s - times.this_update_s + 1 == 7 * 86_400
+
+
+def test_where_an_hour_is_not_short_it_is_not_taken() -> None:
+    """What is signed again after a few hours would else be due again at once."""
+    assert may_begin_by_hour(age=AGE, jitter=JITTER)
+    assert may_begin_by_hour(age=timedelta(hours=12), jitter=timedelta())
+    assert not may_begin_by_hour(age=timedelta(hours=12), jitter=timedelta(seconds=1))
+    assert not may_begin_by_hour(age=timedelta(minutes=30), jitter=timedelta())
 
 
 def test_the_last_hours_of_an_issuer_sign_nothing() -> None:
