@@ -9,18 +9,20 @@ slicing.
     origin = responder id(2) produced_at(4) this_update(4) next_update(4)      unix seconds; all big-endian
     record = serial(18) length1(2) length2(2) status signature1 signature2
     status = version(1) flags(1) reason(1) revoked_at(4) not_after(4)
-    key    = issuer id(2) serial(18)
-    value  = produced_after(4) length1(2) responder id(2) this_update(4) next_update(4) length2(2) status signatures
+    key    = serial(18) issuer id(2)
+    value  = responder id(2) flags(1) reason(1) hours(1) length1(2) length2(2) minute(1) second(1)
+             this_update(4) next_update(4) not_after(4) revoked_at(4) version(1) signature1 signature2
 
-Responder id 0 is the issuer's own key; a batch of version 1 has only that and leaves it out. The responder finds its
-template by a slice of a value, VALUE_FORM, and what responses of the same minute share by another, VALUE_MINUTE. So
-that nothing has another form for every second, a value tells produced_at by the seconds since this_update (modulo
-2**32), in little-endian: the slice begins behind the first octet, which alone is different in responses of one minute.
+Responder id 0 is the issuer's own key; a batch of version 1 has only that and leaves it out. A value begins so that the
+responder finds, in one piece with the issuer's id before it, what names the form of a response, and in another the
+times that many responses share. Of producedAt it has the minute and the second, and how many hours of the clock have
+struck since thisUpdate.
 """
 
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Final
 
 import msgspec
@@ -34,25 +36,22 @@ _HEADER_BYTES: Final = 1 + _ORIGIN.size
 _WITHOUT_RESPONDER: Final = 1
 _OWN_KEY: Final = bytes(2)
 _RECORD: Final = struct.Struct(">HHBBBII")
-_VALUE: Final = struct.Struct(">4sHHIIHBBBII")
+_VALUE: Final = struct.Struct(">HBBBHHBBIIIIB")
+_SHARED: Final = struct.Struct(">BBII")         # minute to next_update
 _REVOKED_FLAG: Final = 1
-_WORD: Final = (1 << 32) - 1
+_HOUR_S: Final = 3_600
+_MOST_HOURS: Final = 255
 KEY_BYTES: Final = 2 + SERIAL_BYTES
 HASHES: Final = (HashName.SHA1, HashName.SHA256)
 
-# Where the responder's fast path looks without reading the whole value.
-VALUE_PRODUCED: Final = 0       # seconds after thisUpdate, modulo 256
-VALUE_FORM: Final = slice(1, 8)
-VALUE_MINUTE: Final = slice(8, 16)
-VALUE_SECOND_LENGTH: Final = slice(16, 18)      # of a form as well, for the second hash
-VALUE_FLAGS: Final = 19
-VALUE_REVOKED_AT: Final = slice(21, 25)
-VALUE_NOT_AFTER: Final = slice(25, 29)
+# Where the responder looks without reading the whole value.
+VALUE_NOT_AFTER: Final = slice(19, 23)
 VALUE_BYTES: Final = _VALUE.size
 # Of what is kept in a store of values: another one is not read.
-VALUE_FORMAT: Final = b"3"
-_VALUE_VERSION: Final = 18
-_VALUE_THIS_UPDATE: Final = slice(8, 12)
+VALUE_FORMAT: Final = b"4"
+_VALUE_LENGTHS: Final = struct.Struct(">5xHH").unpack_from
+_VALUE_VERSION: Final = 27
+_VALUE_THIS_UPDATE: Final = slice(11, 15)
 
 
 class BatchError(ValueError):
@@ -101,9 +100,12 @@ def encode_batch(times: Times, records: Iterable[SignedStatus], *, responder_id:
 def split_batch(payload: bytes, issuer_id: int) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of every record, ready to be stored. Raises BatchError."""
     origin, offset = _origin(payload)
-    _, produced_s, this_s, _ = _ORIGIN.unpack(origin)
-    after, shared = (produced_s - this_s & _WORD).to_bytes(4, "little"), origin[:2] + origin[6:]
-    prefix, end = issuer_id.to_bytes(2, "big"), len(payload)
+    responder, (_, produced_s, this_s, next_s) = origin[:2], _ORIGIN.unpack(origin)
+    hours, in_hour_s = produced_s // _HOUR_S - this_s // _HOUR_S, produced_s % _HOUR_S
+    if not 0 <= hours <= _MOST_HOURS:
+        raise BatchError("producedAt is before thisUpdate, or more than ten days after it")
+    shared, hour = _SHARED.pack(in_hour_s // 60, in_hour_s % 60, this_s, next_s), bytes((hours,))
+    suffix, end = issuer_id.to_bytes(2, "big"), len(payload)
     while offset < end:
         body = offset + SERIAL_BYTES
         signatures = body + _RECORD.size
@@ -112,7 +114,9 @@ def split_batch(payload: bytes, issuer_id: int) -> Iterator[tuple[bytes, bytes]]
         behind = signatures + (payload[body] << 8 | payload[body + 1]) + (payload[body + 2] << 8 | payload[body + 3])
         if behind > end:
             raise BatchError("truncated signature")
-        yield prefix + payload[offset:body], after + payload[body:body + 2] + shared + payload[body + 2:behind]
+        yield payload[offset:body] + suffix, b"".join((
+            responder, payload[body + 5:body + 7], hour, payload[body:body + 4], shared, payload[body + 11:signatures],
+            payload[body + 7:body + 11], payload[body + 4:body + 5], payload[signatures:behind]))
         offset = behind
 
 
@@ -132,37 +136,32 @@ def _origin(payload: bytes) -> tuple[bytes, int]:
 
 def store_key(issuer_id: int, serial: bytes) -> bytes:
     """The key of a stored value."""
-    return issuer_id.to_bytes(2, "big") + serial
-
-
-def in_record(part: slice) -> slice:
-    """The same part of a record, which is a key and its value."""
-    return slice(KEY_BYTES + part.start, KEY_BYTES + part.stop)
+    return serial + issuer_id.to_bytes(2, "big")
 
 
 def is_whole(value: bytes) -> bool:
     """Whether a value is as long as it says, so that its end is known when something is behind it."""
-    return len(value) == _VALUE.size + int.from_bytes(value[4:6], "big") + int.from_bytes(value[16:18], "big")
+    return len(value) >= _VALUE.size and len(value) == _VALUE.size + sum(_VALUE_LENGTHS(value))
 
 
-def value_of(record: bytes) -> bytes:
-    """The value of a record that may have more behind. Raises BatchError."""
-    if len(record) < KEY_BYTES + _VALUE.size:
+def value_at(records: bytes | mmap, start: int) -> bytes:
+    """The value of the record that begins there, which is a key and its value. Raises BatchError."""
+    start += KEY_BYTES
+    if start + _VALUE.size > len(records):
         raise BatchError("truncated value")
-    _, first, *_, second, _, _, _, _, _ = _VALUE.unpack_from(record, KEY_BYTES)
-    return record[KEY_BYTES:KEY_BYTES + _VALUE.size + first + second]
+    return records[start:start + _VALUE.size + sum(_VALUE_LENGTHS(records, start))]
 
 
 def read_value(value: bytes) -> StoredResponse:
     """A stored value with both signatures. Raises BatchError."""
     if len(value) < _VALUE.size:
         raise BatchError("truncated value")
-    (after, first, responder_id, this_s, next_s, second, version, flags, reason, revoked_s, not_after_s
-     ) = _VALUE.unpack_from(value)
+    (responder_id, flags, reason, hours, first, second, minute, second_of_minute, this_s, next_s, not_after_s,
+     revoked_s, version) = _VALUE.unpack_from(value)
     if len(value) != _VALUE.size + first + second or flags & ~_REVOKED_FLAG:
         raise BatchError("a value has two signatures of the lengths it says, and flags that are known")
     start = _VALUE.size
-    produced_s = this_s + int.from_bytes(after, "little") & _WORD
+    produced_s = (this_s // _HOUR_S + hours) * _HOUR_S + minute * 60 + second_of_minute
     return StoredResponse(
         responder_id, Times(produced_at_s=produced_s, this_update_s=this_s, next_update_s=next_s), version,
         CertStatus(revoked_at_s=revoked_s if flags & _REVOKED_FLAG else None, reason=reason), not_after_s,

@@ -5,7 +5,6 @@ from: for each issuer and hash the bytes around a serial number and a signature.
 from binascii import hexlify
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -15,8 +14,6 @@ from ocsp.protocol.batch import (
     HASHES,
     KEY_BYTES,
     VALUE_BYTES,
-    VALUE_MINUTE,
-    in_record,
     read_value,
     store_key,
 )
@@ -36,24 +33,23 @@ from ocsp.responder.http_text import Second
 from ocsp.responder.memory import MemoryFault, ResponseMemory, decode_issuers
 from ocsp.responder.store import StoredIssuer
 
-SUCCESS_LINES: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/ocsp-response\r\nContent-Length: %d\r\n"
-_END_OF_HEAD: Final = b'"\r\n\r\n'
+SUCCESS_LINES: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/ocsp-response\r\n"
+LENGTH_LINE: Final = b"Content-Length: %d\r\n"
+_BEHIND_ETAG: Final = b'"\r\n' + LENGTH_LINE + b"\r\n"
 ETAG_BYTES: Final = 16
-SECOND_BYTES: Final = 3
-_MINUTE: Final = in_record(VALUE_MINUTE)
+_IN_HOUR_BYTES: Final = len(b"MMSSZ")
 _T = TypeVar("_T")
-# A response is signed again after 60 hours at the latest: 3,600 minutes.
-MAX_MINUTES: Final = 8_192
+# thisUpdate is the begun hour in most responses, of which there are 60 before they are signed again, and else a minute.
+MAX_SPANS: Final = 8_192
 _MAX_FORMS: Final = 4_096
-_MINUTE_S: Final = 60
+_HOUR_S: Final = 3_600
 
-# how long a record is at least; the start of the HTTP head; from behind the ETag up to producedAt; from behind that up
-# to the serial number; behind it up to the time of revocation, nothing for good; from behind these up to thisUpdate;
-# behind nextUpdate up to the signature; where in the record the signature is, and what of it the ETag is; what is
-# behind it
-Form = tuple[int, bytes, bytes, bytes, bytes, bytes, bytes, slice, slice, bytes]
-# until when it holds; of the HTTP head what is about caching; producedAt up to its second; thisUpdate to nextUpdate
-Minute = tuple[int, bytes, bytes, bytes]
+# from behind the ETag up to producedAt; what is behind its minute for each second, up to the serial number; behind that
+# up to the time of revocation, nothing for good; from behind these up to thisUpdate; behind nextUpdate up to the
+# signature; where in the record the signature is; what is behind it
+Form = tuple[bytes, tuple[bytes, ...], bytes, bytes, bytes, int, int, bytes]
+# until when it holds; the start of the HTTP head; producedAt up to its minute; thisUpdate to nextUpdate
+Span = tuple[int, bytes, bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +81,18 @@ NOT_YET_KNOWN: Final = Answer(UNAUTHORIZED, None)
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One issuer under one CertID hash. `forms` are kept for every shape of response that was asked for, `templates`
-    for everyone who signs: 0 is the issuer itself, others are delegated responders. A shape has the length of the first
-    signature and, where `has_two_lengths`, that of the second."""
+    for everyone who signs: 0 is the issuer itself, others are delegated responders."""
 
     issuer: Issuer
-    key_prefix: bytes
+    key_suffix: bytes
     hash_index: int
     templates: dict[int, ResponseTemplate]
-    has_two_lengths: bool
     forms: dict[bytes, Form]
 
     @property
     def issuer_id(self) -> int:
         """In the database."""
-        return int.from_bytes(self.key_prefix, "big")
+        return int.from_bytes(self.key_suffix, "big")
 
 
 class _SignerUnknown(Exception):
@@ -114,34 +108,33 @@ class Answers:
         self._by_hashes: dict[tuple[HashName, bytes, bytes], Asked] = {}
         self.canonical: dict[bytes, Asked] = {}     # by what a canonical request has before the serial number
         self.past_next_update = 0
-        self.minutes: dict[bytes, Minute] = {}      # by thisUpdate and nextUpdate
-        self.max_minutes = MAX_MINUTES
+        self.spans: dict[bytes, Span] = {}          # by thisUpdate and nextUpdate
+        self.max_spans = MAX_SPANS
         for issuer in issuers:
             read = read_issuer(issuer.certificate)
             for index, name in enumerate(HASHES):
                 template = ResponseTemplate(read, name)
-                asked = Asked(read, store_key(issuer.id, b""), index, {0: template}, index > 0, {})
+                asked = Asked(read, store_key(issuer.id, b""), index, {0: template}, {})
                 self._by_hashes[name, template.name_hash, template.key_hash] = asked
                 self.canonical[template.canonical_request()[:-SERIAL_BYTES]] = asked
 
-    def make_form(self, asked: Asked, record: bytes, shape: bytes) -> tuple[Form, Minute] | None:
-        """What responses with this status, signer and length of signature share, and what those of one minute do; None
-        when they have ended, or for times that are not so.
+    def make_form(self, asked: Asked, value: bytes, shape: bytes, times: bytes) -> tuple[Form, Span] | None:
+        """What responses with this status, signer and length of signature share, and what those of the same times do;
+        None when they have ended, or were not produced in the hour of thisUpdate.
 
-        A minute holds for as long as max-age, which counts down to the end of the response's life, is what it is now.
+        A span holds for as long as max-age, which counts down to the end of the response's life, is what it is now.
         """
-        stored, second = read_value(self.memory.value_in(record)), self.second
-        times, size = stored.times, len(stored.signatures[asked.hash_index])
-        if times.next_update_s < second.now_s or times.this_update_s % _MINUTE_S or not (
-                0 <= times.produced_at_s - times.this_update_s < _MINUTE_S):
+        stored, second = read_value(value), self.second
+        size, when = len(stored.signatures[asked.hash_index]), stored.times
+        if when.next_update_s < second.now_s or when.produced_at_s // _HOUR_S != when.this_update_s // _HOUR_S:
             return None
         try:
             template = self._template(asked, stored.responder_id)
         except _SignerUnknown:
             return None
         produced, this_update, next_update = map(
-            generalized_time, (times.produced_at_s, times.this_update_s, times.next_update_s))
-        before, after = template.around(stored.status, times, size)
+            generalized_time, (when.produced_at_s, when.this_update_s, when.next_update_s))
+        before, after = template.around(stored.status, when, size)
         body_bytes = len(before) + SERIAL_BYTES + len(after) + size + len(template.tail)
         before, _, upto_serial = before.partition(produced)
         upto_revoked = b""
@@ -149,14 +142,14 @@ class Answers:
             upto_revoked, _, after = after.partition(generalized_time(stored.status.revoked_at_s))
         upto_this_update, _, after = after.partition(this_update)
         between, _, after = after.partition(next_update)
-        signature, etag = _where(sum(map(len, stored.signatures[:asked.hash_index])), size)
-        form = (signature.stop, SUCCESS_LINES % body_bytes, _END_OF_HEAD + before, upto_serial, upto_revoked,
-                upto_this_update, after, signature, etag, template.tail)
-        minute = (max(second.now_s + 1, second.full_age_until_s(times)), second.cache_headers(times),
-                  produced[:-SECOND_BYTES], this_update + between + next_update)
+        start = KEY_BYTES + VALUE_BYTES + sum(map(len, stored.signatures[:asked.hash_index]))
+        form = (_BEHIND_ETAG % body_bytes + before, tuple(b"%02dZ" % at + upto_serial for at in range(60)),
+                upto_revoked, upto_this_update, after, start, start + size, template.tail)
+        span = (max(second.now_s + 1, second.full_age_until_s(when)), SUCCESS_LINES + second.cache_headers(when),
+                produced[:-_IN_HOUR_BYTES], this_update + between + next_update)
         _keep(asked.forms, shape, form, _MAX_FORMS)
-        _keep(self.minutes, record[_MINUTE], minute, self.max_minutes)
-        return form, minute
+        _keep(self.spans, times, span, self.max_spans)
+        return form, span
 
     def _template(self, asked: Asked, responder_id: int) -> ResponseTemplate:
         found = asked.templates.get(responder_id)
@@ -193,9 +186,9 @@ class Answers:
             return NOT_AUTHORIZED
         for other in cert_ids[1:]:
             of_other = self.asked(other)
-            if of_other is None or of_other.key_prefix != asked.key_prefix or other.serial != first.serial:
+            if of_other is None or of_other.key_suffix != asked.key_suffix or other.serial != first.serial:
                 return NOT_AUTHORIZED
-        value = self.memory.get(asked.key_prefix + first.serial)
+        value = self.memory.get(first.serial + asked.key_suffix)
         if value is None:
             # While the log is still being read nobody knows which serial numbers were given out.
             if not self.memory.complete:
@@ -224,11 +217,3 @@ def _keep(found: dict[bytes, _T], key: bytes, one: _T, most: int) -> None:
         for old in list(islice(found, most // 8)):
             del found[old]
     found[key] = one
-
-
-@lru_cache(maxsize=1_024)
-def _where(before: int, size: int) -> tuple[slice, slice]:
-    """Of a record: a signature of so many octets with so many before it, and what of it the ETag is."""
-    start = KEY_BYTES + VALUE_BYTES + before
-    end = start + size
-    return slice(start, end), slice(max(start, end - ETAG_BYTES), end)

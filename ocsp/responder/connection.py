@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Final, cast
 
 from ocsp.protocol.request import MAX_PATH_BYTES, MAX_REQUEST_BYTES, decode_path
-from ocsp.responder.answers import LATER, MALFORMED, NOT_YET_KNOWN, SUCCESS_LINES, Answer
+from ocsp.responder.answers import LATER, LENGTH_LINE, MALFORMED, NOT_YET_KNOWN, SUCCESS_LINES, Answer
 from ocsp.responder.head import MAX_HEAD_BYTES, BadHead, Head, read_head
 from ocsp.responder.http_text import read_http_date
 from ocsp.responder.live import LiveDesk, Refusal, Ticket
@@ -286,7 +286,7 @@ class OcspConnection(asyncio.Protocol):
         validators = b"%b%bETag: %b\r\n" % (second.cache_headers(answer.times), second.date, etag)
         if head.method != b"POST" and _is_known(head, etag, answer):
             return b"HTTP/1.1 304 Not Modified\r\n" + validators, b""
-        return SUCCESS_LINES % len(answer.body) + validators, answer.body
+        return SUCCESS_LINES + validators + LENGTH_LINE % len(answer.body), answer.body
 
 
 def _is_request_type(content_type: bytes | None) -> bool:

@@ -4,7 +4,7 @@ It is derived data. What is in it was signed, so damage cannot make a wrong answ
 read is left for a new, empty one, which is filled again from the batch log. Each such file is a generation with a
 directory of its own; the file `current` names the one in use, so that all workers move on together.
 
-    issuer id and serial number (20 octets) -> value of ocsp.protocol.batch; shorter keys are our own.
+    serial number and issuer id (20 octets) -> value of ocsp.protocol.batch; shorter keys are our own.
 
 Beside it is a copy in which values are found faster (shortcut.py), which may be incomplete or missing at any time.
 """
@@ -22,8 +22,8 @@ from typing import Any, Final
 
 import lmdb
 
-from ocsp.protocol.batch import KEY_BYTES, VALUE_FORMAT, VALUE_NOT_AFTER, is_whole, replaces, value_of
-from ocsp.responder.shortcut import Shortcut, ShortcutFault
+from ocsp.protocol.batch import KEY_BYTES, VALUE_FORMAT, VALUE_NOT_AFTER, replaces
+from ocsp.responder.shortcut import EMPTY_VIEW, Shortcut, ShortcutFault, View
 from ocsp.responder.shortcut_keeper import ShortcutKeeper
 
 MemoryFault = lmdb.Error
@@ -40,8 +40,6 @@ _MARK_FORM: Final = struct.Struct(">QQ")
 _MAX_READERS: Final = 512
 _WARM_UP_CHUNK: Final = 4 << 20
 _SHORTCUT: Final = "shortcut"
-# Fewer values are found as fast in LMDB.
-SHORTCUT_FROM: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +51,11 @@ class Mark:
 
 
 class ResponseMemory:
-    """Opened once a process. `get` reads what was there at the last `renew`, without a system call. The shortcut is
-    looked into from so many values on."""
+    """Opened once a process. `get` reads what was there at the last `renew`, without a system call; `view` has the same
+    values or newer ones, but not all of them."""
 
-    def __init__(self, directory: Path, *, map_size_gib: int, shortcut_from: int = SHORTCUT_FROM) -> None:
+    def __init__(self, directory: Path, *, map_size_gib: int) -> None:
         self._directory = directory
-        self._shortcut_from = shortcut_from
         self._map_bytes = map_size_gib << 30
         self._environment: Any = None
         self._reader: Any = None
@@ -67,6 +64,7 @@ class ResponseMemory:
         # Held while a thread works on the file, which must not be closed then.
         self._in_use = threading.Lock()
         self.get: Callable[[bytes], bytes | None] = _unreadable
+        self.view: View = EMPTY_VIEW
         self._shortcut: Shortcut | None = None
         self._keeper: ShortcutKeeper        # of the file that is open
         self.complete = False
@@ -82,17 +80,6 @@ class ResponseMemory:
         self._reader.abort()
         self._read_with(self._environment.begin())
         self._follow_shortcut()
-
-    def look_up(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Key and value of each together, perhaps with more behind, as `get` has them or newer; perhaps less than a
-        whole value, where the file is damaged."""
-        if self._shortcut is not None:
-            return self._shortcut.look_up(keys, self._record)
-        return [value and key + value for key, value in zip(keys, map(self.get, keys), strict=True)]
-
-    def value_in(self, record: bytes) -> bytes:
-        """What of a record that `look_up` gave is the value. Raises BatchError."""
-        return record[KEY_BYTES:] if self._shortcut is None else value_of(record)
 
     def follow(self) -> None:
         """Moves to the current generation if another worker has begun one."""
@@ -231,9 +218,7 @@ class ResponseMemory:
     def close(self) -> None:
         """Unmaps the file."""
         self.get = _unreadable
-        if self._shortcut is not None:
-            self._shortcut.close()
-            self._shortcut = None
+        self._leave_shortcut()
         if self._environment is not None:
             self._keeper.close()
             if self._reader is not None:
@@ -257,26 +242,22 @@ class ResponseMemory:
         self.get = reader.get
         self.complete = self.complete or reader.get(_COMPLETE) is not None
 
-    def _record(self, key: bytes) -> bytes | None:
-        value = self.get(key)
-        return None if value is None or not is_whole(value) else key + value
-
     def _follow_shortcut(self) -> None:
-        """Uses it when it has all that was committed, and that is so much that LMDB takes longer."""
-        if self.entries() < self._shortcut_from:
-            if self._shortcut is not None:
-                self._shortcut.close()
-                self._shortcut = None
-            return
+        """Uses it when it has all that was committed."""
         committed = self._environment.info()["last_txnid"]      # first: what is committed from now on is noted before
-        self._leave_shortcut(committed)
+        if self._shortcut is not None and not self._shortcut.has_all(committed):
+            self._leave_shortcut()
         if self._shortcut is None:      # there may be another one already
             with suppress(ShortcutFault):
                 self._shortcut = Shortcut(self._directory / self._generation / _SHORTCUT)
-            self._leave_shortcut(committed)
+                if self._shortcut.has_all(committed):
+                    self.view = self._shortcut.view
+                else:
+                    self._leave_shortcut()
 
-    def _leave_shortcut(self, committed: int) -> None:
-        if self._shortcut is not None and (self._shortcut.is_retired or self._shortcut.transaction < committed):
+    def _leave_shortcut(self) -> None:
+        self.view = EMPTY_VIEW
+        if self._shortcut is not None:
             self._shortcut.close()
             self._shortcut = None
 
@@ -315,7 +296,7 @@ class ResponseMemory:
         # metasync off: after a power failure the last moments are read again from the log.
         self._environment = lmdb.open(str(path), map_size=self._map_bytes, max_readers=_MAX_READERS, metasync=False,
                                       readahead=False)
-        self._keeper = ShortcutKeeper(path / _SHORTCUT, self._environment, needed_from=self._shortcut_from)
+        self._keeper = ShortcutKeeper(path / _SHORTCUT, self._environment)
         _require_whole(path / "data.mdb", self._environment)
         _require_format(self._environment)
         self._environment.reader_check()

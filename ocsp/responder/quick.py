@@ -3,63 +3,63 @@
 A canonical request differs from another for the same issuer and hash in its last 18 octets alone, the serial number. So
 what stands before them, in base64 for a GET, is looked up in a table; clients send the same header fields again and
 again, so everything behind the target of a GET, and the whole head of a POST, is remembered once it has been read
-strictly. Who signed a stored value, and how long its signature is, name the form of the response around it; thisUpdate
-and nextUpdate name what the responses of one minute have in common, the caching headers among them. What is not so
-plain is left to the strict parsers, with the same result.
+strictly. Serial numbers of many requests are decoded together. Who signed a stored value, its status, and how long its
+signature is, name the form of the response around it; thisUpdate and nextUpdate name a span, what their responses have
+in common, the caching headers among it. What is not so plain is left to the strict parsers, with the same result.
 """
 
+import struct
 from base64 import b64encode
 from binascii import Error as Base64Error
-from binascii import a2b_base64, hexlify
+from binascii import a2b_base64, b2a_base64, hexlify
 from collections.abc import Callable, Sequence
-from typing import Final
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
 from ca.pki.serial import SERIAL_BYTES
-from ocsp.protocol.batch import (
-    KEY_BYTES,
-    VALUE_FLAGS,
-    VALUE_FORM,
-    VALUE_MINUTE,
-    VALUE_NOT_AFTER,
-    VALUE_PRODUCED,
-    VALUE_REVOKED_AT,
-    VALUE_SECOND_LENGTH,
-    BatchError,
-    in_record,
-)
+from ocsp.protocol.batch import VALUE_BYTES, BatchError, value_at
 from ocsp.protocol.response import generalized_time
-from ocsp.responder.answers import Answers, Asked
+from ocsp.responder.answers import ETAG_BYTES, Answers, Asked, Form
 from ocsp.responder.memory import MemoryFault
+from ocsp.responder.shortcut import EMPTY_VIEW, HASH_AT, RESERVED_AT, WRITTEN_AT, View
 
 Quick = Callable[[Sequence[bytes]], list[bytes | None]]
 
 _MAX_REMEMBERED: Final = 512
 _MAX_REMEMBERED_BYTES: Final = 1_024
 _END_OF_HEAD: Final = b"\r\n\r\n"
-# Of a record, which is a key and its value.
-_FLAGS: Final = KEY_BYTES + VALUE_FLAGS
-_FORM: Final = in_record(VALUE_FORM)
-_SECOND_LENGTH: Final = in_record(VALUE_SECOND_LENGTH)
-_MINUTE: Final = in_record(VALUE_MINUTE)
-_REVOKED_FORM: Final = slice(_FLAGS, _FLAGS + 2)
-_REVOKED_AT: Final = in_record(VALUE_REVOKED_AT)
-_NOT_AFTER: Final = in_record(VALUE_NOT_AFTER)
-_PRODUCED: Final = KEY_BYTES + VALUE_PRODUCED
-_SECONDS: Final = tuple(b"%02dZ" % second for second in range(60))      # of a GeneralizedTime
-# No certificate's: there is nothing to look up.
-_NO_KEY: Final = bytes(KEY_BYTES)
+_TWO_DIGITS: Final = tuple(b"%02d" % number for number in range(60))
 # Of a GET: all before the serial number with the shorter hash and nothing escaped, which no two issuers have in common.
 _TARGET_BYTES: Final = 93
+_AT_ONCE: Final = 64
 
+# Serial numbers are decoded from text like that of the shorter hash: its length in DER, 18 octets, and what fills up.
+_LEAD: Final = bytes((SERIAL_BYTES,))
+_FILLER: Final = b"AA"
+_TEXT_BYTES: Final = 26
+_DECODED_BYTES: Final = len(_LEAD) + SERIAL_BYTES + 2
+_NOBODYS_TEXT: Final = b64encode(_LEAD + bytes(SERIAL_BYTES))[:_TEXT_BYTES]
+
+# Of a record, for either hash: serial number, shape with the issuer's id, minute and second of producedAt, thisUpdate
+# and nextUpdate, notAfter.
+_PARTS: Final = (struct.Struct(">18s9s2xBB8sI").unpack_from, struct.Struct(">18s11sBB8sI").unpack_from)
+_NO_PARTS: Final = (None, b"", 0, 0, b"", 0)
+_REVOKED_AT: Final = struct.Struct(">43xI").unpack_from
+
+# How a record is read, forms, how keys end, who is asked
+_Subject = tuple[Callable[..., tuple[Any, ...]], dict[bytes, Form], bytes, Asked | None]
+_NOBODY: Final[_Subject] = (_PARTS[0], {}, b"", None)
 # What the start of the request has behind _TARGET_BYTES up to the serial number's base64; the length of that start;
-# where an unescaped rest is, and what follows it; what the rest decodes to before the serial number, how much in all
-_Target = tuple[bytes, int, slice, slice, bytes, int, Asked]
+# what stands behind that base64, escaped and not; what it decodes to before the serial number, if that is not the same
+# as with the shorter hash; who is asked
+_Target = tuple[bytes, int, bytes, bytes, bytes, _Subject]
 
 
 class KnownHeads:
-    """What has been read strictly and found plain: `tails` of GETs, from the space behind the target on, and heads of
-    `posts` without their empty line, with the length of the body.
+    """What has been read strictly and found plain: `tails` of GETs, behind the target and a space, and heads of `posts`
+    without their empty line, with the length of the body.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class KnownHeads:
         if len(tail) <= _MAX_REMEMBERED_BYTES:
             if len(self.tails) >= _MAX_REMEMBERED:
                 self.tails.clear()
-            self.tails[b" " + tail] = True
+            self.tails[tail] = True
 
     def remember_post(self, head: bytes, content_length: int) -> None:
         """The head of a plain POST."""
@@ -85,108 +85,159 @@ def make_quick(answers: Answers, known: KnownHeads) -> Quick:
     """`quick(requests)`: to each whole request its answer; None for what is not so plain.
 
     One closure for all clients that sent something, because calls and attribute look-ups are a third of what an answer
-    costs. All values are looked up together, in between.
+    costs. All serial numbers are decoded together, in between.
     """
-    target_of, asked_of = _targets(answers).get, answers.canonical.get
+    canonical = {fixed: _subject(asked) for fixed, asked in answers.canonical.items()}
+    target_of, subject_of = _targets(canonical).get, canonical.get
     tails, length_of = known.tails, known.posts.get
-    memory, second, make_form = answers.memory, answers.second, answers.make_form
-    minute_of = answers.minutes.get
-
-    def unescaped(data: bytes, start: int) -> bytes:
-        text, space, tail = data[start:].partition(b" ")
-        return text.replace(b"%2B", b"+").replace(b"%2F", b"/").replace(b"%3D", b"=") if space + tail in tails else b""
+    compose = _make_compose(answers)
 
     def quick(requests: Sequence[bytes]) -> list[bytes | None]:
-        keys: list[bytes] = []
-        subjects: list[tuple[Asked, bytes] | None] = []
+        count = len(requests)
+        if count > _AT_ONCE:
+            return quick(requests[:_AT_ONCE]) + quick(requests[_AT_ONCE:])
+        texts: list[bytes] = []
+        subjects: list[_Subject] = []
         for data in requests:
             target = target_of(data[:_TARGET_BYTES])
             if target is not None:
-                more, length, text_at, tail_at, lead, size, asked = target
-                text = data[text_at]
-                # Many clients escape what base64 has besides letters and digits.
-                if (data[tail_at] in tails or (text := unescaped(data, length))) and (
-                        not more or data.startswith(more, _TARGET_BYTES)):
-                    try:
-                        whole = a2b_base64(text, strict_mode=True)
-                    except Base64Error:
-                        whole = b""
-                    if len(whole) == size:
-                        serial = whole.removeprefix(lead)
-                        if len(serial) == SERIAL_BYTES:
-                            keys.append(asked.key_prefix + serial)
-                            subjects.append((asked, serial))
-                            continue
+                more, length, behind, unescaped, lead, subject = target
+                text, _, tail = data[length:].partition(behind)
+                if tail not in tails:
+                    text, _, tail = data[length:].partition(unescaped)
+                if tail in tails and (not more or data.startswith(more, _TARGET_BYTES)):
+                    # Many clients escape what base64 has besides letters and digits.
+                    if len(text) != _TEXT_BYTES:
+                        text = text.replace(b"%2B", b"+").replace(b"%2F", b"/")
+                    if lead:
+                        text = _alike(text, lead)
+                    if len(text) == _TEXT_BYTES:
+                        texts.append(text)
+                        subjects.append(subject)
+                        continue
             else:
                 end = data.find(_END_OF_HEAD)
                 if length_of(data[:end]) == len(data) - end - 4:
-                    found = asked_of(data[end + 4:-SERIAL_BYTES])
+                    found = subject_of(data[end + 4:-SERIAL_BYTES])
                     if found is not None:
-                        serial = data[-SERIAL_BYTES:]
-                        keys.append(found.key_prefix + serial)
-                        subjects.append((found, serial))
+                        texts.append(b2a_base64(_LEAD + data[-SERIAL_BYTES:])[:_TEXT_BYTES])
+                        subjects.append(found)
                         continue
-            keys.append(_NO_KEY)
-            subjects.append(None)
+            texts.append(_NOBODYS_TEXT)
+            subjects.append(_NOBODY)
         try:
-            records = memory.look_up(keys)
-        except MemoryFault:
-            return [None] * len(keys)
-        date_and_etag, now, now_s = second.date_and_etag, second.big_endian, second.now_s
-        found_answers: list[bytes | None] = []
-        append = found_answers.append
-        for subject, record in zip(subjects, records, strict=True):
-            if subject is None or record is None or record[_NOT_AFTER] < now:
-                append(None)
-                continue
-            asked, serial = subject
-            shape = record[_FORM]
-            if asked.has_two_lengths:
-                shape += record[_SECOND_LENGTH]
-            if record[_FLAGS]:
-                shape += record[_REVOKED_FORM]
-            form, minute = asked.forms.get(shape), minute_of(record[_MINUTE])
-            if form is None or minute is None or minute[0] <= now_s:
-                try:
-                    made = make_form(asked, record, shape)
-                except (BatchError, MemoryFault):   # of this value, which the strict way will meet again
-                    made = None
-                if made is None:
-                    append(None)
-                    continue
-                form, minute = made
-            least, head, before, upto_serial, upto_revoked, upto_this_update, after, signature, etag, tail = form
-            if len(record) < least:
-                append(None)
-                continue
-            try:
-                produced = _SECONDS[record[_PRODUCED]]
-            except IndexError:
-                append(None)
-                continue
-            if upto_revoked:
-                upto_this_update = (
-                    upto_revoked + generalized_time(int.from_bytes(record[_REVOKED_AT], "big")) + upto_this_update)
-            _, caching, upto_second, this_to_next = minute
-            append(b"".join((
-                head, caching, date_and_etag, hexlify(record[etag]), before, upto_second, produced, upto_serial, serial,
-                upto_this_update, this_to_next, after, record[signature], tail)))
-        return found_answers
+            decoded = a2b_base64(_FILLER.join(texts) + _FILLER, strict_mode=True)
+        except Base64Error:
+            decoded = b""
+        serials_of, hashes_of, leads, zeros = _unpackers(count)
+        if len(decoded) != _DECODED_BYTES * count or decoded[::_DECODED_BYTES] != leads or (
+                decoded[-2::-_DECODED_BYTES] != zeros or decoded[-1::-_DECODED_BYTES] != zeros):
+            # One of them is not as it has to be; the others do not suffer for it.
+            return [None] if count == 1 else [answer for data in requests for answer in quick((data,))]
+        return compose(subjects, serials_of(decoded), hashes_of(decoded))
 
     return quick
 
 
-def _targets(answers: Answers) -> dict[bytes, _Target]:
-    """How a GET for each issuer and hash begins, unescaped and escaped."""
+def _subject(asked: Asked) -> _Subject:
+    return _PARTS[asked.hash_index], asked.forms, asked.key_suffix, asked
+
+
+def _targets(canonical: dict[bytes, _Subject]) -> dict[bytes, _Target]:
+    """How a GET for each issuer and hash begins, escaped and unescaped."""
     found: dict[bytes, _Target] = {}
-    for fixed, asked in answers.canonical.items():
+    for fixed, subject in canonical.items():
         whole = len(fixed) // 3 * 3         # octets whose base64 has nothing of the serial number
         lead, text = fixed[whole:], b64encode(fixed[:whole])
-        size = len(lead) + SERIAL_BYTES
-        plain = -(-size // 3) * 4
-        for form in {text, quote_from_bytes(text, safe="").encode("ascii")}:
+        padding = b"=" * (-(len(lead) + SERIAL_BYTES) % 3)
+        for form in (quote_from_bytes(text, safe="").encode("ascii"), text):
             start = b"GET /" + form
             found.setdefault(start[:_TARGET_BYTES], (
-                start[_TARGET_BYTES:], len(start), slice(len(start), len(start) + plain),
-                slice(len(start) + plain, None), lead, size, asked))
+                start[_TARGET_BYTES:], len(start), padding.replace(b"=", b"%3D") + b" ", padding + b" ",
+                b"" if lead == _LEAD else lead, subject))
     return found
+
+
+def _alike(text: bytes, lead: bytes) -> bytes:
+    """A serial number's base64 as it would be with the shorter hash; empty where it is none."""
+    try:
+        whole = a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)
+    except Base64Error:
+        return b""
+    if len(whole) != len(lead) + SERIAL_BYTES or not whole.startswith(lead):
+        return b""
+    return b2a_base64(_LEAD + whole[len(lead):])[:_TEXT_BYTES]
+
+
+@lru_cache(maxsize=_AT_ONCE)
+def _unpackers(count: int) -> tuple[Callable[[bytes], tuple[bytes, ...]], Callable[[bytes], tuple[int, ...]], bytes,
+                                    bytes]:
+    """How so many serial numbers and their hashes are taken out of what was decoded; what is before and behind them."""
+    before, behind = len(_LEAD), _DECODED_BYTES - len(_LEAD) - SERIAL_BYTES
+    hash_at = before + HASH_AT
+    return (struct.Struct(f"{before}x{SERIAL_BYTES}s{behind}x" * count).unpack,
+            struct.Struct("<" + f"{hash_at}xQ{_DECODED_BYTES - hash_at - 8}x" * count).unpack,
+            _LEAD * count, bytes(count))
+
+
+def _make_compose(answers: Answers) -> Callable[[list[_Subject], tuple[bytes, ...], tuple[int, ...]],
+                                                list[bytes | None]]:
+    """The second half of `quick`: looks up serial numbers and puts together their answers."""
+    memory, second, make_form, span_of = answers.memory, answers.second, answers.make_form, answers.spans.get
+
+    def compose_with(view: View, subjects: list[_Subject], serials: tuple[bytes, ...], hashes: tuple[int, ...]
+                     ) -> list[bytes | None]:
+        slots, mask, ring, limit, _ = view
+        get, date_and_etag, now_s = memory.get, second.date_and_etag, second.now_s
+        composed: list[bytes | None] = []
+        append = composed.append
+        for (unpack, forms, suffix, asked), serial, hashed in zip(subjects, serials, hashes, strict=True):
+            source: Any = ring
+            start = slots[hashed & mask] ^ hashed
+            if start >= limit:
+                start = view.find(serial + suffix, hashed) if mask else -1
+            found, shape, minute, in_minute, times, not_after_s = unpack(ring, start) if start >= 0 else _NO_PARTS
+            if found != serial:
+                value = get(serial + suffix)
+                if value is None or len(value) < VALUE_BYTES:
+                    append(None)
+                    continue
+                source, start = serial + suffix + value, 0
+                _, shape, minute, in_minute, times, not_after_s = unpack(source)
+            form, span = forms.get(shape), span_of(times)
+            if form is None or span is None or span[0] <= now_s:
+                made = None
+                if asked is not None and shape.startswith(suffix):
+                    with suppress(BatchError, MemoryFault):     # of this value, which the strict way will meet again
+                        made = make_form(asked, value_at(source, start), shape, times)
+                if made is None:
+                    append(None)
+                    continue
+                form, span = made
+            behind_etag, seconds, upto_revoked, upto_this_update, after, signature_at, end, tail = form
+            if not_after_s < now_s or (not start and len(source) < end):
+                append(None)
+                continue
+            if upto_revoked:
+                revoked_at_s, = _REVOKED_AT(source, start)
+                upto_this_update = upto_revoked + generalized_time(revoked_at_s) + upto_this_update
+            _, lines, upto_minute, this_to_next = span
+            signature = source[start + signature_at:start + end]
+            append(b"".join((
+                lines, date_and_etag, hexlify(signature[-ETAG_BYTES:]), behind_etag, upto_minute, _TWO_DIGITS[minute],
+                seconds[in_minute], serial, upto_this_update, this_to_next, after, signature, tail)))
+        return composed
+
+    def compose(subjects: list[_Subject], serials: tuple[bytes, ...], hashes: tuple[int, ...]) -> list[bytes | None]:
+        view = memory.view
+        header = view.header
+        written = header[WRITTEN_AT]
+        try:
+            composed = compose_with(view, subjects, serials, hashes)
+            if header[RESERVED_AT] != written:      # perhaps over what has just been read
+                composed = compose_with(EMPTY_VIEW, subjects, serials, hashes)
+        except MemoryFault:
+            return [None] * len(serials)
+        return composed
+
+    return compose

@@ -1,47 +1,76 @@
 """A second copy of the values, where one is found by two looks: among ten million nearly as fast as among ten thousand.
 
 Each page of LMDB's tree is searched in halves, and among ten million values nearly every step of that waits for memory.
-Here the random octets of a serial number name a slot, and the slot says where in a ring the record lies. LMDB stays
+Here eight random octets of a serial number name a slot, and the slot says where in a ring the record lies. LMDB stays
 what holds: what is not found here is looked up there, so records may be overwritten when the ring has gone round, and
 the file may be lost. It must only never be older: the writer puts a value here before it commits it there, and notes
 the transaction first, so that readers leave a copy that lacks what somebody else has written to LMDB.
 
-    header   words: format, boot, slots, bytes of the ring, reserved, transaction, longest record, slots in use
-    slots    words: 16 bits of the key and the virtual offset of its record (48 bits), 0 when it is free
-    ring     records: key and value, at multiples of 8
+    header   words: format, boot, slots, bytes of the ring, reserved, transaction, slots in use, written, bytes of the
+             file that are not a hole
+    slots    words: the random octets of the key, exclusive-or the offset of its record; 0 when it is free
+    ring     records: key and value, at multiples of 64, so that as few lines of memory as can be are waited for
 
-`reserved` is the virtual offset up to which the ring is written or just being written; a record that could have been
-overwritten while it was read is not used. A retired file says the highest number there. Behind `reserved` there are
-always some zeros: a look-up reads as much as the longest record has, and where nothing was written yet that would kill
-the process on some file systems (tmpfs) when they are full.
+`reserved` is up to where the ring is written or just being written, since it was begun; `written` follows when it is.
+What is read while they are not the same is not used. A record that has been overwritten is known by its key, whose
+octets go first; its slot stays the key's, and when too many slots are in use a new file is begun. A retired file says
+the highest number for `reserved`.
+
+A hole of the file is never read: that would kill the process on some file systems (tmpfs) when they are full. So it is
+written first, in blocks of the size of the largest pages and aligned like these; then Linux maps it with such pages
+(ext4, XFS), without which finding a page costs as much as finding the record in it.
 """
 
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from ocsp.protocol.batch import KEY_BYTES, is_whole
+from ocsp.protocol.batch import KEY_BYTES, VALUE_BYTES, is_whole
 
-_FORMAT: Final = int.from_bytes(b"OCSPway1", "little")
+_FORMAT: Final = int.from_bytes(b"OCSPway2", "little")
 _HEADER_BYTES: Final = mmap.ALLOCATIONGRANULARITY
-_FORMAT_AT, _BOOT_AT, _SLOTS_AT, _RING_AT, _RESERVED_AT, _TRANSACTION_AT, _LONGEST_AT, _USED_AT = range(8)
+(_FORMAT_AT, _BOOT_AT, _SLOTS_AT, _RING_AT, RESERVED_AT, _TRANSACTION_AT, _USED_AT, WRITTEN_AT, _EXTENT_AT
+ ) = range(9)
+_HEADER: Final = struct.Struct("<9Q")
 _RETIRED: Final = 1 << 62
-_OFFSET: Final = (1 << 48) - 1
-_HASH: Final = struct.Struct("<IH").unpack_from     # place and tag
-_HASHES: Final = struct.Struct(f"<4xIH{KEY_BYTES - 10}x").iter_unpack
-_RANDOM_AT: Final = 4                               # of a key: behind the issuer's id and the day
-_WINDOW: Final = 24                                 # slots in which a key may be
+HASH_AT: Final = 2                                  # of a key: behind the day
+_HASH: Final = struct.Struct("<Q").unpack_from
+_ALIGNED: Final = 64
 _FEWEST_SLOTS: Final = 1 << 16
 _SMALLEST_RING: Final = 1 << 24
 _SHARE: Final = 32                                  # of the ring, at most, is written at once
 _LONGEST: Final = 4_096                             # record, by far
-_ZEROS: Final = bytes(_LONGEST)
+_BLOCK: Final = bytes(4 << 20)
+_BLOCKS_AT_ONCE: Final = 8                          # some hundredths of a second
 
-LookUp = Callable[[bytes], bytes | None]
 
+class View(NamedTuple):
+    """What a reader looks at. An offset is one when it is below `limit`."""
+
+    slots: "memoryview[int]"
+    mask: int
+    ring: mmap.mmap | bytes
+    limit: int
+    header: "memoryview[int]"
+
+    def find(self, key: bytes, hashed: int) -> int:
+        """Where in the ring the record of a key begins, whose random octets in little-endian are `hashed`; -1 when it
+        is not here."""
+        slots, mask, ring, limit = self.slots, self.mask, self.ring, self.limit
+        place = hashed & mask
+        while word := slots[place]:
+            start = word ^ hashed
+            if start < limit and ring[start:start + KEY_BYTES] == key:
+                return start
+            place = place + 1 & mask
+        return -1
+
+
+# Nothing is here.
+EMPTY_VIEW: Final = View(memoryview(bytes(8)).cast("Q"), 0, b"", 0, memoryview(bytes(_HEADER.size)).cast("Q"))
 
 
 class ShortcutFault(Exception):
@@ -69,59 +98,35 @@ class Shortcut:
         found, boot, slots, self._size, reserved = self._header[:_TRANSACTION_AT]
         if (found, boot) != (_FORMAT, _boot() or -1) or reserved >= _RETIRED or slots & slots - 1:
             raise ValueError("not to be used")
+        if writes and reserved != self._header[WRITTEN_AT]:
+            raise ValueError("a writer ended in the middle of a record, perhaps of one that is still found")
         self._ring_at = _HEADER_BYTES + slots * 8
         if not slots or os.fstat(self._file).st_size != self._ring_at + self._size:
             raise ValueError("another length")
         self._slots = memoryview(mmap.mmap(self._file, slots * 8, access=access, offset=_HEADER_BYTES)).cast("Q")
-        self._mask = slots - 1
-        self._ring = mmap.mmap(self._file, self._size, access=mmap.ACCESS_READ, offset=self._ring_at)
+        ring = mmap.mmap(self._file, self._size, access=mmap.ACCESS_READ, offset=self._ring_at)
+        self.view = View(self._slots, slots - 1, ring, self._size - KEY_BYTES - VALUE_BYTES, self._header)
 
     def has_room_for(self, records: int, record_bytes: int) -> bool:
         """Whether so many of this length are found quickly, and are signed again before the ring has gone round."""
-        return records <= (self._mask + 1) * 5 // 8 and records * record_bytes <= self._size * 9 // 10
+        return records <= len(self._slots) * 5 // 8 and records * record_bytes <= self._size * 9 // 10
 
     @property
     def transaction(self) -> int:
         """The last one of LMDB that is in here."""
         return self._header[_TRANSACTION_AT]
 
-    @property
-    def is_retired(self) -> bool:
-        """Nothing is put in any more."""
-        return self._header[_RESERVED_AT] >= _RETIRED
+    def has_all(self, committed: int) -> bool:
+        """Whether nothing is missing that was in LMDB after that transaction, and more is put in."""
+        return self._header[RESERVED_AT] < _RETIRED and self.transaction >= committed
 
     def close(self) -> None:
         """Lets the file go; the maps go with their last reader."""
         os.close(self._file)
 
-    def look_up(self, keys: Sequence[bytes], otherwise: LookUp) -> list[bytes | None]:
-        """Key and value of each, perhaps with more behind; `otherwise` is asked for what is not here."""
-        header, slots, mask, ring, size = self._header, self._slots, self._mask, self._ring, self._size
-        reserved, longest = header[_RESERVED_AT], header[_LONGEST_AT]
-        oldest = reserved - size + self._margin
-        places = list(_HASHES(b"".join(keys)))
-        entries = [slots[place & mask] for place, _ in places]
-        found: list[bytes | None] = []
-        append = found.append
-        for key, entry, (place, tag) in zip(keys, entries, places, strict=True):
-            while entry >> 48 != tag and entry:
-                place += 1
-                entry = slots[place & mask]
-            start = entry & _OFFSET
-            if start >= oldest:
-                start %= size
-                record = ring[start:start + longest]
-                if record.startswith(key):
-                    append(record)
-                    continue
-            append(otherwise(key))
-        # What has been written meanwhile went where no record was read, unless it was very much.
-        return found if header[_RESERVED_AT] <= reserved + self._margin else list(map(otherwise, keys))
-
     def holds(self, key: bytes) -> bool:
         """Whether there is a value of this key. Only the writer calls this."""
-        place, tag = _HASH(key, _RANDOM_AT)
-        return self._find(key, place, tag)[0]
+        return self.view.find(key, *_HASH(key, HASH_AT)) >= 0
 
     def put(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Stores values; those of the same keys are seen no more. Only the writer calls this. Raises OSError when the
@@ -130,18 +135,17 @@ class Shortcut:
         keys: list[tuple[bytes, int]] = []
         length = 0
         for key, value in items:
-            padded = len(key) + len(value) + 7 & ~7
+            padded = padded_bytes(key, value)
             if padded > _LONGEST or not is_whole(value):
                 raise ShortcutFault("no value of this version")
             if length + padded > self._margin:
                 self._write(b"".join(parts), keys)
                 parts, keys, length = [], [], 0
-            if padded > self._header[_LONGEST_AT]:
-                self._header[_LONGEST_AT] = padded
             parts += (key, value, bytes(padded - len(key) - len(value)))
             keys.append((key, length))
             length += padded
-        self._write(b"".join(parts), keys)
+        if keys:
+            self._write(b"".join(parts), keys)
 
     def note(self, transaction: int) -> None:
         """Before a transaction of LMDB is committed, all whose values are here. Only the writer calls this."""
@@ -149,49 +153,54 @@ class Shortcut:
 
     def retire(self) -> None:
         """From now on nobody looks here. Only the writer calls this."""
-        self._header[_RESERVED_AT] = _RETIRED
+        self._header[RESERVED_AT] = _RETIRED
 
     def _write(self, data: bytes, keys: Sequence[tuple[bytes, int]]) -> None:
-        if not data:
-            return
-        start = self._header[_RESERVED_AT]
-        if start % self._size + len(data) > self._size:
-            start += self._size - start % self._size
-        self._header[_RESERVED_AT] = start + len(data)
-        done, data = 0, data + _ZEROS[:self._size - start % self._size - len(data)]
+        begin = self._header[RESERVED_AT]
+        if begin % self._size + len(data) > self._size:
+            begin += self._size - begin % self._size
+        self._header[RESERVED_AT] = begin + len(data)
+        begin %= self._size
+        while self._header[_EXTENT_AT] < self._ring_at + begin + len(data):
+            self._header[_EXTENT_AT] = _write_block(self._file, self._header[_EXTENT_AT],
+                                                    limit=self._ring_at + self._size)
+        done = 0
         while done < len(data):
-            done += os.pwrite(self._file, memoryview(data)[done:], self._ring_at + start % self._size + done)
+            done += os.pwrite(self._file, memoryview(data)[done:], self._ring_at + begin + done)
+        self._header[WRITTEN_AT] = self._header[RESERVED_AT]
         for key, offset in keys:
-            place, tag = _HASH(key, _RANDOM_AT)
-            at = self._find(key, place, tag)[1]
-            if not self._slots[at]:
-                # A look-up goes on until a free slot: there have to be some.
-                if self._header[_USED_AT] >= (self._mask + 1) // 4 * 3:
-                    raise ShortcutFault("no slot is left")
-                self._header[_USED_AT] += 1
-            self._slots[at] = tag << 48 | start + offset
+            self._point(key, begin + offset)
 
-    def _find(self, key: bytes, place: int, tag: int) -> tuple[bool, int]:
-        """Whether the key has a slot, and which one it has or gets: a free one, one whose record is no more, or the
-        first, whose key will be looked up in LMDB. Behind the first free slot there is nothing of this key."""
-        slots, mask, gone = self._slots, self._mask, -1
-        oldest = self._header[_RESERVED_AT] - self._size + _LONGEST
-        for number in range(place, place + _WINDOW):
-            entry = slots[number & mask]
-            if not entry:
-                return False, number & mask if gone < 0 else gone
-            start = entry & _OFFSET
-            if start < oldest:
-                if gone < 0:
-                    gone = number & mask
-            elif entry >> 48 == tag and self._ring[start % self._size:start % self._size + KEY_BYTES] == key:
-                return True, number & mask
-        return False, place & mask if gone < 0 else gone
+    def _point(self, key: bytes, start: int) -> None:
+        """From now on the record of a key is there, and in no other slot that a look-up comes to."""
+        slots, mask, _, limit, header = self.view
+        hashed, = _HASH(key, HASH_AT)
+        place = hashed & mask
+        # Another key's word is taken for this one's once in four thousand million times: that one is then in LMDB only.
+        while (word := slots[place]) and word ^ hashed >= limit:
+            place = place + 1 & mask
+        if not word:
+            # A look-up goes on until a free slot: there have to be some.
+            if header[_USED_AT] >= len(slots) // 4 * 3 or start == hashed:
+                raise ShortcutFault("no slot is left")
+            header[_USED_AT] += 1
+        slots[place] = hashed ^ start
 
 
-def begin_shortcut(path: Path, *, records: int, record_bytes: int, transaction: int) -> Shortcut:
-    """An empty file in the place of another, for half more records. Only the writer calls this. Raises OSError, and
-    ShortcutFault where starts of the machine have no names."""
+def remove_shortcut(path: Path) -> None:
+    """The file and what was prepared. Only the writer calls this."""
+    for one in (path, path.with_suffix(".new")):
+        one.unlink(missing_ok=True)
+
+
+def padded_bytes(key: bytes, value: bytes) -> int:
+    """What a record takes of the ring."""
+    return len(key) + len(value) + _ALIGNED - 1 & -_ALIGNED
+
+
+def prepare_shortcut(path: Path, *, records: int, record_bytes: int) -> Iterator[None]:
+    """Writes the file for half more records, beside `path` and step by step: some hundredths of a second each. Only the
+    writer calls this. Raises OSError, and ShortcutFault where starts of the machine have no names."""
     if not _boot():
         raise ShortcutFault("nobody could tell whether it is of this start of the machine")
     slots = max(_FEWEST_SLOTS, 1 << (2 * records).bit_length())
@@ -200,14 +209,32 @@ def begin_shortcut(path: Path, *, records: int, record_bytes: int, transaction: 
     new.unlink(missing_ok=True)
     file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        # A map of a file without blocks kills the process when the disk is full.
-        os.posix_fallocate(file, 0, _HEADER_BYTES + slots * 8)
-        os.ftruncate(file, _HEADER_BYTES + slots * 8 + size)
-        os.pwrite(file, struct.pack("<8Q", _FORMAT, _boot(), slots, size, 8, transaction, 0, 0), 0)
+        extent, ring_at = 0, _HEADER_BYTES + slots * 8
+        os.ftruncate(file, ring_at + size)
+        while extent < ring_at:
+            for _ in range(_BLOCKS_AT_ONCE):
+                extent = _write_block(file, extent, limit=ring_at + size)
+            yield
+        os.pwrite(file, _HEADER.pack(_FORMAT, _boot(), slots, size, _ALIGNED, 0, 0, _ALIGNED, extent), 0)
     finally:
         os.close(file)
+
+
+def begin_shortcut(path: Path, *, transaction: int) -> Shortcut:
+    """Puts the empty file that was prepared in the place of another one. Only the writer calls this."""
+    new = path.with_suffix(".new")
+    begun = Shortcut(new, writes=True)
+    begun.note(transaction)
     new.replace(path)
-    return Shortcut(path, writes=True)
+    return begun
+
+
+def _write_block(file: int, extent: int, *, limit: int) -> int:
+    """Puts zeros behind what is written; returns up to where that is. Raises OSError when the disk is full."""
+    done = extent
+    while done < min(extent + len(_BLOCK), limit):
+        done += os.pwrite(file, memoryview(_BLOCK)[:min(extent + len(_BLOCK), limit) - done], done)
+    return done
 
 
 def _boot() -> int:

@@ -1,39 +1,45 @@
 """The writer's end of the shortcut: begins it, puts in what is committed next and, step by step, what is there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from ocsp.protocol.batch import KEY_BYTES, is_whole
-from ocsp.responder.shortcut import Shortcut, ShortcutFault, begin_shortcut
+from ocsp.responder.shortcut import (
+    Shortcut,
+    ShortcutFault,
+    begin_shortcut,
+    padded_bytes,
+    prepare_shortcut,
+    remove_shortcut,
+)
 
 # Up to so many values a new file has room for four times of what there is: a store that grows copies all of it each
 # time that the file has become too small, and the file takes only the disk that is written.
 _AMPLE_UP_TO: Final = 700_000
 _AMPLE: Final = 4
+# Of so many values the length is looked at.
+_MEASURED: Final = 1_000
 
 
 class ShortcutKeeper:
-    """Of one LMDB environment, whose lock the caller holds. Without a file it does nothing until `tend`, which begins
-    none for fewer than `needed_from` values."""
+    """Of one LMDB environment, whose lock the caller holds. Without a file it does nothing until `tend`."""
 
-    def __init__(self, path: Path, environment: Any, *, needed_from: int) -> None:
+    def __init__(self, path: Path, environment: Any) -> None:
         self._path = path
         self._environment = environment
-        self._needed_from = needed_from
         self._kept: Shortcut | None = None
+        self._preparing: Iterator[None] | None = None
         self._behind: bytes | None = b""        # up to this key it has what the store has; None: all
 
     def tend(self, *, limit: int) -> bool:
-        """Looks at `limit` entries that the shortcut may not have; begins it where one is needed, or where it is too
+        """Looks at `limit` entries that the shortcut may not have; begins it where there is none, or where it is too
         small. Returns whether there is more to do."""
         try:
-            records, record_bytes = self._extent()
-            if self._kept is None and records < self._needed_from:
-                return False
-            if self._kept is None or not self._kept.has_room_for(records, record_bytes):
-                self._begin()
+            if self._kept is None or not self._kept.has_room_for(*self._extent()):
+                return self._begin()
             return self._put_older(limit)
         except (OSError, ShortcutFault):    # the disk is full, say: it is looked up without
             self._give_up()
@@ -59,29 +65,35 @@ class ShortcutKeeper:
 
     def close(self) -> None:
         """The file stays for the next writer."""
+        self._preparing = None
         if self._kept is not None:
             self._kept.close()
             self._kept = None
 
-    def _begin(self) -> None:
-        """With the file of the writer before, if it has everything, or with a new one."""
-        self._behind = b""
+    def _begin(self) -> bool:
+        """With the file of the writer before, if it has everything, or with a new one, in steps. Returns whether there
+        is more to do."""
         committed, (records, record_bytes) = int(self._environment.info()["last_txnid"]), self._extent()
-        if self._kept is None:
+        if self._kept is None and self._preparing is None:
             with suppress(ShortcutFault):
                 self._kept = Shortcut(self._path, writes=True)
-        if self._kept is not None and (
-                self._kept.transaction != committed or not self._kept.has_room_for(records, record_bytes)):
+        if self._kept is not None:
+            if self._kept.transaction == committed and self._kept.has_room_for(records, record_bytes):
+                return True
             self._give_up()
-        if self._kept is None:
-            self._kept = begin_shortcut(self._path, records=max(records, min(records * _AMPLE, _AMPLE_UP_TO)),
-                                        record_bytes=record_bytes, transaction=committed)
+        if self._preparing is None:
+            self._preparing = prepare_shortcut(
+                self._path, records=max(records, min(records * _AMPLE, _AMPLE_UP_TO)), record_bytes=record_bytes)
+        if next(self._preparing, self) is self:
+            self._preparing, self._behind = None, b""
+            self._kept = begin_shortcut(self._path, transaction=committed)
+        return True
 
     def _extent(self) -> tuple[int, int]:
-        """How many values there are, and how many octets of the file each has."""
-        stat = self._environment.stat()
-        pages = stat["leaf_pages"] + stat["overflow_pages"]
-        return stat["entries"], -(-pages * stat["psize"] // max(1, stat["entries"]))
+        """How many values there are, and how many octets each takes in the ring."""
+        with self._environment.begin() as transaction, transaction.cursor() as cursor:
+            lengths = [padded_bytes(key, value) for key, value in islice(cursor, _MEASURED) if len(key) == KEY_BYTES]
+        return self._environment.stat()["entries"], -(-sum(lengths) // max(1, len(lengths)))
 
     def _put_older(self, limit: int) -> bool:
         kept, behind = self._kept, self._behind
@@ -105,7 +117,11 @@ class ShortcutKeeper:
         return behind is not None
 
     def _give_up(self) -> None:
+        """Also gives back the disk that it took, which may be what is missing."""
+        self._preparing, self._behind = None, b""
         if self._kept is not None:
             self._kept.retire()
             self._kept.close()
             self._kept = None
+        with suppress(OSError):
+            remove_shortcut(self._path)

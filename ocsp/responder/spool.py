@@ -14,7 +14,7 @@ from typing import BinaryIO, Final, Self
 from ocsp.protocol.batch import KEY_BYTES
 
 _BUCKETS: Final = 256
-_BUCKET_AT: Final = 4                   # of a key: behind the issuer's id and the day
+_BUCKET_AT: Final = 2                   # of a key: behind the day
 _MOST_HELD: Final = 60_000              # records that wait in memory to be written
 
 

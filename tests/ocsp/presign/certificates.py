@@ -74,7 +74,7 @@ class Certificates:
         rows = await self.owner.fetch("SELECT id, issuer_id, count, payload FROM ocsp_batches ORDER BY id")
         found = []
         for row in rows:
-            read = {key[2:]: read_value(value) for key, value in split_batch(row["payload"], row["issuer_id"])}
+            read = {key[:-2]: read_value(value) for key, value in split_batch(row["payload"], row["issuer_id"])}
             assert len(read) == row["count"]
             found.append((row["id"], read))
         return found

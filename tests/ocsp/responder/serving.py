@@ -54,6 +54,7 @@ class Serving:
     server: OcspServer
     clock: Clock
     port: int
+    has_shortcut: bool = True
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """One connection."""
@@ -86,7 +87,8 @@ class Serving:
         """Puts signed records into the memory; with all that there is, unless it says otherwise."""
         payload = encode_batch(times, records, responder_id=responder_id)
         self.memory.apply(split_batch(payload, ISSUER_ID), mark=Mark(batch_id, 1), complete=is_complete)
-        self.memory.tend_shortcut(limit=10_000)
+        while self.has_shortcut and self.memory.tend_shortcut(limit=10_000):
+            pass
         self.server.refresh()
 
 
@@ -103,11 +105,10 @@ async def read_reply(reader: asyncio.StreamReader, *, head_only: bool = False) -
 
 @asynccontextmanager
 async def serving(directory: Path, *authorities: Authority, listen: Listen = listen_by_epoll,
-                  live: LiveDesk | None = None, shortcut_from: int = 0) -> AsyncIterator[Serving]:
-    """A server of these issuers, numbered from ISSUER_ID, with an empty and complete memory whose shortcut is used from
-    so many values on."""
+                  live: LiveDesk | None = None, has_shortcut: bool = True) -> AsyncIterator[Serving]:
+    """A server of these issuers, numbered from ISSUER_ID, with an empty and complete memory."""
     clock = Clock()
-    memory = ResponseMemory(directory, map_size_gib=1, shortcut_from=shortcut_from)
+    memory = ResponseMemory(directory, map_size_gib=1)
     memory.set_issuers(encode_issuers([(ISSUER_ID + index, own.issuer.certificate_der)
                                        for index, own in enumerate(authorities)]))
     memory.apply((), mark=Mark(), complete=True)
@@ -119,7 +120,8 @@ async def serving(directory: Path, *authorities: Authority, listen: Listen = lis
         listener.listen()
         await server.start([listener], listen)
         try:
-            yield Serving(memory=memory, server=server, clock=clock, port=listener.getsockname()[1])
+            yield Serving(memory=memory, server=server, clock=clock, port=listener.getsockname()[1],
+                          has_shortcut=has_shortcut)
         finally:
             await server.stop()
             memory.close()

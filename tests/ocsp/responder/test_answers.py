@@ -21,9 +21,9 @@ from ocsp.protocol.response import (
     ResponseTemplate,
     Times,
 )
-from ocsp.responder.answers import Answers, Asked, Form, Minute
+from ocsp.responder.answers import Answers, Asked, Form, Span
 from ocsp.responder.http_text import Second
-from ocsp.responder.memory import SHORTCUT_FROM, Mark, ResponseMemory, encode_issuers
+from ocsp.responder.memory import Mark, ResponseMemory, encode_issuers
 from ocsp.responder.quick import KnownHeads, make_quick
 from ocsp.responder.store import StoredIssuer
 from tests.ca.pki.authority import authority
@@ -39,10 +39,10 @@ REVOKED = CertStatus(revoked_at_s=NOW_S - 500)
 COMPROMISED = CertStatus(revoked_at_s=NOW_S - 500, reason=1)
 
 
-@pytest.fixture(params=[0, SHORTCUT_FROM], ids=["shortcut", "lmdb"])
+@pytest.fixture(params=[True, False], ids=["shortcut", "lmdb"])
 async def service(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Serving]:
     """Two issuers, an empty memory, with and without the shortcut."""
-    async with serving(tmp_path, OWN, RSA, shortcut_from=request.param) as running:
+    async with serving(tmp_path, OWN, RSA, has_shortcut=request.param) as running:
         yield running
 
 
@@ -277,20 +277,19 @@ async def test_many_batches_do_not_mix_up_their_forms(service: Serving) -> None:
 
 
 @pytest.mark.parametrize("status", [CertStatus(), REVOKED, COMPROMISED], ids=["good", "revoked", "reason"])
-async def test_every_second_of_a_minute_has_its_own_producedat(service: Serving, status: CertStatus) -> None:
+async def test_every_second_of_an_hour_has_its_own_producedat(service: Serving, status: CertStatus) -> None:
     """With one form for all: the quick way's bytes are those that were signed. Times that the pre-signer does not give,
-    producedAt before thisUpdate or a minute or more after it, thisUpdate within a minute, are left to the strict way,
-    whichever of them is asked for first."""
-    expected, this_update_s = list[tuple[bytes, bytes, bool]](), NOW_S - 600
+    producedAt in a later hour than thisUpdate, are left to the strict way, whichever of them is asked for first."""
+    expected, hour_s = list[tuple[bytes, bytes, bool]](), NOW_S // 3_600 * 3_600 - 7_200
     for number, (this_s, after_s) in enumerate([
-            (this_update_s, 60), *((this_update_s, second) for second in range(60)), (this_update_s, 255),
-            (this_update_s, 256), (this_update_s, 300), (this_update_s, -1), (this_update_s, -256),
-            (this_update_s + 1, 0), (this_update_s - 1, 59)]):
+            (hour_s, 3_600), *((hour_s, minute * 60 + (7 * minute + 59) % 60) for minute in range(60)),
+            *((hour_s + 720, second) for second in range(60)), (hour_s, 3_599), (hour_s + 3_540, 59),
+            (hour_s + 3_540, 60), (hour_s + 3_599, 1), (hour_s + 1, 0), (hour_s, 9 * 3_600)]):
         times = Times(produced_at_s=this_s + after_s, this_update_s=this_s, next_update_s=NOW_S + DAY_S)
         record = signed(OWN, serial_of(number), status, times=times)
         service.store([record], times=times, batch_id=number + 1)
         expected += [(request_for(OWN, record.serial, name.value), ResponseTemplate(OWN.issuer, name).response(
-            record.serial, status, times, record.signatures[index]), this_s % 60 == 0 and 0 <= after_s < 60)
+            record.serial, status, times, record.signatures[index]), this_s // 3_600 == (this_s + after_s) // 3_600)
             for index, name in enumerate(HashName)]
     await service.ask(get(expected[0][0]))              # so that its header is known
     for request, body, is_plain in expected * 2:
@@ -302,17 +301,17 @@ async def test_every_second_of_a_minute_has_its_own_producedat(service: Serving,
             assert answer.partition(b"\r\n\r\n")[2] == body
 
 
-async def test_what_a_minute_shares_is_made_once_and_forgotten_a_few_at_a_time(tmp_path: Path) -> None:
-    """More different producedAt than minutes are kept: one is made for all of a minute, whatever the hash. With more
-    minutes than are kept those that were asked for first are forgotten, not all; and nobody is answered otherwise."""
+async def test_what_a_span_shares_is_made_once_and_forgotten_a_few_at_a_time(tmp_path: Path) -> None:
+    """More different producedAt than spans are kept: one is made for the same times, whatever the hash. With more spans
+    than are kept those that were asked for first are forgotten, not all; and nobody is answered otherwise."""
     memory, made = ResponseMemory(tmp_path, map_size_gib=1), list[bytes]()
     answers = Answers([StoredIssuer(id=7, certificate=OWN.issuer.certificate_der)], memory, Second(NOW_S, max_age_s=60))
-    answers.max_minutes = 200
+    answers.max_spans = 200
     make_form = answers.make_form
 
-    def counted(asked: Asked, record: bytes, shape: bytes) -> tuple[Form, Minute] | None:
+    def counted(asked: Asked, value: bytes, shape: bytes, times: bytes) -> tuple[Form, Span] | None:
         made.append(shape)
-        return make_form(asked, record, shape)
+        return make_form(asked, value, shape, times)
 
     answers.make_form = counted  # type: ignore[method-assign]
     quick, head = make_quick(answers, known := KnownHeads()), b"HTTP/1.1\r\nHost: ocsp.example\r\n\r\n"
@@ -343,7 +342,7 @@ async def test_what_a_minute_shares_is_made_once_and_forgotten_a_few_at_a_time(t
     assert ask(requests[:150]) == 151       # three producedAt each; one is for the other hash
     assert ask(requests[:150]) == 0
     assert ask(requests[150:]) == 150       # the first ones are given up, by and by
-    assert len(answers.minutes) <= 200
+    assert len(answers.spans) <= 200
     assert ask(requests[150:]) == 0
     assert ask(requests[:100]) == 100
     assert ask(requests[250:]) == 0
@@ -354,7 +353,9 @@ async def test_what_a_minute_shares_is_made_once_and_forgotten_a_few_at_a_time(t
 async def test_the_quick_way_takes_nothing_for_canonical_that_is_not(service: Serving, name: str) -> None:
     """An octet less, another, one more, or the begin of a second request, at every place: the quick way gives what the
     strict way gives, or leaves it to it."""
-    service.store([signed(OWN, serial_of(number)) for number in range(3)])
+    serial = int.from_bytes(serial_of(1), "big")
+    service.store([signed(OWN, (serial ^ 1 << bit).to_bytes(18, "big")) for bit in range(128)])
+    service.store([signed(OWN, serial_of(1))])
     request, agreed = request_for(OWN, serial_of(1), name), 0
     for raw in (get(request), get(request, escaped=True), post(request)):
         await service.ask(raw)

@@ -1,6 +1,7 @@
 """Workers of one machine whose disk is full: they go on with what they have, in LMDB and in the copy beside it
 (shortcut.py), and with everything as soon as there is room. The disk is a file system of its own."""
 
+import errno
 import os
 import random
 import subprocess
@@ -16,13 +17,11 @@ from cryptography.x509 import ocsp
 from ocsp.protocol.batch import SignedStatus, encode_batch
 from ocsp.protocol.response import CertStatus
 from ocsp.protocol.schedule import moment
-from ocsp.responder.memory import SHORTCUT_FROM
-from ocsp.responder.shortcut import _RESERVED_AT, begin_shortcut
 from tests.ca.pki.authority import authority
 from tests.fixtures_postgres import TestDatabase
 from tests.ocsp.processes import Process, add_issuer, port_of, publish, running, times_now, until, write_config
 from tests.ocsp.responder.test_process import LATER_S, status_of
-from tests.ocsp.responder.test_shortcut import random_key, value
+from tests.ocsp.responder.test_shortcut import begun, random_key, value
 from tests.ocsp.signing import serial_of, signed
 
 OWN = authority(ec.generate_private_key(ec.SECP256R1()))
@@ -55,26 +54,35 @@ _READER = """
 import sys
 from pathlib import Path
 from ocsp.responder.shortcut import Shortcut
-found, = Shortcut(Path(sys.argv[1])).look_up([bytes.fromhex(sys.argv[2])], lambda _: None)
-print(found.hex())
+from tests.ocsp.responder.test_shortcut import found
+shortcut = Shortcut(Path(sys.argv[1]))
+for key in sys.stdin.read().split():
+    print(found(shortcut, bytes.fromhex(key)).hex())
 """
 
 
 def test_a_look_up_reads_nothing_that_was_never_written(disk: Path) -> None:
-    """Whatever is behind the newest record: a page of a file that has no block yet kills the process that reads it when
-    a file system like this one is full."""
+    """A page of a file that has no block yet kills the process that reads it when a file system like this one is full;
+    one that writes finds no room for it and says so."""
     source = random.Random(11)
-    shortcut = begin_shortcut(disk / "shortcut", records=10, record_bytes=300, transaction=1)
-    shortcut.put([(random_key(source), value(1, longer=3_000))])       # so much is read for every record
-    while not 4_096 - 2_000 < shortcut._header[_RESERVED_AT] % 4_096 < 4_096 - 1_000:
-        newest = random_key(source), value(2)
-        shortcut.put([newest])
+    shortcut = begun(disk / "shortcut", records=100_000, record_bytes=512)
+    filler, items = fill(disk), dict[bytes, bytes]()
+    while True:
+        some = {random_key(source): value(len(items), longer=200) for _ in range(50)}
+        try:
+            shortcut.put(some.items())
+        except OSError as fault:
+            failed_with = fault.errno
+            break
+        items |= some
+    assert failed_with == errno.ENOSPC
     shortcut.close()
-    fill(disk)
-    done = subprocess.run([sys.executable, "-c", _READER, str(disk / "shortcut"), newest[0].hex()],
-                          capture_output=True, text=True, check=False)
+    assert len(items) > 1_000
+    done = subprocess.run([sys.executable, "-c", _READER, str(disk / "shortcut")], capture_output=True, text=True,
+                          input="\n".join(map(bytes.hex, items)), check=False)
     assert done.returncode == 0, done.stderr or "killed"
-    assert bytes.fromhex(done.stdout).startswith(newest[0] + newest[1])
+    assert [bytes.fromhex(line) for line in done.stdout.split()] == list(items.values())
+    filler.unlink()
 
 
 async def add_noise(database: TestDatabase, count: int) -> None:
@@ -111,7 +119,7 @@ async def test_workers_go_on_while_the_disk_is_full(disk: Path, tmp_path: Path, 
         # The kernel spreads connections: a dozen of them reach both.
         return all(status_of(port, OWN, serial_of(number)) is status for _ in range(12))
 
-    await add_noise(database, SHORTCUT_FROM)
+    await add_noise(database, 20_000)
     await publish(database, [signed(OWN, serial_of(number), times=times, not_after_s=LATER_S) for number in range(4)],
                   times)
     with running("ocsp", config, name="one") as one, running("ocsp", config, name="two") as two:
@@ -122,10 +130,11 @@ async def test_workers_go_on_while_the_disk_is_full(disk: Path, tmp_path: Path, 
         assert all_say(ocsp.OCSPCertStatus.GOOD, 1)
         filler = fill(disk)
         await revoke(1)
-        await add_noise(database, 20_000)
+        await add_noise(database, 70_000)
         await revoke(2)
         await until(lambda: any("the memory cannot be written" in worker.log.read_text() for worker in workers))
         await until(lambda: not any(map(maps, workers)))
+        assert not list(disk.glob("responses-1/shortcut*")), "what it took of the disk is given back"
         assert [worker.popen.poll() for worker in workers] == [None, None]
         assert all_say(ocsp.OCSPCertStatus.GOOD, 3)
         filler.unlink()

@@ -5,62 +5,94 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ocsp.protocol.batch import SignedStatus, encode_batch, split_batch, value_at
+from ocsp.protocol.response import GOOD, HashName, ResponseTemplate, Times
+from ocsp.responder.answers import Answers, Span
+from ocsp.responder.http_text import Second
 from ocsp.responder.memory import Mark, ResponseMemory
-from ocsp.responder.shortcut import Shortcut, ShortcutFault, begin_shortcut
-from tests.ocsp.responder.test_memory import entry, in_another_process
-from tests.ocsp.signing import NOW_S
+from ocsp.responder.quick import KnownHeads, make_quick
+from ocsp.responder.shortcut import (
+    HASH_AT,
+    RESERVED_AT,
+    WRITTEN_AT,
+    Shortcut,
+    ShortcutFault,
+    begin_shortcut,
+    prepare_shortcut,
+)
+from ocsp.responder.store import StoredIssuer
+from tests.ocsp.responder.serving import get, request_for
+from tests.ocsp.responder.test_memory import OWN, entry, in_another_process
+from tests.ocsp.signing import NOW_S, serial_of
 
 
 def opened(directory: Path) -> ResponseMemory:
-    """The memory, where few values are looked up in the shortcut as well; closed by the test."""
-    return ResponseMemory(directory, map_size_gib=1, shortcut_from=0)
+    """The memory; closed by the test."""
+    return ResponseMemory(directory, map_size_gib=1)
+
+
+def begun(path: Path, *, records: int = 10, record_bytes: int = 300) -> Shortcut:
+    """An empty file for so many values."""
+    for _ in prepare_shortcut(path, records=records, record_bytes=record_bytes):
+        pass
+    return begin_shortcut(path, transaction=1)
+
+
+def tend(memory: ResponseMemory, *, limit: int = 20_000) -> int:
+    """Until there is nothing more to do; how many steps that took."""
+    steps = 1
+    while memory.tend_shortcut(limit=limit):
+        steps += 1
+    return steps
 
 
 def random_key(source: random.Random, *, crowded: bool = False) -> bytes:
     """Of issuer 1 and one day; `crowded` keys have one of four places among the slots."""
     octets = source.randbytes(16)
-    return b"\0\1\x0a\xe0" + ((source.randrange(4)).to_bytes(4, "little") + octets[4:] if crowded else octets)
+    return b"\x0a\xe0" + (source.randrange(4).to_bytes(4, "little") + octets[4:] if crowded else octets) + b"\0\1"
 
 
 def value(number: int, *, longer: int = 0) -> bytes:
     """A whole value whose signatures tell the number."""
-    lengths = bytes(4) + b"\0\x46" + bytes(10) + (70 + longer).to_bytes(2, "big")
-    return lengths + bytes(11) + number.to_bytes(70, "big") + bytes(70 + longer)
+    lengths = b"\0\x46" + (70 + longer).to_bytes(2, "big")
+    return bytes(5) + lengths + bytes(19) + number.to_bytes(70, "big") + bytes(70 + longer)
 
 
 def found(shortcut: Shortcut, key: bytes) -> bytes | None:
     """What a look-up finds here alone."""
-    return shortcut.look_up([key], lambda _: None)[0]
+    start = shortcut.view.find(key, int.from_bytes(key[HASH_AT:HASH_AT + 8], "little"))
+    return None if start < 0 else value_at(shortcut.view.ring, start)
+
+
+def seen(memory: ResponseMemory, key: bytes) -> bytes | None:
+    """What a reader finds, here or else in LMDB."""
+    here = None if memory._shortcut is None else found(memory._shortcut, key)
+    return memory.get(key) if here is None else here
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32), crowded=st.booleans(), rounds=st.integers(1, 12))
 def test_what_is_found_is_the_latest(tmp_path: Path, seed: int, crowded: bool, rounds: int) -> None:
-    """Against a dict: replaced, crowded in few slots, of several lengths. Nothing is older; little is missing."""
+    """Against a dict: replaced, crowded in few slots, of several lengths. Nothing is older, and nothing is missing."""
     source, model = random.Random(seed), dict[bytes, bytes]()
-    shortcut = begin_shortcut(tmp_path / "shortcut", records=10, record_bytes=300, transaction=1)
+    shortcut = begun(tmp_path / "shortcut")
     reader = Shortcut(tmp_path / "shortcut")
     keys = [random_key(source, crowded=crowded) for _ in range(60)]
     for number in range(rounds):
         chosen = {key: value(number, longer=source.randrange(3)) for key in source.sample(keys, 20)}
         shortcut.put(chosen.items())
         model |= chosen
-        records = reader.look_up(keys, lambda _: None)
-        for key, record in zip(keys, records, strict=True):
-            wanted = model.get(key)
-            if record is None:
-                assert wanted is None or crowded
-            else:
-                assert wanted is not None
-                assert record.startswith(key + wanted)
-            assert shortcut.holds(key) or wanted is None or crowded
+        for key in keys:
+            assert found(reader, key) == model.get(key)
+            assert shortcut.holds(key) is (key in model)
     shortcut.close()
     reader.close()
 
@@ -68,25 +100,28 @@ def test_what_is_found_is_the_latest(tmp_path: Path, seed: int, crowded: bool, r
 def test_when_the_ring_has_gone_round_old_records_are_looked_up_elsewhere(tmp_path: Path) -> None:
     """And none is read that was written over: what is found is whole and of its key."""
     source = random.Random(5)
-    shortcut = begin_shortcut(tmp_path / "shortcut", records=10, record_bytes=300, transaction=1)
+    shortcut = begun(tmp_path / "shortcut")
     keys = [random_key(source) for _ in range(20_000)]
     for number in range(6):             # 24 MB in a ring of 16
         shortcut.put((key, value(number)) for key in keys)
-        assert found(shortcut, keys[-1]) == keys[-1] + value(number) + bytes(3)
+        assert found(shortcut, keys[-1]) == value(number)
     others = [random_key(source) for _ in range(20_000)]
     for first in range(0, 20_000, 1_000):
         shortcut.put((key, value(9, longer=700)) for key in others[first:first + 1_000])
     assert [key for key in keys if found(shortcut, key) is not None] == []
-    assert (found(shortcut, others[-1]) or b"").startswith(others[-1] + value(9, longer=700))
-    # Their slots are given to others.
-    shortcut.put((random_key(source), value(1)) for _ in range(8_000))
+    assert found(shortcut, others[-1]) == value(9, longer=700)
+    # Their slots stay theirs: those who come back have them.
+    shortcut.put((key, value(7)) for key in keys[:8_000])
+    assert [found(shortcut, key) for key in keys[:8_000]] == [value(7)] * 8_000
+    with pytest.raises(ShortcutFault, match="slot"):
+        shortcut.put((random_key(source), value(1)) for _ in range(10_000))
     shortcut.close()
 
 
 def test_what_is_full_or_cannot_be_read_is_refused(tmp_path: Path) -> None:
     """A look-up ends at a free slot, so some are kept; a value that does not end where it says has no end here."""
     source = random.Random(6)
-    shortcut = begin_shortcut(tmp_path / "shortcut", records=10, record_bytes=300, transaction=1)
+    shortcut = begun(tmp_path / "shortcut")
     assert shortcut.has_room_for(40_000, 300)
     assert not shortcut.has_room_for(41_000, 300)
     assert not shortcut.has_room_for(40_000, 400)
@@ -102,25 +137,32 @@ def test_what_is_full_or_cannot_be_read_is_refused(tmp_path: Path) -> None:
     lambda path: os.truncate(path, path.stat().st_size - 4096),
     lambda path: path.open("r+b").write(bytes(4096)),
     lambda path: os.pwrite(os.open(path, os.O_WRONLY), bytes(8), 8),
-], ids=["gone", "empty", "garbage", "truncated", "zeros", "boot"])
+    lambda path: os.pwrite(os.open(path, os.O_WRONLY), b"\xff\xff\1", 8 * RESERVED_AT),
+], ids=["gone", "empty", "garbage", "truncated", "zeros", "boot", "being-written"])
 def test_a_damaged_file_is_done_without(tmp_path: Path, damage: Callable[[Path], object]) -> None:
-    """Also one of an earlier start of the machine. Everything is answered from LMDB, and the writer begins another."""
+    """Also one of an earlier start of the machine, or whose writer ended in the middle of a record. Everything is
+    answered from LMDB, and the writer begins another."""
     memory = opened(tmp_path)
     entries = dict(entry(number) for number in range(50))
     memory.apply(entries.items(), mark=Mark(1, 1), complete=True)
-    assert not memory.tend_shortcut(limit=1_000)
+    tend(memory)
     memory.close()
     path, = tmp_path.glob("responses-*/shortcut")
     damage(path)
     memory = opened(tmp_path)
     for _ in range(2):
         memory.renew()
-        assert memory.look_up(list(entries))[3] is not None
-        for (key, wanted), record in zip(entries.items(), memory.look_up(list(entries)), strict=True):
-            assert (record or b"").startswith(key + wanted)
-        assert not memory.tend_shortcut(limit=1_000)
+        assert {key: seen(memory, key) for key in entries} == entries
+        tend(memory)
     assert memory._shortcut is not None
+    assert {key: found(memory._shortcut, key) for key in entries} == entries
     memory.close()
+
+
+def this_update_s(value: bytes | None) -> int:
+    """Of a stored value that is there."""
+    assert value is not None
+    return int.from_bytes(value[11:15], "big")
 
 
 def uses_it(memory: ResponseMemory) -> bool:
@@ -135,35 +177,17 @@ def test_what_another_process_commits_is_never_hidden(tmp_path: Path) -> None:
     memory = opened(tmp_path)
     key, old = entry(1)
     memory.apply([(key, old)], mark=Mark(1, 1))
-    memory.tend_shortcut(limit=10)
+    tend(memory)
     assert uses_it(memory)
     _, new = entry(1, version=1)
     in_another_process(tmp_path, f"memory.apply([({key!r}, {new!r})], mark=Mark(2, 1)); memory.close()")
     assert not uses_it(memory)
-    assert memory.look_up([key]) == [key + new]
+    assert seen(memory, key) == new
     memory.apply([entry(2)], mark=Mark(3, 1))
     assert not uses_it(memory)
-    assert not memory.tend_shortcut(limit=10)
+    tend(memory)
     assert uses_it(memory)
-    assert (memory.look_up([key])[0] or b"").startswith(key + new)
-    memory.close()
-
-
-def test_few_values_are_looked_up_in_lmdb(tmp_path: Path) -> None:
-    """From a number on in the shortcut, which is not even begun before; below it no more."""
-    memory = ResponseMemory(tmp_path, map_size_gib=1, shortcut_from=30)
-    entries = dict(entry(number, not_after_s=NOW_S + number) for number in range(40))
-    memory.apply(list(entries.items())[:20], mark=Mark(1, 1))
-    assert not memory.tend_shortcut(limit=100)
-    assert not uses_it(memory)
-    assert not list(tmp_path.glob("responses-*/shortcut"))
-    memory.apply(entries.items(), mark=Mark(2, 1))
-    assert not memory.tend_shortcut(limit=100)
-    assert uses_it(memory)
-    memory.forget_expired(b"", now_s=NOW_S + 20, limit=100)
-    assert not uses_it(memory)
-    left = dict(list(entries.items())[20:])
-    assert memory.look_up(list(entries)) == [key + left[key] if key in left else None for key in entries]
+    assert seen(memory, key) == new
     memory.close()
 
 
@@ -178,16 +202,12 @@ def test_it_grows_with_what_is_held(tmp_path: Path) -> None:
         items = {random_key(source): value(number) for _ in range(20_000)}
         model |= items
         memory.apply(items.items(), mark=Mark(number, 1))
-        steps.append(1)
-        while memory.tend_shortcut(limit=20_000):
-            steps[-1] += 1
+        steps.append(tend(memory))
         assert uses_it(memory)
     copied, = (number for number, count in enumerate(steps) if number and count > 3)
-    assert copied > 4
+    assert copied > 3
     assert memory._shortcut is not None
-    records = memory._shortcut.look_up(list(model), lambda _: None)
-    assert sum(record is None for record in records) == 0
-    assert all((record or b"").startswith(key + model[key]) for key, record in zip(model, records, strict=True))
+    assert {key: found(memory._shortcut, key) for key in model} == model
     memory.close()
 
 
@@ -196,8 +216,9 @@ import sys
 from pathlib import Path
 from ocsp.responder.memory import Mark, ResponseMemory
 from tests.ocsp.responder.test_memory import entry
-memory = ResponseMemory(Path(sys.argv[1]), map_size_gib=1, shortcut_from=0)
-memory.tend_shortcut(limit=10_000)
+memory = ResponseMemory(Path(sys.argv[1]), map_size_gib=1)
+while memory.tend_shortcut(limit=10_000):
+    pass
 for number in range(int(sys.argv[2]), 10**10):
     memory.apply([entry(index, this_update_s=number) for index in range(300)], mark=Mark(number, 1))
     print(number, flush=True)
@@ -218,14 +239,79 @@ def test_a_writer_that_is_killed_leaves_nothing_older_than_what_it_committed(tmp
                 at = int(writer.stdout.readline())
                 memory.renew()
                 assert memory._shortcut is not None
-                for record in memory.look_up(keys):
-                    assert record is not None
-                    assert int.from_bytes(record[28:32], "big") >= at
+                for key in keys:
+                    assert this_update_s(seen(memory, key)) >= at
             writer.send_signal(signal.SIGKILL)
         memory.renew()
         at = memory.mark().batch_id
-        for key, record in zip(keys, memory.look_up(keys), strict=True):
-            assert record is not None
-            assert record.startswith(key)
-            assert int.from_bytes(record[28:32], "big") >= at
+        for key in keys:
+            assert this_update_s(seen(memory, key)) >= at
+    memory.close()
+
+
+_TIMES = Times(produced_at_s=NOW_S, this_update_s=NOW_S // 3_600 * 3_600, next_update_s=NOW_S + 86_400)
+
+
+def signed_by(number: int, octet: int) -> tuple[bytes, bytes]:
+    """A record whose signatures are of one octet alone."""
+    signatures = bytes((octet,)) * 71, bytes((octet,)) * 70
+    record, = split_batch(encode_batch(_TIMES, [
+        SignedStatus(serial_of(number), 0, GOOD, NOW_S + 1_000, signatures)]), 1)
+    return record
+
+
+class Spans(dict[bytes, Span]):
+    """Something happens when one is looked for: between the two looks at a record."""
+
+    def __init__(self, happens: Iterator[None]) -> None:
+        super().__init__()
+        self._happens = happens
+
+    def get(self, times: bytes, default: Any = None) -> Any:
+        """As a dict."""
+        next(self._happens, None)
+        return super().get(times, default)
+
+
+def test_what_is_overwritten_while_it_is_read_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer goes round the ring, or is in the middle of a record, between the two looks: the answer is the one
+    that LMDB has. Before and afterwards it is the one in the ring."""
+    monkeypatch.setattr("ocsp.responder.shortcut._SMALLEST_RING", 1 << 17)
+    memory, path = opened(tmp_path), tmp_path / "shortcut"
+    memory.apply([signed_by(number, 255) for number in range(64)], mark=Mark(1, 1), complete=True)
+    memory.renew()
+    shortcut = begun(path, record_bytes=64)
+    reader = Shortcut(path)
+    memory.view = reader.view
+    shortcut.put(signed_by(number, 1) for number in range(64))
+
+    def happens() -> Iterator[None]:
+        yield from [None] * 64          # all are read once
+        shortcut.put(signed_by(number, 2) for number in range(100, 1_000))
+        yield from [None] * 128         # overwritten, and looked up again in LMDB
+        shortcut.put(signed_by(number, 3) for number in range(64))
+        yield from [None] * (128 + 64)
+        shortcut.view.header[RESERVED_AT] += 64
+        yield from [None] * 128
+        shortcut.view.header[WRITTEN_AT] += 64
+
+    answers = Answers([StoredIssuer(id=1, certificate=OWN.issuer.certificate_der)], memory, Second(NOW_S, max_age_s=60))
+    answers.spans = Spans(happens())
+    known = KnownHeads()
+    known.remember_tail(b"HTTP/1.1\r\nHost: ocsp.example\r\n\r\n")
+    quick, template = make_quick(answers, known), ResponseTemplate(OWN.issuer, HashName.SHA1)
+    before, after = template.around(GOOD, _TIMES, 71)
+
+    def octets() -> set[int]:
+        found_answers = quick([get(request_for(OWN, serial_of(number))) for number in range(64)])
+        for number, answer in enumerate(found_answers):
+            assert answer is not None
+            assert answer.endswith(before + serial_of(number) + after + answer[-1:] * 71)
+        return {answer[-1] for answer in found_answers if answer is not None}
+
+    assert [octets() for _ in range(7)] == [{1}, {255}, {255}, {3}, {255}, {255}, {3}]
+    shortcut.put(signed_by(number, 4) for number in range(100, 1_000))
+    assert octets() == {255}
+    reader.close()
+    shortcut.close()
     memory.close()
