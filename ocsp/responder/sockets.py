@@ -21,8 +21,8 @@ from ocsp.responder.connection import OcspConnection
 if TYPE_CHECKING:
     from ocsp.responder.server import OcspServer
 
-# Room for nearly every request, and with a bytes object's own 33 octets a block that malloc has at hand.
-_RECEIVED_AT_ONCE: Final = 990
+# Room for most requests, and with a bytes object's own 33 octets as much as Python keeps at hand for small objects.
+_RECEIVED_AT_ONCE: Final = 479
 _MOST_RECEIVED_AT_ONCE: Final = 65_536
 _EVENTS_AT_ONCE: Final = 512
 _ACCEPTED_AT_ONCE: Final = 64
@@ -151,7 +151,10 @@ class EpollSockets:
             try:
                 if event == plain and connection.is_quick:
                     data = receive(_RECEIVED_AT_ONCE)
-                    if len(data) < _RECEIVED_AT_ONCE:
+                    if len(data) == _RECEIVED_AT_ONCE:
+                        with suppress(BlockingIOError):
+                            data += receive(_MOST_RECEIVED_AT_ONCE)
+                    if len(data) < _MOST_RECEIVED_AT_ONCE:
                         received.append(data)
                         senders.append(client)
                     else:
@@ -287,17 +290,14 @@ class EpollTransport(asyncio.Transport):
     def read(self, data: bytes | None = None) -> None:
         """Hands over all that has come; at its end the connection ends, after its answers."""
         while self._socket is not None and not (self._paused or self._closing):
-            if data is None or len(data) == _RECEIVED_AT_ONCE:
+            if data is None:
                 try:
-                    more = self._socket.recv(_MOST_RECEIVED_AT_ONCE)
+                    data = self._socket.recv(_MOST_RECEIVED_AT_ONCE)
                 except BlockingIOError:
-                    if data is None:
-                        return
-                    more = b""
+                    return
                 except OSError:
                     self.abort()
                     return
-                data = data + more if data else more
             if not data:
                 self._connection.eof_received()
                 self.close()
