@@ -17,7 +17,7 @@ from loadtest.synthetic import Issuer, SignedRound, publish_unsigned, sign_made_
 
 SIGNED_EACH = 40_000           # signed at each size, so that the rate is known there
 _CHUNK = 200_000
-_SAMPLE = 300_000
+SAMPLE = 300_000
 _JUST_SIGNED = 2_000
 
 
@@ -41,7 +41,7 @@ class Growth:
         if self.held < SIGNED_EACH:
             self.held = 0
             return
-        share = min(100.0, 100.0 * _SAMPLE / self.held)
+        share = min(100.0, 100.0 * SAMPLE / self.held)
         rows = await self.connection.fetch(
             "SELECT serial FROM certificates TABLESAMPLE BERNOULLI ($2) WHERE issuer_id = $1 AND has_ocsp",
             self.issuer.id, share)
@@ -80,7 +80,7 @@ class Growth:
 
     @staticmethod
     def _step(size: int) -> int:
-        return max(1, size // _SAMPLE)
+        return max(1, size // SAMPLE)
 
     def _subject(self, serial: bytes) -> Subject:
         return Subject(serial=int.from_bytes(serial, "big"), issuer=self.issuer.certificate)
