@@ -297,8 +297,8 @@ def _is_request_type(content_type: bytes | None) -> bool:
 def _is_known(head: Head, etag: bytes, answer: Answer) -> bool:
     """RFC 9110 13.2.2: If-None-Match decides; If-Modified-Since only where it is absent.
 
-    thisUpdate is a minute, in which a certificate may have been good before it was revoked: by the date alone nobody is
-    told that he knows a revoked one already.
+    thisUpdate is a begun minute or hour, in which a certificate may have been good before it was revoked: by the date
+    alone nobody is told that he knows a revoked one already.
     """
     if head.if_none_match is not None:
         named = {name.strip(b" \t").removeprefix(b"W/") for name in head.if_none_match.split(b",")}
