@@ -211,6 +211,11 @@ class ResponseMemory:
         """Gives back the reader slots of workers that were killed, which would keep old pages from being used again."""
         self._environment.reader_check()
 
+    @property
+    def has_all_at_hand(self) -> bool:
+        """Whether `view` has everything, so that nothing has to be looked up in LMDB."""
+        return self._shortcut is not None and self._shortcut.is_complete
+
     def entries(self) -> int:
         """How many values there are, our own few included."""
         return int(self._environment.stat()["entries"])

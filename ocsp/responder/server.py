@@ -125,7 +125,8 @@ class OcspServer:
         mark, read_at_s = self._memory.mark(), self._memory.read_at_s() or float("-inf")
         values = {
             "complete": float(self._memory.complete), "batch_id": float(mark.batch_id),
-            "lag_seconds": max(0.0, self._now().timestamp() - read_at_s), "held": float(self._memory.entries())}
+            "lag_seconds": max(0.0, self._now().timestamp() - read_at_s), "held": float(self._memory.entries()),
+            "shortcut_complete": float(self._memory.has_all_at_hand)}
         lines = [f"chancery_ocsp_responder_{name} {value:.10g}" for name, value in values.items()]
         own = self._counts()
         for worker, counts in sorted((self._tally.others(own) | {self._tally.worker: own}).items()):

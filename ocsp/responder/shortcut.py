@@ -7,7 +7,7 @@ the file may be lost. It must only never be older: the writer puts a value here 
 the transaction first, so that readers leave a copy that lacks what somebody else has written to LMDB.
 
     header   words: format, boot, slots, bytes of the ring, reserved, transaction, slots in use, written, bytes of the
-             file that are not a hole
+             file that are not a hole, 1 when everything has been put in that there was
     slots    words: the random octets of the key, exclusive-or the offset of its record; 0 when it is free
     ring     records: key and value, at multiples of 64, so that as few lines of memory as can be are waited for
 
@@ -32,9 +32,9 @@ from ocsp.protocol.batch import KEY_BYTES, VALUE_BYTES, is_whole
 
 _FORMAT: Final = int.from_bytes(b"OCSPway2", "little")
 _HEADER_BYTES: Final = mmap.ALLOCATIONGRANULARITY
-(_FORMAT_AT, _BOOT_AT, _SLOTS_AT, _RING_AT, RESERVED_AT, _TRANSACTION_AT, _USED_AT, WRITTEN_AT, _EXTENT_AT
- ) = range(9)
-_HEADER: Final = struct.Struct("<9Q")
+(_FORMAT_AT, _BOOT_AT, _SLOTS_AT, _RING_AT, RESERVED_AT, _TRANSACTION_AT, _USED_AT, WRITTEN_AT, _EXTENT_AT, _COMPLETE_AT
+ ) = range(10)
+_HEADER: Final = struct.Struct("<10Q")
 _RETIRED: Final = 1 << 62
 HASH_AT: Final = 2                                  # of a key: behind the day
 _HASH: Final = struct.Struct("<Q").unpack_from
@@ -124,9 +124,14 @@ class Shortcut:
         """Lets the file go; the maps go with their last reader."""
         os.close(self._file)
 
-    def holds(self, key: bytes) -> bool:
-        """Whether there is a value of this key. Only the writer calls this."""
-        return self.view.find(key, *_HASH(key, HASH_AT)) >= 0
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything has been put in that was there when it was begun."""
+        return self._header[_COMPLETE_AT] == 1
+
+    def complete(self) -> None:
+        """Says so. Only the writer calls this."""
+        self._header[_COMPLETE_AT] = 1
 
     def put(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Stores values; those of the same keys are seen no more. Only the writer calls this. Raises OSError when the
@@ -215,7 +220,7 @@ def prepare_shortcut(path: Path, *, records: int, record_bytes: int) -> Iterator
             for _ in range(_BLOCKS_AT_ONCE):
                 extent = _write_block(file, extent, limit=ring_at + size)
             yield
-        os.pwrite(file, _HEADER.pack(_FORMAT, _boot(), slots, size, _ALIGNED, 0, 0, _ALIGNED, extent), 0)
+        os.pwrite(file, _HEADER.pack(_FORMAT, _boot(), slots, size, _ALIGNED, 0, 0, _ALIGNED, extent, 0), 0)
     finally:
         os.close(file)
 

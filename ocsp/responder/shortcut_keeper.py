@@ -32,15 +32,17 @@ class ShortcutKeeper:
         self._environment = environment
         self._kept: Shortcut | None = None
         self._preparing: Iterator[None] | None = None
-        self._behind: bytes | None = b""        # up to this key it has what the store has; None: all
+        self._behind = b""      # up to this key it has what the store has
 
     def tend(self, *, limit: int) -> bool:
-        """Looks at `limit` entries that the shortcut may not have; begins it where there is none, or where it is too
+        """Puts in `limit` entries that the shortcut may not have; begins it where there is none, or where it is too
         small. Returns whether there is more to do."""
         try:
+            if self._kept is not None and not self._kept.is_complete:
+                return self._put_older(self._kept, limit)
             if self._kept is None or not self._kept.has_room_for(*self._extent()):
                 return self._begin()
-            return self._put_older(limit)
+            return False
         except (OSError, ShortcutFault):    # the disk is full, say: it is looked up without
             self._give_up()
             return False
@@ -78,8 +80,9 @@ class ShortcutKeeper:
             with suppress(ShortcutFault):
                 self._kept = Shortcut(self._path, writes=True)
         if self._kept is not None:
-            if self._kept.transaction == committed and self._kept.has_room_for(records, record_bytes):
-                return True
+            if self._kept.is_complete and self._kept.transaction == committed and self._kept.has_room_for(
+                    records, record_bytes):
+                return False
             self._give_up()
         if self._preparing is None:
             self._preparing = prepare_shortcut(
@@ -95,30 +98,22 @@ class ShortcutKeeper:
             lengths = [padded_bytes(key, value) for key, value in islice(cursor, _MEASURED) if len(key) == KEY_BYTES]
         return self._environment.stat()["entries"], -(-sum(lengths) // max(1, len(lengths)))
 
-    def _put_older(self, limit: int) -> bool:
-        kept, behind = self._kept, self._behind
-        if kept is None or behind is None:
-            return False
+    def _put_older(self, kept: Shortcut, limit: int) -> bool:
+        """Among it may be what was put in since, which is the same, because nothing is between that and its commit."""
         items: list[tuple[bytes, bytes]] = []
         with self._environment.begin() as transaction, transaction.cursor() as cursor:
-            found = cursor.set_range(behind + b"\0")
-            for _ in range(limit):
-                if not found:
-                    behind = None
-                    break
-                behind = cursor.key()
-                if len(behind) == KEY_BYTES and not kept.holds(behind):
-                    value = cursor.value()
-                    if is_whole(value):
-                        items.append((behind, value))
-                found = cursor.next()
-        kept.put(items)
-        self._behind = behind
-        return behind is not None
+            if cursor.set_range(self._behind + b"\0"):
+                items = list(islice(cursor.iternext(), limit))
+        kept.put((key, value) for key, value in items if len(key) == KEY_BYTES and is_whole(value))
+        if len(items) < limit:
+            kept.complete()
+            return False
+        self._behind = items[-1][0]
+        return True
 
     def _give_up(self) -> None:
         """Also gives back the disk that it took, which may be what is missing."""
-        self._preparing, self._behind = None, b""
+        self._preparing = None
         if self._kept is not None:
             self._kept.retire()
             self._kept.close()

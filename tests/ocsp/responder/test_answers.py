@@ -182,6 +182,7 @@ async def test_no_answer_is_given_past_its_next_update(service: Serving, status:
         ("answers withheld: past nextUpdate", "error", 3)]
     metrics, = await service.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b'chancery_ocsp_responder_withheld_total{worker="here:1"} 4\n' in metrics.body
+    assert b"chancery_ocsp_responder_shortcut_complete %d\n" % service.has_shortcut in metrics.body
 
 
 async def test_before_the_log_was_read_an_unknown_serial_is_asked_to_try_later(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_what_is_found_is_the_latest(tmp_path: Path, seed: int, crowded: bool, r
         model |= chosen
         for key in keys:
             assert found(reader, key) == model.get(key)
-            assert shortcut.holds(key) is (key in model)
+            assert found(shortcut, key) == model.get(key)
     shortcut.close()
     reader.close()
 
@@ -204,6 +204,7 @@ def test_it_grows_with_what_is_held(tmp_path: Path) -> None:
         memory.apply(items.items(), mark=Mark(number, 1))
         steps.append(tend(memory))
         assert uses_it(memory)
+        assert memory.has_all_at_hand
     copied, = (number for number, count in enumerate(steps) if number and count > 3)
     assert copied > 3
     assert memory._shortcut is not None
