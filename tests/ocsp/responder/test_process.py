@@ -42,7 +42,7 @@ def ask(port: int, request: bytes) -> bytes:
     """POST; the body of the answer."""
     posted = urllib.request.Request(f"http://127.0.0.1:{port}/", data=request,
                                     headers={"Content-Type": "application/ocsp-request"})
-    with urllib.request.urlopen(posted, timeout=5) as reply:
+    with urllib.request.urlopen(posted, timeout=30) as reply:      # live answers are waited for as well
         return bytes(reply.read())
 
 
