@@ -16,6 +16,7 @@ _OTHERS: dict[str, str | None] = {
     "tests/acceptance/test_faults.py": None,
     "tests/acceptance/test_hijack.py": "an internet",
     "tests/acceptance/test_kill.py": "a demo whose processes are killed",
+    "tests/acceptance/test_ocsp_cache.py": None,
     "tests/acceptance/test_ocsp_clients.py": None,
     "tests/acceptance/test_public.py": "an internet",
 }

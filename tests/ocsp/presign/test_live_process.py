@@ -20,8 +20,8 @@ from cryptography.x509 import ocsp
 
 from ca.pki.serial import serial_number
 from ca.process.audit_reader import read_chain
+from tests.acceptance.ocsp_site import cache_in_front, curl
 from tests.acceptance.server_program import find
-from tests.acceptance.test_ocsp_clients import cache_in_front, curl
 from tests.ca.pki.authority import Authority
 from tests.fixtures_hsm import SoftHsm
 from tests.fixtures_postgres import TestDatabase
