@@ -6,7 +6,7 @@ responder that catches up from nothing, bytes of memory and disk, and revocation
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -145,32 +145,27 @@ async def _beside_nginx(run: _Run, steps: Steps, method: Literal["GET", "POST"],
 
 async def _until_served(run: _Run, subject: Subject) -> None:
     """The responder has read the log up to this certificate."""
-    connection, request = HttpConnection(run.origin, None), sha1_requests([subject])[0]
-    give_up_at = time.monotonic() + _PATIENCE_S
-    try:
-        while True:
-            answer = await connection.request("GET", get_path(request), None, content_type="", timeout_s=10.0)
-            read = ocsp.load_der_ocsp_response(answer.body)
-            if read.response_status == ocsp.OCSPResponseStatus.SUCCESSFUL and read.serial_number == subject.serial:
-                return
-            if time.monotonic() > give_up_at:
-                raise ProgramFault("the responder does not read the batch log")
-            await asyncio.sleep(0.1)
-    finally:
-        connection.close()
+    def is_told(body: bytes) -> bool:
+        read = ocsp.load_der_ocsp_response(body)
+        return read.response_status == ocsp.OCSPResponseStatus.SUCCESSFUL and read.serial_number == subject.serial
+
+    await _until(run, get_path(sha1_requests([subject])[0]), is_told, "the responder does not read the batch log")
 
 
 async def _until_at_hand(run: _Run) -> None:
     """The responder's copy beside LMDB has everything: it is made once, while a store grows."""
+    await _until(run, "/metrics", lambda body: b"\nchancery_ocsp_responder_shortcut_complete 1\n" in body,
+                 "the responder does not complete its shortcut")
+
+
+async def _until(run: _Run, path: str, holds: Callable[[bytes], bool], otherwise: str) -> None:
+    """Asks the responder again and again. Raises ProgramFault when it takes too long."""
     connection, give_up_at = HttpConnection(run.origin, None), time.monotonic() + _PATIENCE_S
     try:
-        while True:
-            answer = await connection.request("GET", "/metrics", None, content_type="", timeout_s=10.0)
-            if b"\nchancery_ocsp_responder_shortcut_complete 1\n" in answer.body:
-                return
+        while not holds((await connection.request("GET", path, None, content_type="", timeout_s=10.0)).body):
             if time.monotonic() > give_up_at:
-                raise ProgramFault("the responder does not complete its shortcut")
-            await asyncio.sleep(0.2)
+                raise ProgramFault(otherwise)
+            await asyncio.sleep(0.1)
     finally:
         connection.close()
 

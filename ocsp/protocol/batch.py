@@ -47,6 +47,10 @@ HASHES: Final = (HashName.SHA1, HashName.SHA256)
 # Where the responder looks without reading the whole value.
 VALUE_NOT_AFTER: Final = slice(19, 23)
 VALUE_BYTES: Final = _VALUE.size
+# Of a record, a key and its value, for either hash: serial number, what names its form with the issuer's id, minute and
+# second of producedAt, thisUpdate and nextUpdate, notAfter; and, of both, when it was revoked.
+RECORD_PARTS: Final = (struct.Struct(">18s9s2xBB8sI").unpack_from, struct.Struct(">18s11sBB8sI").unpack_from)
+RECORD_REVOKED_AT: Final = struct.Struct(">43xI").unpack_from
 # Of what is kept in a store of values: another one is not read.
 VALUE_FORMAT: Final = b"4"
 _VALUE_LENGTHS: Final = struct.Struct(">5xHH").unpack_from

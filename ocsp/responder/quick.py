@@ -19,7 +19,7 @@ from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
 from ca.pki.serial import SERIAL_BYTES
-from ocsp.protocol.batch import VALUE_BYTES, BatchError, value_at
+from ocsp.protocol.batch import RECORD_PARTS, RECORD_REVOKED_AT, VALUE_BYTES, BatchError, value_at
 from ocsp.protocol.response import generalized_time
 from ocsp.responder.answers import ETAG_BYTES, Answers, Asked, Form
 from ocsp.responder.memory import MemoryFault
@@ -42,15 +42,12 @@ _TEXT_BYTES: Final = 26
 _DECODED_BYTES: Final = len(_LEAD) + SERIAL_BYTES + 2
 _NOBODYS_TEXT: Final = b64encode(_LEAD + bytes(SERIAL_BYTES))[:_TEXT_BYTES]
 
-# Of a record, for either hash: serial number, shape with the issuer's id, minute and second of producedAt, thisUpdate
-# and nextUpdate, notAfter.
-_PARTS: Final = (struct.Struct(">18s9s2xBB8sI").unpack_from, struct.Struct(">18s11sBB8sI").unpack_from)
+# Where there is no record.
 _NO_PARTS: Final = (None, b"", 0, 0, b"", 0)
-_REVOKED_AT: Final = struct.Struct(">43xI").unpack_from
 
 # How a record is read, forms, how keys end, who is asked
 _Subject = tuple[Callable[..., tuple[Any, ...]], dict[bytes, Form], bytes, Asked | None]
-_NOBODY: Final[_Subject] = (_PARTS[0], {}, b"", None)
+_NOBODY: Final[_Subject] = (RECORD_PARTS[0], {}, b"", None)
 # What the start of the request has behind _TARGET_BYTES up to the serial number's base64; the length of that start;
 # what stands behind that base64, escaped and not; what it decodes to before the serial number, if that is not the same
 # as with the shorter hash; who is asked
@@ -140,7 +137,7 @@ def make_quick(answers: Answers, known: KnownHeads) -> Quick:
 
 
 def _subject(asked: Asked) -> _Subject:
-    return _PARTS[asked.hash_index], asked.forms, asked.key_suffix, asked
+    return RECORD_PARTS[asked.hash_index], asked.forms, asked.key_suffix, asked
 
 
 def _targets(canonical: dict[bytes, _Subject]) -> dict[bytes, _Target]:
@@ -219,7 +216,7 @@ def _make_compose(answers: Answers) -> Callable[[list[_Subject], tuple[bytes, ..
                 append(None)
                 continue
             if upto_revoked:
-                revoked_at_s, = _REVOKED_AT(source, start)
+                revoked_at_s, = RECORD_REVOKED_AT(source, start)
                 upto_this_update = upto_revoked + generalized_time(revoked_at_s) + upto_this_update
             _, lines, upto_minute, this_to_next = span
             signature = source[start + signature_at:start + end]
