@@ -200,7 +200,7 @@ class Supervisor:
                     *_command(child.role, self._config), stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file,
                     start_new_session=True,
                     pass_fds=[each.fileno() for each in sockets],
-                    env=allocator_of(child.role) | os.environ | environment | {
+                    env=environment_of(child.role) | os.environ | environment | {
                         SUPERVISOR_VARIABLE: str(os.getpid()), READY_VARIABLE: str(ready_file)})
             exit_code = await self._wait_for(child, ready_file)
             if stop.is_set():
@@ -259,11 +259,17 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
         return
 
 
-def allocator_of(role: str) -> dict[str, str]:
-    """Environment of a process that signs: a module allocates so many small objects for each signature that the seven
-    of a size which glibc keeps ready for a thread are used up, and the lock of all is taken. With 127 (as many as every
-    glibc has room for) a P-256 signature of SoftHSM takes 7 % less. Other C libraries do not know the variable."""
-    return {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=127"} if role in _SIGNING_ROLES else {}
+def environment_of(role: str) -> dict[str, str]:
+    """What a process has in its environment unless the operator says otherwise.
+
+    One that signs: a module allocates so many small objects for each signature that the seven of a size which glibc
+    keeps ready for a thread are used up, and the lock of all is taken. With 127 (as many as every glibc has room for) a
+    P-256 signature of SoftHSM takes 7 % less. Other C libraries do not know the variable. The responder finds its
+    records with numpy and calculates nothing: no threads that wait for linear algebra.
+    """
+    if role in _SIGNING_ROLES:
+        return {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=127"}
+    return {"OPENBLAS_NUM_THREADS": "1"} if role == "ocsp" else {}
 
 
 def _command(role: str, config: Path) -> Sequence[str]:

@@ -255,10 +255,10 @@ class ResponseMemory:
         if self._shortcut is None:      # there may be another one already
             with suppress(ShortcutFault):
                 self._shortcut = Shortcut(self._directory / self._generation / _SHORTCUT)
-                if self._shortcut.has_all(committed):
-                    self.view = self._shortcut.view
-                else:
+                if not self._shortcut.has_all(committed):
                     self._leave_shortcut()
+        if self._shortcut is not None:
+            self.view = self._shortcut.view
 
     def _leave_shortcut(self) -> None:
         self.view = EMPTY_VIEW

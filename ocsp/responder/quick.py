@@ -18,12 +18,21 @@ from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
+import numpy as np
+
 from ca.pki.serial import SERIAL_BYTES
-from ocsp.protocol.batch import RECORD_PARTS, RECORD_REVOKED_AT, VALUE_BYTES, BatchError, value_at
+from ocsp.protocol.batch import RECORD_PARTS, RECORD_REVOKED_AT, BatchError, is_whole, value_at
 from ocsp.protocol.response import generalized_time
 from ocsp.responder.answers import ETAG_BYTES, Answers, Asked, Form
 from ocsp.responder.memory import MemoryFault
-from ocsp.responder.shortcut import EMPTY_VIEW, HASH_AT, RESERVED_AT, WRITTEN_AT, View
+from ocsp.responder.shortcut import (
+    EMPTY_VIEW,
+    HASH_AT,
+    RESERVED_AT,
+    START_OF_WORD,
+    WRITTEN_AT,
+    View,
+)
 
 Quick = Callable[[Sequence[bytes]], list[bytes | None]]
 
@@ -33,7 +42,7 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 _TWO_DIGITS: Final = tuple(b"%02d" % number for number in range(60))
 # Of a GET: all before the serial number with the shorter hash and nothing escaped, which no two issuers have in common.
 _TARGET_BYTES: Final = 93
-_AT_ONCE: Final = 64
+_AT_ONCE: Final = 128
 
 # Serial numbers are decoded from text like that of the shorter hash: its length in DER, 18 octets, and what fills up.
 _LEAD: Final = bytes((SERIAL_BYTES,))
@@ -41,9 +50,8 @@ _FILLER: Final = b"AA"
 _TEXT_BYTES: Final = 26
 _DECODED_BYTES: Final = len(_LEAD) + SERIAL_BYTES + 2
 _NOBODYS_TEXT: Final = b64encode(_LEAD + bytes(SERIAL_BYTES))[:_TEXT_BYTES]
-
-# Where there is no record.
-_NO_PARTS: Final = (None, b"", 0, 0, b"", 0)
+_HASHES: Final = np.dtype({"names": ["hash"], "formats": ["<i8"], "offsets": [len(_LEAD) + HASH_AT],
+                           "itemsize": _DECODED_BYTES})
 
 # How a record is read, forms, how keys end, who is asked
 _Subject = tuple[Callable[..., tuple[Any, ...]], dict[bytes, Form], bytes, Asked | None]
@@ -126,12 +134,12 @@ def make_quick(answers: Answers, known: KnownHeads) -> Quick:
             decoded = a2b_base64(_FILLER.join(texts) + _FILLER, strict_mode=True)
         except Base64Error:
             decoded = b""
-        serials_of, hashes_of, leads, zeros = _unpackers(count)
+        serials_of, leads, zeros = _unpackers(count)
         if len(decoded) != _DECODED_BYTES * count or decoded[::_DECODED_BYTES] != leads or (
                 decoded[-2::-_DECODED_BYTES] != zeros or decoded[-1::-_DECODED_BYTES] != zeros):
             # One of them is not as it has to be; the others do not suffer for it.
             return [None] if count == 1 else [answer for data in requests for answer in quick((data,))]
-        return compose(subjects, serials_of(decoded), hashes_of(decoded))
+        return compose(subjects, serials_of(decoded), decoded)
 
     return quick
 
@@ -167,40 +175,53 @@ def _alike(text: bytes, lead: bytes) -> bytes:
 
 
 @lru_cache(maxsize=_AT_ONCE)
-def _unpackers(count: int) -> tuple[Callable[[bytes], tuple[bytes, ...]], Callable[[bytes], tuple[int, ...]], bytes,
-                                    bytes]:
-    """How so many serial numbers and their hashes are taken out of what was decoded; what is before and behind them."""
+def _unpackers(count: int) -> tuple[Callable[[bytes], tuple[bytes, ...]], bytes, bytes]:
+    """How so many serial numbers are taken out of what was decoded; what is before and behind them."""
     before, behind = len(_LEAD), _DECODED_BYTES - len(_LEAD) - SERIAL_BYTES
-    hash_at = before + HASH_AT
-    return (struct.Struct(f"{before}x{SERIAL_BYTES}s{behind}x" * count).unpack,
-            struct.Struct("<" + f"{hash_at}xQ{_DECODED_BYTES - hash_at - 8}x" * count).unpack,
-            _LEAD * count, bytes(count))
+    return struct.Struct(f"{before}x{SERIAL_BYTES}s{behind}x" * count).unpack, _LEAD * count, bytes(count)
 
 
-def _make_compose(answers: Answers) -> Callable[[list[_Subject], tuple[bytes, ...], tuple[int, ...]],
-                                                list[bytes | None]]:
+@lru_cache(maxsize=_AT_ONCE)
+def _hashes_of(count: int) -> Callable[[bytes], tuple[int, ...]]:
+    """The same for their hashes."""
+    hash_at = len(_LEAD) + HASH_AT
+    return struct.Struct("<" + f"{hash_at}xQ{_DECODED_BYTES - hash_at - 8}x" * count).unpack
+
+
+def _at_hand(view: View, decoded: bytes, count: int) -> tuple[Any, Sequence[int]]:
+    """Where the records of these serial numbers most probably are: in what, and where in it."""
+    if count >= view.gathered_from:
+        size = view.record_bytes
+        return view.gather(np.frombuffer(decoded, _HASHES)["hash"]), range(0, count * size, size)
+    slots, mask = view.slots, view.mask
+    return view.ring, [slots[hashed & mask] & START_OF_WORD for hashed in _hashes_of(count)(decoded)]
+
+
+def _make_compose(answers: Answers) -> Callable[[list[_Subject], tuple[bytes, ...], bytes], list[bytes | None]]:
     """The second half of `quick`: looks up serial numbers and puts together their answers."""
     memory, second, make_form, span_of = answers.memory, answers.second, answers.make_form, answers.spans.get
 
-    def compose_with(view: View, subjects: list[_Subject], serials: tuple[bytes, ...], hashes: tuple[int, ...]
+    def compose_with(view: View, subjects: list[_Subject], serials: tuple[bytes, ...], decoded: bytes
                      ) -> list[bytes | None]:
-        slots, mask, ring, limit, _ = view
+        at_hand, starts = _at_hand(view, decoded, len(serials))
+        record_bytes = view.record_bytes
         get, date_and_etag, now_s = memory.get, second.date_and_etag, second.now_s
         composed: list[bytes | None] = []
         append = composed.append
-        for (unpack, forms, suffix, asked), serial, hashed in zip(subjects, serials, hashes, strict=True):
-            source: Any = ring
-            start = slots[hashed & mask] ^ hashed
-            if start >= limit:
-                start = view.find(serial + suffix, hashed) if mask else -1
-            found, shape, minute, in_minute, times, not_after_s = unpack(ring, start) if start >= 0 else _NO_PARTS
+        for (unpack, forms, suffix, asked), serial, start in zip(subjects, serials, starts, strict=True):
+            source = at_hand
+            found, shape, minute, in_minute, times, not_after_s = unpack(source, start)
+            # A serial number alone does not say whose it is: the shape, by which the form is found, begins with that.
             if found != serial:
-                value = get(serial + suffix)
-                if value is None or len(value) < VALUE_BYTES:
-                    append(None)
-                    continue
-                source, start = serial + suffix + value, 0
-                _, shape, minute, in_minute, times, not_after_s = unpack(source)
+                key = serial + suffix
+                source, start = view.ring, view.find(key)
+                if start < 0:
+                    value = get(key)
+                    if value is None or not is_whole(value):
+                        append(None)
+                        continue
+                    source, start = key + value, 0
+                _, shape, minute, in_minute, times, not_after_s = unpack(source, start)
             form, span = forms.get(shape), span_of(times)
             if form is None or span is None or span[0] <= now_s:
                 made = None
@@ -212,7 +233,7 @@ def _make_compose(answers: Answers) -> Callable[[list[_Subject], tuple[bytes, ..
                     continue
                 form, span = made
             behind_etag, seconds, upto_revoked, upto_this_update, after, signature_at, end, tail = form
-            if not_after_s < now_s or (not start and len(source) < end):
+            if not_after_s < now_s or end > record_bytes:
                 append(None)
                 continue
             if upto_revoked:
@@ -225,14 +246,14 @@ def _make_compose(answers: Answers) -> Callable[[list[_Subject], tuple[bytes, ..
                 seconds[in_minute], serial, upto_this_update, this_to_next, after, signature, tail)))
         return composed
 
-    def compose(subjects: list[_Subject], serials: tuple[bytes, ...], hashes: tuple[int, ...]) -> list[bytes | None]:
+    def compose(subjects: list[_Subject], serials: tuple[bytes, ...], decoded: bytes) -> list[bytes | None]:
         view = memory.view
         header = view.header
         written = header[WRITTEN_AT]
         try:
-            composed = compose_with(view, subjects, serials, hashes)
+            composed = compose_with(view, subjects, serials, decoded)
             if header[RESERVED_AT] != written:      # perhaps over what has just been read
-                composed = compose_with(EMPTY_VIEW, subjects, serials, hashes)
+                composed = compose_with(EMPTY_VIEW, subjects, serials, decoded)
         except MemoryFault:
             return [None] * len(serials)
         return composed

@@ -39,7 +39,7 @@ from ca.admin.output import (
     span,
 )
 from ca.admin.revoke import operator_name
-from ca.admin.supervise import allocator_of
+from ca.admin.supervise import environment_of
 from ca.pki.object_id import object_id
 from ca.process.lifecycle import SUPERVISOR_VARIABLE
 from ca.process.postgres import Connection
@@ -247,7 +247,7 @@ async def _watch(context: AdminContext, connection: Connection, total: int) -> N
 def _more_signers(context: AdminContext, count: int) -> Iterator[None]:
     """Pre-signers of our own, as `chancery run presign`; their log is not the terminal's, and they end with us."""
     command = [sys.executable, "-m", "ca.admin.cli", "run", "presign", "--config", str(context.settings_path)]
-    environ = allocator_of("presign") | os.environ | {SUPERVISOR_VARIABLE: str(os.getpid())}
+    environ = environment_of("presign") | os.environ | {SUPERVISOR_VARIABLE: str(os.getpid())}
     running = [subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                 stderr=subprocess.DEVNULL, env=environ) for _ in range(count)]
     try:

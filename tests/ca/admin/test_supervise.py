@@ -91,11 +91,13 @@ async def test_a_killed_child_comes_back_and_all_end_together(settings: Settings
 
 @pytest.mark.usefixtures("use_child")
 async def test_who_signs_gets_an_allocator_for_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CA and the pre-signer have room for what a signature allocates, others not; an operator's setting stays."""
-    for operators, expected in ((None, {"ca": "127", "presign": "127", "wfe": None}),
-                                ("9", {"ca": "9", "presign": "9", "wfe": "9"})):
+    """The CA and the pre-signer have room for what a signature allocates, others not, and the responder has no threads
+    for linear algebra; an operator's setting stays."""
+    for operators, expected in ((None, {"ca": "127", "presign": "127", "wfe": None, "ocsp": "1"}),
+                                ("9", {"ca": "9", "presign": "9", "wfe": "9", "ocsp": "9"})):
         if operators is not None:
             monkeypatch.setenv("GLIBC_TUNABLES", f"glibc.malloc.tcache_count={operators}")
+            monkeypatch.setenv("OPENBLAS_NUM_THREADS", operators)
         stop, ready, found = asyncio.Event(), asyncio.Event(), {}
         supervisor = _supervisor(settings, *expected)
         running = asyncio.create_task(supervisor.run(stop, on_ready=ready.set))
@@ -103,8 +105,8 @@ async def test_who_signs_gets_an_allocator_for_it(settings: Settings, monkeypatc
         for child in supervisor._children:
             assert child.process is not None
             environ = Path(f"/proc/{child.process.pid}/environ").read_bytes().decode().split("\0")
-            found[child.name] = next((each.rpartition("=")[2] for each in environ
-                                      if each.startswith("GLIBC_TUNABLES=")), None)
+            name = "OPENBLAS_NUM_THREADS" if child.name == "ocsp" else "GLIBC_TUNABLES"
+            found[child.name] = next((each.rpartition("=")[2] for each in environ if each.startswith(f"{name}=")), None)
         stop.set()
         await asyncio.wait_for(running, 30)
         assert found == expected

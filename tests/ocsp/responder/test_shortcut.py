@@ -20,7 +20,7 @@ from ocsp.responder.http_text import Second
 from ocsp.responder.memory import Mark, ResponseMemory
 from ocsp.responder.quick import KnownHeads, make_quick
 from ocsp.responder.shortcut import (
-    HASH_AT,
+    EMPTY_VIEW,
     RESERVED_AT,
     WRITTEN_AT,
     Shortcut,
@@ -68,7 +68,7 @@ def value(number: int, *, longer: int = 0) -> bytes:
 
 def found(shortcut: Shortcut, key: bytes) -> bytes | None:
     """What a look-up finds here alone."""
-    start = shortcut.view.find(key, int.from_bytes(key[HASH_AT:HASH_AT + 8], "little"))
+    start = shortcut.view.find(key)
     return None if start < 0 else value_at(shortcut.view.ring, start)
 
 
@@ -122,8 +122,8 @@ def test_what_is_full_or_cannot_be_read_is_refused(tmp_path: Path) -> None:
     """A look-up ends at a free slot, so some are kept; a value that does not end where it says has no end here."""
     source = random.Random(6)
     shortcut = begun(tmp_path / "shortcut")
-    assert shortcut.has_room_for(40_000, 300)
-    assert not shortcut.has_room_for(41_000, 300)
+    assert shortcut.has_room_for(24_000, 300)
+    assert not shortcut.has_room_for(25_000, 300)
     assert not shortcut.has_room_for(40_000, 400)
     with pytest.raises(ShortcutFault, match="slot"):
         shortcut.put((random_key(source), value(1)) for _ in range(70_000))
@@ -250,15 +250,91 @@ def test_a_writer_that_is_killed_leaves_nothing_older_than_what_it_committed(tmp
     memory.close()
 
 
+@pytest.mark.parametrize("kept", [0, 20, -1])
+def test_a_value_that_is_cut_is_left_to_the_strict_way(tmp_path: Path, kept: int) -> None:
+    """And harms none of the others that are asked for with it."""
+    memory = opened(tmp_path)
+    (key, cut), whole = signed_by(1, 1), signed_by(2, 2)
+    memory.apply([(key, cut[:kept]), whole], mark=Mark(1, 1), complete=True)
+    memory.renew()
+    first, second = quick_for(memory)([serial_of(1), serial_of(2)])
+    assert (first, second is None) == (None, False)
+    memory.close()
+
+
 _TIMES = Times(produced_at_s=NOW_S, this_update_s=NOW_S // 3_600 * 3_600, next_update_s=NOW_S + 86_400)
 
 
 def signed_by(number: int, octet: int) -> tuple[bytes, bytes]:
     """A record whose signatures are of one octet alone."""
-    signatures = bytes((octet,)) * 71, bytes((octet,)) * 70
-    record, = split_batch(encode_batch(_TIMES, [
-        SignedStatus(serial_of(number), 0, GOOD, NOW_S + 1_000, signatures)]), 1)
+    return record_of(serial_of(number), bytes((octet,)) * 71, bytes((octet,)) * 70)
+
+
+def record_of(serial: bytes, *signatures: bytes) -> tuple[bytes, bytes]:
+    """A record, from anything as its two signatures."""
+    first, second = signatures
+    record, = split_batch(encode_batch(_TIMES, [SignedStatus(serial, 0, GOOD, NOW_S + 1_000, (first, second))]), 1)
     return record
+
+
+def quick_for(memory: ResponseMemory) -> Callable[[list[bytes]], list[bytes | None]]:
+    """The answers to GETs for these serial numbers."""
+    answers = Answers([StoredIssuer(id=1, certificate=OWN.issuer.certificate_der)], memory, Second(NOW_S, max_age_s=60))
+    known = KnownHeads()
+    known.remember_tail(b"HTTP/1.1\r\nHost: ocsp.example\r\n\r\n")
+    quick = make_quick(answers, known)
+    return lambda serials: quick([get(request_for(OWN, serial)) for serial in serials])
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("longest", [72, 256, 512])
+def test_however_many_are_asked_for_at_once_the_answers_are_those_of_lmdb(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool, longest: int) -> None:
+    """Few are looked for one by one and many in one go: present or not, of several lengths, crowded in few slots."""
+    if large:
+        monkeypatch.setattr("ocsp.responder.shortcut._LARGE_RING", 1 << 20)
+    source, memory = random.Random(longest), opened(tmp_path)
+    serials = [random_key(source, crowded=number % 3 == 0)[:18] for number in range(400)]
+    for number, serial in enumerate(serials[:300]):
+        length = longest if number % 50 == 7 else 70 + number % 3
+        memory.apply([record_of(serial, source.randbytes(length), source.randbytes(length))],
+                     mark=Mark(number + 1, 1), complete=True)
+    tend(memory)
+    assert uses_it(memory)
+    view, ask = memory.view, quick_for(memory)
+    assert view.gathered_from == {True: 8, False: 24}[large] if longest < 512 else view.gathered_from > 10_000
+    assert view.record_bytes >= 48 + 2 * longest
+    for count in (1, 7, 8, 23, 24, 64, 128, 129, 300):
+        for _ in range(5):
+            asked = source.sample(serials, count)
+            memory.view = view
+            here = ask(asked)
+            memory.view = EMPTY_VIEW
+            assert here == ask(asked)
+            assert [answer is not None for answer in here] == [serial in serials[:300] for serial in asked]
+    memory.close()
+
+
+def test_records_that_become_longer_are_taken_for_what_they_are(tmp_path: Path) -> None:
+    """A longer one than there was when the file was opened is left to the strict way until the next renewal."""
+    memory = opened(tmp_path)
+    serials = [serial_of(number) for number in range(40)]
+    memory.apply([record_of(serial, b"a" * 71, b"a" * 71) for serial in serials], mark=Mark(1, 1), complete=True)
+    tend(memory)
+    assert uses_it(memory)
+    ask = quick_for(memory)
+    for count in (5, 40):
+        assert None not in ask(serials[:count])
+    memory.apply([record_of(serials[3], b"b" * 256, b"c" * 256)], mark=Mark(2, 1))
+    for count in (5, 40):
+        assert [number for number, answer in enumerate(ask(serials[:count])) if answer is None] == [3]
+    memory.renew()
+    for count in (5, 40):
+        found_answers = ask(serials[:count])
+        assert None not in found_answers
+        assert found_answers[3] is not None
+        assert found_answers[3].endswith(b"b" * 256)
+    memory.close()
 
 
 class Spans(dict[bytes, Span]):
@@ -281,7 +357,7 @@ def test_what_is_overwritten_while_it_is_read_is_not_used(tmp_path: Path, monkey
     memory, path = opened(tmp_path), tmp_path / "shortcut"
     memory.apply([signed_by(number, 255) for number in range(64)], mark=Mark(1, 1), complete=True)
     memory.renew()
-    shortcut = begun(path, record_bytes=64)
+    shortcut = begun(path, record_bytes=192)
     reader = Shortcut(path)
     memory.view = reader.view
     shortcut.put(signed_by(number, 1) for number in range(64))
