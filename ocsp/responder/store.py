@@ -30,7 +30,7 @@ _LAST_ID: Final = "SELECT max(id) FROM ocsp_batches"
 
 _BATCHES_AT_ONCE: Final = 512
 # More would not be faster, and what is held of them in between is most of a worker's memory.
-_RESPONSES_AT_ONCE: Final = 16_000
+_RESPONSES_AT_ONCE: Final = 8_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
