@@ -145,7 +145,10 @@ def store_key(issuer_id: int, serial: bytes) -> bytes:
 
 def is_whole(value: bytes) -> bool:
     """Whether a value is as long as it says, so that its end is known when something is behind it."""
-    return len(value) >= _VALUE.size and len(value) == _VALUE.size + sum(_VALUE_LENGTHS(value))
+    if len(value) < _VALUE.size:
+        return False
+    first, second = _VALUE_LENGTHS(value)
+    return len(value) == _VALUE.size + int(first) + int(second)
 
 
 def value_at(records: bytes | mmap, start: int) -> bytes:

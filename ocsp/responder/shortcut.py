@@ -46,7 +46,9 @@ _HEADER: Final = struct.Struct("<11Q")
 _RETIRED: Final = 1 << 62
 HASH_AT: Final = 2                                  # of a key: behind the day
 _HASH: Final = struct.Struct("<Q").unpack_from
+_HASHES: Final = np.dtype({"names": ["hash"], "formats": ["<u8"], "offsets": [HASH_AT], "itemsize": KEY_BYTES})
 _LINE_BYTES: Final = 64
+_PADDING: Final = bytes(_LINE_BYTES)
 _OFFSET_BITS: Final = 40
 START_OF_WORD: Final = (1 << _OFFSET_BITS) - 1
 _FEWEST_SLOTS: Final = 1 << 16
@@ -178,24 +180,30 @@ class Shortcut:
         self._header[_COMPLETE_AT] = 1
 
     def put(self, items: Iterable[tuple[bytes, bytes]]) -> None:
-        """Stores values; those of the same keys are seen no more. Only the writer calls this. Raises OSError when the
-        disk is full, ShortcutFault when the slots are, or for a value that cannot be read."""
+        """Stores values of different keys; older ones of these are seen no more. Only the writer calls this. Raises
+        OSError when the disk is full, ShortcutFault when the slots are, or for a value that cannot be read."""
         parts: list[bytes] = []
-        keys: list[tuple[bytes, int]] = []
+        keys: list[bytes] = []
+        offsets: list[int] = []
         length = longest = 0
         for key, value in items:
-            padded = padded_bytes(key, value)
-            if padded > _LONGEST or not is_whole(value):
+            if not is_whole(value):
                 raise ShortcutFault("no value of this version")
-            longest = max(longest, padded)
+            taken = len(key) + len(value)
+            padded = padded_bytes(taken)
+            if padded > longest:
+                longest = padded
+                if longest > _LONGEST:
+                    raise ShortcutFault("no value of this version")
             if length + padded > self._margin:
-                self._write(b"".join(parts), keys, longest)
-                parts, keys, length = [], [], 0
-            parts += (key, value, bytes(padded - len(key) - len(value)))
-            keys.append((key, length))
+                self._write(b"".join(parts), keys, offsets, longest)
+                parts, keys, offsets, length = [], [], [], 0
+            parts += (key, value, _PADDING[:padded - taken])
+            keys.append(key)
+            offsets.append(length)
             length += padded
         if keys:
-            self._write(b"".join(parts), keys, longest)
+            self._write(b"".join(parts), keys, offsets, longest)
 
     def note(self, transaction: int) -> None:
         """Before a transaction of LMDB is committed, all whose values are here. Only the writer calls this."""
@@ -205,7 +213,7 @@ class Shortcut:
         """From now on nobody looks here. Only the writer calls this."""
         self._header[RESERVED_AT] = _RETIRED
 
-    def _write(self, data: bytes, keys: Sequence[tuple[bytes, int]], longest: int) -> None:
+    def _write(self, data: bytes, keys: Sequence[bytes], offsets: Sequence[int], longest: int) -> None:
         begin = self._header[RESERVED_AT]
         if (begin - 1) % self._size + 1 + len(data) > self._size:
             begin += -begin % self._size + _LINE_BYTES
@@ -219,23 +227,27 @@ class Shortcut:
         while done < len(data):
             done += os.pwrite(self._file, memoryview(data)[done:], self._ring_at + begin + done)
         self._header[WRITTEN_AT] = self._header[RESERVED_AT]
-        for key, offset in keys:
-            self._point(key, begin + offset)
+        self._point(np.frombuffer(b"".join(keys), _HASHES)["hash"], np.array(offsets, np.uint64) + np.uint64(begin))
 
-    def _point(self, key: bytes, start: int) -> None:
-        """From now on the record of a key is there, and in no other slot that a look-up comes to."""
-        slots, mask = self._slots, len(self._slots) - 1
-        hashed, = _HASH(key, HASH_AT)
-        place, high = hashed & mask, hashed >> _OFFSET_BITS
-        # Another key's word is taken for this one's once in many million times: that one is then in LMDB only.
-        while (word := slots[place]) and word >> _OFFSET_BITS != high:
-            place = place + 1 & mask
-        if not word:
+    def _point(self, hashes: NDArray[np.uint64], starts: NDArray[np.uint64]) -> None:
+        """From now on the records of these keys are there, and in no other slot that a look-up comes to: in the first
+        one from their own on that is theirs already, or free."""
+        slots = np.frombuffer(self._slots, np.uint64)
+        high, last = hashes >> np.uint64(_OFFSET_BITS), np.int64(len(slots) - 1)
+        words, places = high << np.uint64(_OFFSET_BITS) | starts, hashes.astype(np.int64) & last
+        while len(words):
+            found = slots[places]
+            free = found == 0
+            # Another key's word is taken for this one's once in many million times: that one is then in LMDB only.
+            usable = free | (found >> np.uint64(_OFFSET_BITS) == high)
             # A look-up goes on until a free slot: there have to be some.
-            if self._header[_USED_AT] >= len(slots) // 4 * 3:
+            if int(self._header[_USED_AT]) + np.count_nonzero(free) > len(slots) // 4 * 3:
                 raise ShortcutFault("no slot is left")
-            self._header[_USED_AT] += 1
-        slots[place] = high << _OFFSET_BITS | start
+            slots[places[usable]] = words[usable]
+            done = slots[places] == words       # of those who came to the same free slot one has it
+            self._header[_USED_AT] += int(np.count_nonzero(free & done))
+            places = (places + 1 & last)[~done]
+            words, high = words[~done], high[~done]
 
 
 def remove_shortcut(path: Path) -> None:
@@ -244,9 +256,9 @@ def remove_shortcut(path: Path) -> None:
         one.unlink(missing_ok=True)
 
 
-def padded_bytes(key: bytes, value: bytes) -> int:
-    """What a record takes of the ring."""
-    return len(key) + len(value) + _LINE_BYTES - 1 & -_LINE_BYTES
+def padded_bytes(taken: int) -> int:
+    """What a record takes of the ring, which has so many octets."""
+    return taken + _LINE_BYTES - 1 & -_LINE_BYTES
 
 
 def prepare_shortcut(path: Path, *, records: int, record_bytes: int) -> Iterator[None]:

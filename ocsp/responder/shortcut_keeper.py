@@ -95,7 +95,8 @@ class ShortcutKeeper:
     def _extent(self) -> tuple[int, int]:
         """How many values there are, and how many octets each takes in the ring."""
         with self._environment.begin() as transaction, transaction.cursor() as cursor:
-            lengths = [padded_bytes(key, value) for key, value in islice(cursor, _MEASURED) if len(key) == KEY_BYTES]
+            lengths = [padded_bytes(KEY_BYTES + len(value)) for key, value in islice(cursor, _MEASURED)
+                       if len(key) == KEY_BYTES]
         return self._environment.stat()["entries"], -(-sum(lengths) // max(1, len(lengths)))
 
     def _put_older(self, kept: Shortcut, limit: int) -> bool:
