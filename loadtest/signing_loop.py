@@ -117,14 +117,16 @@ def main() -> None:
 
 
 def _open(library: Any) -> Any:
-    """SoftHSM cannot look at its tokens while another loop, which starts at the same time, writes there."""
+    """SoftHSM looks at its tokens once, and leaves one out to which another loop, which starts at the same time, writes
+    just then: it has to look anew."""
     import pkcs11
 
     for _ in range(_OPENING_TRIES):
         try:
             return library.get_token(token_label=_LABEL).open(user_pin=os.environ["LOADTEST_PIN"], rw=True)
-        except (pkcs11.GeneralError, pkcs11.NoSuchToken):
+        except pkcs11.PKCS11Error:
             time.sleep(_BETWEEN_TRIES_S)
+            library.reinitialize()
     return library.get_token(token_label=_LABEL).open(user_pin=os.environ["LOADTEST_PIN"], rw=True)
 
 
