@@ -3,9 +3,10 @@
 A canonical request differs from another for the same issuer and hash in its last 18 octets alone, the serial number. So
 what stands before them, in base64 for a GET, is looked up in a table; clients send the same header fields again and
 again, so everything behind the target of a GET, and the whole head of a POST, is remembered once it has been read
-strictly. Serial numbers of many requests are decoded together. Who signed a stored value, its status, and how long its
-signature is, name the form of the response around it; thisUpdate and nextUpdate name a span, what their responses have
-in common, the caching headers among it. What is not so plain is left to the strict parsers, with the same result.
+strictly. Serial numbers of many requests are decoded together, and their records found together (shortcut.py). Who
+signed a stored value, its status, and how long its signature is, name the form of the response around it; thisUpdate
+and nextUpdate name a span, what their responses have in common, the caching headers among it. What is not so plain is
+left to the strict parsers, with the same result.
 """
 
 import struct
